@@ -1,0 +1,37 @@
+"""Train, evaluate and hand on networks that label 3-D medical images.
+
+The public names load on first use, so that `import monaiseg` is quick and needs neither torch nor MONAI.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Case": "monaiseg.cases",
+    "Grid": "monaiseg.geometry",
+    "LabelTable": "monaiseg.labels",
+    "MonaisegError": "monaiseg.errors",
+    "Predictor": "monaiseg.prediction",
+    "Settings": "monaiseg.settings",
+    "evaluate": "monaiseg.evaluation",
+    "load_settings": "monaiseg.settings",
+    "prepare": "monaiseg.preparation",
+    "train": "monaiseg.training",
+    "write_report": "monaiseg.report",
+}
+
+__all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604 - the names are strings, ruff cannot see it
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'monaiseg' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

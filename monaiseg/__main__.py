@@ -1,0 +1,5 @@
+"""`python -m monaiseg` is the command line."""
+
+from monaiseg.cli import app
+
+app()

@@ -1,0 +1,479 @@
+"""The command line: each command is a docstring, typed options and one call.
+
+Imports of torch and MONAI wait inside the commands, so that `--help` answers at once. `print` lives here alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from typer.core import TyperGroup
+
+from monaiseg.errors import MonaisegError, MonaisegWarning, SettingsError
+
+if TYPE_CHECKING:
+    from monaiseg.cases import DataTask
+    from monaiseg.evaluation import Evaluation
+    from monaiseg.settings import Settings
+
+SETTINGS_NAMES = ("cur_task_setting.json", "curr_task_settings.json", "curr_task_setting.json")
+"""Names that a settings file goes by in EasyReg's folders, its code's first."""
+
+
+class _Commands(TyperGroup):
+    """Ends every command with the project's exit codes: 2 for what the user can put right, 130 when interrupted."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            with _warnings_as_lines():
+                return super().invoke(ctx)
+        except MonaisegError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as error:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(130) from error
+        except BrokenPipeError as error:  # `monaiseg ... | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from error
+
+
+def _with_hyphens(name: str) -> str:
+    return name.replace("_", "-")
+
+
+# `--data_task_name` is EasyReg's way of writing `--data-task-name`: every option answers to both.
+_CONTEXT = {"help_option_names": ["-h", "--help"], "token_normalize_func": _with_hyphens}
+
+app = typer.Typer(
+    cls=_Commands,
+    context_settings=_CONTEXT,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+    help="Train, evaluate and hand on networks that label 3-D medical images.",
+)
+settings_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Write, check and show settings files."
+)
+app.add_typer(settings_app, name="settings")
+
+OutputRoot = Annotated[
+    Path, typer.Option("--output-root-path", "-o", help="Folder of all data tasks.")
+]
+DataTaskName = Annotated[
+    str, typer.Option("--data-task-name", "-dtn", help="Name of the dataset's folder.")
+]
+TaskName = Annotated[str, typer.Option("--task-name", "-tn", help="Name of the training's folder.")]
+SettingsPath = Annotated[
+    Path,
+    typer.Option(
+        "--setting-folder-path", "--settings", "-ts", help="Settings file, or the folder that holds it."
+    ),
+]
+Gpu = Annotated[
+    Optional[int],  # noqa: UP045 - typer on Python 3.10 reads Optional
+    typer.Option("--gpu-id", "-g", help="CUDA device; -1 is the CPU. Default: as in the settings."),
+]
+Model = Annotated[
+    Path, typer.Option("--model", "--model-path", "-m", help="Checkpoint, or the folder of a training.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
+) -> None:
+    """Train, evaluate and hand on networks that label 3-D medical images."""
+    if version:
+        from monaiseg import __version__
+
+        typer.echo(f"monaiseg {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def prepare(
+    dataset_path: Annotated[Path, typer.Option(help="Folder with the images and label maps.")],
+    output_root_path: OutputRoot,
+    data_task_name: DataTaskName,
+    task_type: Annotated[str, typer.Option(help="The one kind of task: seg.")] = "seg",
+    train_size: Annotated[int, typer.Option(help="Per cent of the cases to train on.")] = 70,
+    test_size: Annotated[int, typer.Option(help="Per cent of the cases held out for the test.")] = 20,
+    val_size: Annotated[int, typer.Option(help="Per cent of the cases to validate on.")] = 10,
+    seed: Annotated[int, typer.Option(help="The split follows from this number.")] = 0,
+    label_table: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="CSV file with the columns value, name and, as wanted, partner, color."),
+    ] = None,
+    preprocess: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Settings to check the data against, and to resample it by, once for all."),
+    ] = None,
+) -> None:
+    """Organise a dataset: pair, check and split its cases, and write the lists that training reads."""
+    from monaiseg.preparation import prepare as prepare_task
+
+    with _progress("reading cases") as advance:
+        task = prepare_task(
+            dataset_path,
+            output_root_path,
+            data_task_name,
+            task_type=task_type,
+            train_size=train_size,
+            test_size=test_size,
+            val_size=val_size,
+            seed=seed,
+            label_table=label_table,
+            preprocess=None if preprocess is None else find_settings(preprocess),
+            on_progress=advance,
+        )
+    _show_task(task)
+    _next(
+        f'monaiseg train -ts settings.json -o "{output_root_path}" -dtn "{data_task_name}" -tn first',
+        "`monaiseg settings init settings.json` writes settings to start from",
+    )
+
+
+@app.command()
+def train(
+    setting_folder_path: SettingsPath,
+    output_root_path: OutputRoot,
+    data_task_name: DataTaskName,
+    task_name: TaskName,
+    gpu_id: Gpu = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where this training stopped.")] = False,
+    extend: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="With --resume: train so many epochs more than the settings say."),
+    ] = None,
+    accept_inexact: Annotated[
+        bool,
+        typer.Option(
+            "--accept-inexact",
+            help="With --resume: go on although threads, versions, data or settings have changed.",
+        ),
+    ] = False,
+) -> None:
+    """Train a network on a prepared data task."""
+    from monaiseg.training import train as train_network
+
+    settings = _load(setting_folder_path)
+    if not settings.tsk_set.train:
+        raise SettingsError(
+            f"{setting_folder_path}: tsk_set.train is false; set it to true to train, or use "
+            "`monaiseg evaluate`"
+        )
+    result = train_network(
+        settings,
+        output_root_path=output_root_path,
+        data_task_name=data_task_name,
+        task_name=task_name,
+        gpu_id=gpu_id,
+        resume=resume,
+        extend=extend,
+        accept_inexact=accept_inexact,
+        say=typer.echo,
+    )
+    if result.interrupted:
+        _next(
+            f'monaiseg train --resume -ts "{setting_folder_path}" -o "{output_root_path}" '
+            f'-dtn "{data_task_name}" -tn "{task_name}"'
+        )
+        raise typer.Exit(130)
+    if result.best is not None:
+        typer.echo(f"best mean Dice {result.best.value:.4f} on the validation cases, epoch {result.best.epoch}")
+    typer.echo(f"written: {result.run_folder}")
+    _next(
+        f'monaiseg evaluate -m "{result.run_folder}" -o "{output_root_path}" -dtn "{data_task_name}"',
+        f'tensorboard --logdir "{result.run_folder}"',
+    )
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    output_root_path: OutputRoot,
+    data_task_name: DataTaskName,
+    split: Annotated[str, typer.Option(help="train, val, test or debug.")] = "test",
+    report: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder for scores.csv and summary.json. Default: records/<split> of the training."),
+    ] = None,
+    save_predictions: Annotated[
+        bool, typer.Option("--save-predictions", help="Write the label maps beside the scores.")
+    ] = False,
+    gpu_id: Gpu = None,
+) -> None:
+    """Score a trained network on the held-out cases of its data task."""
+    from monaiseg.cases import read_data_task
+    from monaiseg.evaluation import evaluate as evaluate_cases
+    from monaiseg.prediction import Predictor
+    from monaiseg.report import write_report
+
+    task = read_data_task(output_root_path / data_task_name)
+    if split not in task.cases:
+        raise SettingsError(f"split {split!r} is not there; use one of {', '.join(task.cases)}")
+    predictor = Predictor(model, device=_device(gpu_id))
+    folder = report or _records(model) / split
+    cases = task.cases[split]
+    with _progress("evaluating") as advance:
+        counter = itertools.count(1)
+        evaluation = evaluate_cases(
+            predictor,
+            cases,
+            split=split,
+            model=str(model),
+            predictions=folder / "predictions" if save_predictions else None,
+            on_case=lambda _: advance(next(counter), len(cases)),
+        )
+    table, summary = write_report(evaluation, folder)
+    _show_scores(evaluation)
+    typer.echo(f"written: {table}, {summary}")
+    _next(f'monaiseg predict -m "{model}" -i IMAGE.nii.gz -o predictions')
+
+
+@app.command()
+def predict(
+    model: Model,
+    image: Annotated[
+        list[Path],
+        typer.Option("--image", "-i", help="An image, or a folder of them; once for each image."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the label maps.")],
+    more: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Argument(metavar="[IMAGE]...", help="More images, so that `-i *.nii.gz` works."),
+    ] = None,
+    overlap: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0.0, max=0.95, help="Share of the patch that windows have in common."),
+    ] = None,
+    gpu_id: Gpu = None,
+) -> None:
+    """Label new scans: each label map comes back on its scan's own grid."""
+    from monaiseg.prediction import Predictor, predict_files
+
+    images = _images([*image, *(more or [])])
+    predictor = Predictor(model, device=_device(gpu_id), overlap=overlap)
+    channels = predictor.settings.dataset.num_channels
+    if channels > 1 and len(images) % channels:
+        raise SettingsError(
+            f"{len(images)} images for a network of {channels} channels; give each case's channels "
+            "one after the other"
+        )
+    grouped = [images[i : i + channels] for i in range(0, len(images), channels)]
+    with _progress("predicting") as advance:
+        for number, file in enumerate(predict_files(predictor, grouped, output), start=1):
+            advance(number, len(grouped))
+            found = sum(1 for value in file.voxels if value)
+            typer.echo(f"{file.output}  ({found} of {predictor.table.num_classes - 1} labels)")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="A new folder for everything it makes.")],
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs to train.")] = 12,
+    seed: Annotated[int, typer.Option(min=0, help="Brains, split and training follow from this number.")] = 0,
+) -> None:
+    """See the whole of it in a few minutes: made brains, prepare, train, evaluate, predict, pictures."""
+    from monaiseg.demo import run_demo
+
+    evaluation, pictures = run_demo(output, epochs=epochs, seed=seed, say=typer.echo)
+    _show_scores(evaluation, most=12)
+    typer.echo(f"pictures: {', '.join(map(str, pictures))}")
+    _next(f'tensorboard --logdir "{output}"')
+
+
+@settings_app.command("init")
+def settings_init(
+    file: Annotated[Path, typer.Argument(help="File to write.")] = Path("settings.json"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a settings file with every key at its default."""
+    from monaiseg.files import write_atomic
+    from monaiseg.settings import Settings, dump_settings
+
+    if file.exists() and not force:
+        raise SettingsError(f"{file}: is there already; choose another name, or replace it with --force")
+    write_atomic(file, dump_settings(Settings()).encode())
+    typer.echo(f"written: {file}")
+    _next(f'monaiseg settings check "{file}"')
+
+
+@settings_app.command("check")
+def settings_check(
+    file: Annotated[Path, typer.Argument(help="Settings file, or the folder that holds it.")],
+) -> None:
+    """Check a settings file: every fault at once, each with what to use instead."""
+    _load(file)
+    typer.echo(f"{find_settings(file)}: all keys are known and in range")
+
+
+@settings_app.command("show")
+def settings_show(
+    file: Annotated[Path, typer.Argument(help="Settings file, or the folder that holds it.")],
+) -> None:
+    """Print the settings as they resolve: EasyReg's spellings translated, defaults filled in."""
+    from monaiseg.settings import dump_settings
+
+    typer.echo(dump_settings(_load(file)), nl=False)
+
+
+@settings_app.command("schema")
+def settings_schema() -> None:
+    """Print the JSON Schema that editors complete and check settings files with."""
+    import json
+
+    from monaiseg.settings import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+# ---------------------------------------------------------------- helpers of the commands
+
+
+def find_settings(path: Path) -> Path:
+    """The settings file at `path`: itself, or the one in a folder under EasyReg's names."""
+    if not path.is_dir():
+        if path.exists():
+            return path
+        beside = [path.parent / name for name in SETTINGS_NAMES if (path.parent / name).is_file()]
+        hint = f"; did you mean {beside[0]}?" if beside else "; `monaiseg settings init` writes one"
+        raise SettingsError(f"{path}: there is no such settings file{hint}")
+    found = [path / name for name in SETTINGS_NAMES if (path / name).is_file()]
+    if not found:
+        raise SettingsError(f"{path}: holds no settings file; put it there as {SETTINGS_NAMES[0]}")
+    return found[0]
+
+
+def _load(path: Path) -> Settings:
+    from monaiseg.settings import load_settings
+
+    return load_settings(find_settings(path))
+
+
+def _device(gpu_id: int | None) -> Any:
+    from monaiseg.devices import choose_device
+
+    return choose_device(gpu_id)
+
+
+def _records(model: Path) -> Path:
+    """The records folder of the training that a checkpoint belongs to."""
+    if model.is_dir():
+        return (model.parent if model.name == "checkpoints" else model) / "records"
+    return (model.parent.parent if model.parent.name == "checkpoints" else model.parent) / "records"
+
+
+def _images(paths: list[Path]) -> list[Path]:
+    from monaiseg.volumes import is_volume_name
+
+    images: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if is_volume_name(p.name) and p.name[0] != ".")
+            if not inside:
+                raise SettingsError(f"{path}: holds no .nii or .nii.gz file")
+            images += inside
+        else:
+            images.append(path)
+    return images
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Any]:
+    """A bar on a terminal, with time left; silent otherwise."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield advance
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """The project's own warnings as one plain line each on stderr, once."""
+    original = warnings.showwarning
+
+    def show(message: Any, category: Any, *rest: Any, **named: Any) -> None:
+        if issubclass(category, MonaisegWarning):
+            typer.echo(f"note: {message}", err=True)
+        else:
+            original(message, category, *rest, **named)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("once", MonaisegWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"monai\.")
+        warnings.showwarning = show
+        yield
+
+
+def _next(*commands: str) -> None:
+    typer.echo("next:")
+    for command in commands:
+        typer.echo(f"  {command}")
+
+
+def _print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for number, name in enumerate(header):
+        table.add_column(name, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
+
+
+def _show_task(task: DataTask) -> None:
+    for note in task.notes:
+        typer.echo(f"note: {note}")
+    rows = [[split, str(len(cases))] for split, cases in task.cases.items()]
+    _print_table(f"{task.name}: cases", ["split", "cases"], rows)
+    facts = list(task.facts.values())
+    if facts:
+        for name, values in (
+            ("shape", [fact.shape for fact in facts]),
+            ("spacing (mm)", [tuple(round(s, 3) for s in fact.spacing) for fact in facts]),
+        ):
+            typer.echo(f"{name}: {min(values)} to {max(values)}")
+    typer.echo(f"labels: {task.table.num_classes - 1} and background")
+    typer.echo(f"written: {task.folder}")
+
+
+def _show_scores(evaluation: Evaluation, most: int | None = None) -> None:
+    from monaiseg.report import label_rows
+
+    labels = list(label_rows(evaluation))
+    rows = [
+        [
+            row["name"],
+            *(f"{row[key]:.4f}" for key in ("dice", "dice_sd", "precision", "recall")),
+            f"{row['volume_error_ml']:+.3f}",
+            f"{row['cases']}",
+        ]
+        for row in labels[:most]
+    ]
+    header = ["label", "Dice", "sd", "precision", "recall", "volume error (ml)", "cases"]
+    _print_table(f"{evaluation.split}: {len(evaluation.cases)} cases", header, rows)
+    if most is not None and len(labels) > most:
+        typer.echo(f"... and {len(labels) - most} more labels in scores.csv")
+    typer.echo(f"mean Dice over labels: {evaluation.mean_dice:.4f}")

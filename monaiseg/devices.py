@@ -1,0 +1,37 @@
+"""Devices: which processor or GPU computes, and with how many threads."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from monaiseg.errors import SettingsError
+
+
+def choose_device(wanted: str | torch.device | int | None = None) -> torch.device:
+    """The device asked for: None is the first GPU if there is one, else the CPU; -1 is the CPU; N is GPU N.
+
+    Raises:
+        SettingsError: a GPU is asked for that is not there.
+    """
+    if wanted is None:
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    if isinstance(wanted, int):
+        wanted = "cpu" if wanted == -1 else f"cuda:{wanted}"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise SettingsError(f"device {wanted!r} is not known; use cpu or cuda:0") from error
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        there = f"GPUs 0 to {count - 1}" if count else "no GPU"
+        raise SettingsError(f"device {device}: this computer has {there} that torch can use; use -1 for the CPU")
+    return device
+
+
+def set_threads(num_threads: int | None) -> int:
+    """Set the threads of the CPU's compute, one a usable core unless given; returns their number."""
+    number = num_threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    torch.set_num_threads(num_threads or number or os.cpu_count() or 1)
+    return torch.get_num_threads()

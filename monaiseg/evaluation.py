@@ -1,0 +1,127 @@
+"""Evaluation: predictions of held-out cases against their references, on the files' own grids.
+
+Scores are computed in label values on the original grid of each case, never on resampled labels. A structure that
+a case lacks in both maps has no score (NaN) and is counted as such; one that the network missed scores 0.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from monaiseg.cases import Case
+from monaiseg.errors import DataError
+from monaiseg.labels import LabelTable
+from monaiseg.metrics import LabelScore, score_label_maps
+from monaiseg.prediction import Predictor
+from monaiseg.volumes import read_label_map, write_label_map
+
+
+@dataclass(frozen=True)
+class CaseScores:
+    """Scores of one case, one entry a foreground label."""
+
+    case_id: str
+    labels: tuple[LabelScore, ...]
+    seconds: float
+    """Wall time of the prediction."""
+
+    @property
+    def mean_dice(self) -> float:
+        """Mean Dice over the labels that have one; NaN where none has."""
+        return _mean([score.dice for score in self.labels])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of several cases, and what they are scores of."""
+
+    cases: tuple[CaseScores, ...]
+    table: LabelTable
+    model: str
+    split: str
+
+    def label_means(self, attribute: str = "dice") -> dict[str, float]:
+        """Mean over cases of a score for each foreground label, by name; undefined ones are left out."""
+        columns = zip(*(case.labels for case in self.cases), strict=True)
+        return {
+            column[0].name: _mean([getattr(score, attribute) for score in column])
+            for column in columns
+        }
+
+    @property
+    def mean_dice(self) -> float:
+        """Mean over labels of the labels' means over cases: every structure counts alike."""
+        return _mean(list(self.label_means().values()))
+
+
+def evaluate(
+    predictor: Predictor,
+    cases: Sequence[Case],
+    *,
+    split: str = "test",
+    model: str = "",
+    predictions: Path | None = None,
+    on_case: Callable[[CaseScores], None] | None = None,
+) -> Evaluation:
+    """Predict every case and score it against its reference.
+
+    Args:
+        predictor: the trained network.
+        cases: cases with label maps.
+        split: name of the split, for the report.
+        model: name of the model, for the report.
+        predictions: folder that the label maps are written to, as `<case id>_pred.nii.gz`; None keeps none.
+        on_case: called after each case.
+
+    Raises:
+        DataError: there are no cases, or cases without a label map; all are named.
+    """
+    if not cases:
+        raise DataError(f"split {split!r} holds no cases; choose one that does")
+    if unlabelled := [case.id for case in cases if case.label is None]:
+        raise DataError(
+            f"cases without a label map cannot be scored: {', '.join(unlabelled)}; "
+            "give their label maps, or use `monaiseg predict`"
+        )
+    scores = []
+    for case in cases:
+        scores.append(_score(predictor, case, predictions))
+        if on_case is not None:
+            on_case(scores[-1])
+    return Evaluation(tuple(scores), predictor.table, model, split)
+
+
+def _score(predictor: Predictor, case: Case, predictions: Path | None) -> CaseScores:
+    assert case.label is not None
+    reference, header = read_label_map(case.label)
+    started = time.perf_counter()
+    prediction = predictor.predict(case.images)
+    seconds = time.perf_counter() - started
+    if prediction.shape != reference.shape:
+        raise DataError(
+            f"case {case.id!r}: label map {case.label} has shape {reference.shape}, its image "
+            f"{prediction.shape}; resample one onto the other"
+        )
+    if predictions is not None:
+        predictions.mkdir(parents=True, exist_ok=True)
+        write_label_map(
+            predictions / f"{case.id}_pred.nii.gz",
+            prediction,
+            header.grid,
+            like=case.images[0],
+            table=predictor.table,
+        )
+    labels = score_label_maps(
+        reference, prediction, predictor.table, header.grid.voxel_volume_mm3
+    )
+    return CaseScores(case.id, tuple(labels), seconds)
+
+
+def _mean(values: Sequence[float]) -> float:
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")

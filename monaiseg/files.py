@@ -1,0 +1,175 @@
+"""Bytes on disk that are either wholly there or not there at all.
+
+*Atomic*: whoever opens the path finds the old content or the new, never a part. *Durable*: the new content is still
+there after the power went. Both come from one order of steps: write a temporary file in the same folder, sync it,
+rename it over the path, sync the folder.
+
+Every step is a call of `os` by name, so that the tests can make the n-th of them fail.
+"""
+# ruff: noqa: PTH  (the reason is the sentence above)
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+
+from monaiseg.errors import SettingsError, StorageError
+
+TEMPORARY = ".monaiseg-*.tmp"
+"""Glob pattern of temporary files: a leftover was never part of anything and may be removed."""
+
+# O_EXCL and O_NOFOLLOW: a link planted under the temporary name is refused, not followed.
+_NEW_FILE = (
+    os.O_WRONLY
+    | os.O_CREAT
+    | os.O_EXCL
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+_NAME = re.compile(r"\w[\w .-]{0,63}")
+_WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_ADVICE = {
+    errno.ENOSPC: "make room, or choose a folder on another disk",
+    errno.EDQUOT: "make room within your quota, or choose a folder on another disk",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EACCES: "ask for the right to write there, or choose another folder",
+    errno.EPERM: "ask for the right to write there, or choose another folder",
+    errno.ENOENT: "create the folder first",
+}
+
+
+def write_atomic(path: str | Path, payload: bytes) -> None:
+    """Put `payload` at `path`, atomically and durably. A link at `path` is replaced, not followed.
+
+    Raises:
+        StorageError: the disk is full, read-only or failing; what was at `path` is as before, unless the very last
+            step (the sync of the folder) was the one that failed.
+    """
+    path = Path(path)
+    temporary = _temporary_in(path.parent)
+    try:
+        _write_new(temporary, payload)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _storage_error(path, len(payload), error) from error
+    finally:
+        _forget(temporary)
+
+
+def probe_writable(folder: str | Path) -> None:
+    """Write, sync and remove a small file in `folder`: better to learn now than at the first checkpoint.
+
+    Raises:
+        StorageError: that was not possible.
+    """
+    temporary = _temporary_in(Path(folder))
+    try:
+        _write_new(temporary, bytes(4096))
+        _sync_folder(Path(folder))
+    except OSError as error:
+        raise _storage_error(Path(folder), 4096, error) from error
+    finally:
+        _forget(temporary)
+
+
+def remove(path: str | Path) -> None:
+    """Remove a file; one that is not there is no fault.
+
+    Raises:
+        StorageError: it is there and stays there.
+    """
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be removed ({error.strerror}); remove it by hand"
+        ) from error
+
+
+def sha256_of(source: bytes | str | Path) -> str:
+    """SHA-256 of bytes, or of the file at a path, in hexadecimal digits.
+
+    >>> sha256_of(b"")[:8]
+    'e3b0c442'
+    """
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    digest = hashlib.sha256()
+    with Path(source).open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def valid_name(name: str, what: str) -> str:
+    """The name itself, if it can serve as a file name and as a string in a MONAI bundle's configuration.
+
+    >>> valid_name("hippocampus 2", "task name")
+    'hippocampus 2'
+
+    Raises:
+        SettingsError: `name` leaves its folder, is a device on Windows, or starts as code does in a bundle.
+    """
+    if not _NAME.fullmatch(name) or name[-1] in ". " or _WINDOWS_DEVICE.fullmatch(name):
+        raise SettingsError(
+            f"{what}: {name[:80]!r} cannot be a name; use 1 to 64 letters, digits, spaces, '_', '-' and '.', the "
+            "first a letter, a digit or '_', the last neither '.' nor a space"
+            + (" (Windows keeps this one for a device)" if _WINDOWS_DEVICE.fullmatch(name) else "")
+        )
+    return name
+
+
+def _temporary_in(folder: Path) -> Path:
+    return folder / TEMPORARY.replace("*", secrets.token_hex(8))
+
+
+def _write_new(path: Path, payload: bytes) -> None:
+    """A new file, synced; its mode follows the umask."""
+    descriptor = os.open(path, _NEW_FILE, 0o666)
+    try:
+        rest = memoryview(payload)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable."""
+    if os.name == "nt":  # Windows has no such operation
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems do not sync folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _forget(temporary: Path) -> None:
+    with contextlib.suppress(OSError):  # after the rename it is gone, and that is well
+        os.unlink(temporary)
+
+
+def _storage_error(path: Path, needed: int, error: OSError) -> StorageError:
+    try:
+        free = f"{shutil.disk_usage(path.parent).free} bytes are free"
+    except OSError:
+        free = "free space is unknown"
+    advice = _ADVICE.get(error.errno or 0, "check the disk, or choose a folder on another one")
+    reason = error.strerror or type(error).__name__
+    return StorageError(
+        f"{path}: cannot be written ({reason}): needs {needed} bytes, {free}; {advice}"
+    )

@@ -1,0 +1,279 @@
+"""Labels: the integers in the files, the classes in the network, and what they are called.
+
+A *label value* is the integer a file holds, a *class index* is its place 0..K-1 in the network, a *name* is its
+anatomy. Class 0 is the background; the others ascend by label value. A *partner* is the same structure on the other
+side of the body.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import csv
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monaiseg.errors import DataError, SettingsError
+
+Color = tuple[int, int, int]
+MAX_CLASSES = 32_767
+_SIDE = re.compile(r"(?i)(?<![a-z])(left|right|lh|rh|l|r)(?![a-z])")
+_OTHER_SIDE = {"left": "right", "right": "left", "lh": "rh", "rh": "lh", "l": "r", "r": "l"}
+
+
+@dataclass(frozen=True)
+class Label:
+    """One structure: its value in the files, name, display colour (red, green, blue) and its partner's value."""
+
+    value: int
+    name: str
+    color: Color = (0, 0, 0)
+    partner: int | None = None
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Background and foreground labels in the order of the network's classes.
+
+    Raises:
+        DataError: values are not unique and ascending from 0, names repeat, or a partner does not point back.
+    """
+
+    labels: tuple[Label, ...]
+
+    def __post_init__(self) -> None:
+        values, names = self.values, self.names
+        if not values or values[0] != 0:
+            raise DataError(f"label values {_few(values)}: the first is the background, 0; add it")
+        if any(a >= b for a, b in zip(values, values[1:], strict=False)):
+            raise DataError(f"label values {_few(values)} do not ascend; list each once, in order")
+        if len(values) > MAX_CLASSES:
+            raise DataError(f"{len(values)} labels; a table holds at most {MAX_CLASSES}")
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise DataError(f"label name {repeated[0]!r} stands twice; give each label its own")
+        by_value = {label.value: label for label in self.labels}
+        for label in self.labels:
+            if label.partner is not None and (
+                label.partner not in by_value or by_value[label.partner].partner != label.value
+            ):
+                raise DataError(
+                    f"label {label.value} ({label.name}): partner {label.partner} is not in the table "
+                    "or does not name it back; partners come in pairs"
+                )
+
+    @classmethod
+    def from_values(cls, values: Iterable[int], names: Mapping[int, str] | None = None) -> LabelTable:
+        """Table of the given values and background; names default to "label N", partners follow from the names."""
+        names = {0: "background", **(names or {})}
+        ordered = sorted({0, *map(int, values)})
+        if ordered[0] < 0:
+            raise DataError(f"label value {ordered[0]} is negative; label values start at 0")
+        known = {value: names.get(value, f"label {value}") for value in ordered}
+        partners = _partners(known)
+        return cls(
+            tuple(
+                Label(value, name, _color(index), partners.get(value))
+                for index, (value, name) in enumerate(known.items())
+            )
+        )
+
+    @classmethod
+    def read_csv(cls, path: str | Path) -> LabelTable:
+        """Table from a CSV file with the columns value, name and, as wanted, partner and color ("#rrggbb").
+
+        Raises:
+            DataError: the file cannot be read, lacks a column, or holds something else than numbers where they belong.
+        """
+        try:
+            with Path(path).open(encoding="utf-8-sig", newline="") as file:
+                rows = list(csv.DictReader(file))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{path}: cannot be read as a label table ({error})") from error
+        if not rows or not {"value", "name"} <= rows[0].keys():
+            raise DataError(f"{path}: a label table is a CSV file with the columns value, name, partner")
+        try:
+            named = {int(row["value"]): row["name"].strip() for row in rows}
+            partner = {int(row["value"]): int(row["partner"]) for row in rows if row.get("partner")}
+            color = {int(row["value"]): _parse_color(row["color"]) for row in rows if row.get("color")}
+        except (ValueError, AttributeError, TypeError) as error:
+            raise DataError(f"{path}: {error}; values and partners are whole numbers") from error
+        if len(named) < len(rows):
+            raise DataError(f"{path}: a label value stands twice; list each once")
+        plain = cls.from_values(named, named)
+        return cls(
+            tuple(
+                Label(
+                    label.value,
+                    label.name,
+                    color.get(label.value, label.color),
+                    partner.get(label.value, label.partner),
+                )
+                for label in plain.labels
+            )
+        )
+
+    @classmethod
+    def from_records(cls, records: Iterable[Mapping[str, Any]]) -> LabelTable:
+        """Table from `to_records()` as JSON gives it back."""
+        try:
+            return cls(
+                tuple(
+                    Label(
+                        int(record["value"]),
+                        str(record["name"]),
+                        _as_color(record.get("color", (0, 0, 0))),
+                        None if record.get("partner") is None else int(record["partner"]),
+                    )
+                    for record in records
+                )
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(
+                f"label table: {error!r}; each label has a value, a name, a colour of three numbers and a partner"
+            ) from error
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """The labels as JSON holds them."""
+        return [{**asdict(label), "color": list(label.color)} for label in self.labels]
+
+    def digest(self) -> str:
+        """SHA-256 of values, names and partners: what a network's output means."""
+        meaning = [(label.value, label.name, label.partner) for label in self.labels]
+        return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.labels)
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        return tuple(label.value for label in self.labels)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(label.name for label in self.labels)
+
+    @property
+    def foreground(self) -> tuple[Label, ...]:
+        return self.labels[1:]
+
+    def restricted_to(self, values: Iterable[int]) -> LabelTable:
+        """The labels of these values and background; a partner that is left out is forgotten.
+
+        Raises:
+            DataError: a value is not in the table.
+        """
+        wanted = {0, *values}
+        if strange := sorted(wanted - set(self.values)):
+            raise DataError(f"label values {_few(strange)} are not in the table {_few(self.values)}")
+        return LabelTable(
+            tuple(
+                Label(label.value, label.name, label.color, label.partner if label.partner in wanted else None)
+                for label in self.labels
+                if label.value in wanted
+            )
+        )
+
+    def class_indices(
+        self, label_map: NDArray[Any], others: Literal["refuse", "background"] = "refuse"
+    ) -> NDArray[Any]:
+        """Class index of every voxel, as uint8 (int16 from 257 classes on), in the shape of `label_map`.
+
+        Args:
+            label_map: integers, any shape.
+            others: what becomes of values that the table does not list.
+
+        Raises:
+            DataError: values are not listed and `others` is "refuse"; they are named with their voxel counts.
+        """
+        dtype = np.uint8 if self.num_classes <= 256 else np.int16
+        least, most = (int(label_map.min()), int(label_map.max())) if label_map.size else (0, 0)
+        if most - least < 1 << 20:  # a look-up table; label maps hold small numbers
+            lookup = np.full(most - least + 1, -1, dtype=np.int32)
+            for index, value in enumerate(self.values):
+                if least <= value <= most:
+                    lookup[value - least] = index
+            classes = lookup[label_map.astype(np.int64, copy=False) - least]
+        else:
+            places = np.clip(np.searchsorted(self.values, label_map), 0, self.num_classes - 1)
+            classes = np.where(np.asarray(self.values)[places] == label_map, places, -1)
+        strange = classes < 0
+        if others == "refuse" and strange.any():
+            found, counts = np.unique(label_map[strange], return_counts=True)
+            shown = ", ".join(f"{v} ({n} voxels)" for v, n in zip(found[:10], counts, strict=False))
+            raise DataError(
+                f"values {shown} that the label table does not name; add them to it, or list the "
+                "values to keep in `interested_label_list`"
+            )
+        return np.where(strange, 0, classes).astype(dtype)
+
+    def label_values(self, class_map: NDArray[Any]) -> NDArray[Any]:
+        """Label value of every voxel, in the smallest of uint8, int16 and int32 that holds all the table's values."""
+        dtype = next(d for d in (np.uint8, np.int16, np.int32) if self.values[-1] <= np.iinfo(d).max)
+        return np.asarray(self.values, dtype=dtype)[class_map]
+
+    @cached_property
+    def partner_classes(self) -> tuple[int, ...]:
+        """For each class index, the class that it becomes in a left-right mirror image.
+
+        Raises:
+            SettingsError: a name has a side, but the table gives it no partner.
+        """
+        index = {value: i for i, value in enumerate(self.values)}
+        lone = [l for l in self.labels if l.partner is None and _SIDE.search(l.name)]
+        if lone:
+            raise SettingsError(
+                f"label {lone[0].value} ({lone[0].name}) has a side but no partner"
+                f"{f', and {len(lone) - 1} more' if lone[1:] else ''}; name the partners in the "
+                "label table, or set the left-right flip to 0"
+            )
+        return tuple(
+            i if label.partner is None else index[label.partner]
+            for i, label in enumerate(self.labels)
+        )
+
+
+def _partners(names: Mapping[int, str]) -> dict[int, int]:
+    """Partner values read from names that differ in their side alone: left/right, lh/rh, L/R."""
+    values = {name.lower(): value for value, name in names.items()}
+    partners = {}
+    for value, name in names.items():
+        mirrored = _SIDE.sub(lambda side: _OTHER_SIDE[side[0].lower()], name.lower())
+        if mirrored != name.lower() and mirrored in values:
+            partners[value] = values[mirrored]
+    return partners
+
+
+def _color(index: int) -> Color:
+    """Colours that differ well from their neighbours: hues a golden angle apart. Background is black."""
+    if index == 0:
+        return (0, 0, 0)
+    red, green, blue = colorsys.hsv_to_rgb((index * 0.61803398875) % 1, 0.55 + 0.4 * (index % 2), 0.95)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _parse_color(text: str) -> Color:
+    digits = text.strip().lstrip("#")
+    if not re.fullmatch(r"[0-9a-fA-F]{6}", digits):
+        raise ValueError(f"colour {text!r} is not of the form #rrggbb")
+    return int(digits[:2], 16), int(digits[2:4], 16), int(digits[4:], 16)
+
+
+def _as_color(numbers: Iterable[Any]) -> Color:
+    red, green, blue = (int(number) for number in numbers)
+    return red, green, blue
+
+
+def _few(values: Iterable[int]) -> str:
+    shown = [str(value) for value in values]
+    return ", ".join(shown if len(shown) <= 12 else [*shown[:12], "..."])

@@ -1,0 +1,185 @@
+"""Prediction: from a checkpoint and an image to a label map on the image's own grid.
+
+The label map carries the label values of the files the network was trained on, in the smallest integer type, with
+the names and colours of the label table in the header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from monaiseg.cases import Case
+from monaiseg.checkpoint import Checkpoint, check_weights, load_checkpoint
+from monaiseg.devices import choose_device
+from monaiseg.errors import DataError, SettingsError
+from monaiseg.inference import sliding_window_class_map
+from monaiseg.labels import LabelTable
+from monaiseg.network import build_network, plan_topology
+from monaiseg.settings import Settings, parse_settings
+from monaiseg.transforms import case_item, inference_chain, to_file_grid
+from monaiseg.volumes import read_header, volume_stem, write_label_map
+
+Progress = Callable[[int, int], None]
+"""Called with windows done and windows in all."""
+
+
+class Predictor:
+    """A trained network with everything that its use needs: settings, label table, chain.
+
+    Args:
+        checkpoint: a checkpoint, its file, or the folder of a training (then the best is taken).
+        device: "cpu", "cuda:0", ...; None is the first GPU if there is one, else the CPU.
+        overlap: share of the patch that neighbouring windows have in common; None is as in training.
+        flips: voxel axes (0 x, 1 y, 2 z) along which the image is mirrored as well and the scores averaged.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or its weights do not fit the network that it describes.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint | str | Path,
+        *,
+        device: str | torch.device | None = None,
+        overlap: float | None = None,
+        flips: Sequence[int] = (),
+    ) -> None:
+        if not isinstance(checkpoint, Checkpoint):
+            checkpoint = load_checkpoint(checkpoint)
+        self.settings: Settings = parse_settings(checkpoint.settings, source=str(checkpoint.path))
+        self.table = LabelTable.from_records(checkpoint.labels)
+        self.device = choose_device(device)
+        self.overlap = self.settings.window_overlap if overlap is None else (overlap,) * 3
+        self.flips = tuple(flips)
+        network = network_of(self.settings, self.table, checkpoint.spacing)
+        weights = checkpoint.averaged or checkpoint.network
+        check_weights(weights, network.state_dict(), checkpoint.path)
+        network.load_state_dict(weights)
+        self.network = network.to(self.device).eval()
+        self._chain = inference_chain(self.settings, self.table)
+
+    def predict(
+        self, image: str | Path | Sequence[str | Path], on_progress: Progress | None = None
+    ) -> NDArray[Any]:
+        """Label map of one case, (X, Y, Z) in the order of its file, holding label values.
+
+        Args:
+            image: the image's file; for several channels one file each, in the order of training.
+            on_progress: called after each window with the windows done and the windows in all.
+
+        Raises:
+            DataError: an image cannot be used, or there are more or fewer channels than the network takes.
+        """
+        files = _files(image)
+        case = Case(id=volume_stem(files[0]), images=files)
+        item = self._chain(case_item(case))
+        volume = item["image"]
+        channels = self.settings.dataset.num_channels
+        if volume.shape[0] != channels:
+            raise DataError(
+                f"{', '.join(map(str, files))}: {volume.shape[0]} channels, but the network was trained on "
+                f"{channels}; give one file for each of its channels, in the same order"
+            )
+        class_map = sliding_window_class_map(
+            self.network,
+            volume.as_tensor()[None],
+            self.settings.patch_shape,
+            overlap=self.overlap,
+            num_classes=self.table.num_classes,
+            blending=self.settings.dataset.seg.partition.blending,
+            device=self.device,
+            flips=self.flips,
+            partner_classes=self.table.partner_classes if 0 in self.flips else None,
+            on_progress=on_progress,
+        )
+        classes = to_file_grid(class_map, item, self._chain)
+        expected = read_header(files[0]).grid.shape
+        assert classes.shape == expected, f"{classes.shape} came back for {expected}"
+        return self.table.label_values(classes)
+
+    def predict_file(
+        self,
+        image: str | Path | Sequence[str | Path],
+        output: str | Path,
+        on_progress: Progress | None = None,
+    ) -> Path:
+        """Predict and write the label map as NIfTI, on the image's grid with its header codes. Returns `output`."""
+        files = _files(image)
+        labels = self.predict(files, on_progress)
+        write_label_map(output, labels, read_header(files[0]).grid, like=files[0], table=self.table)
+        return Path(output)
+
+
+@dataclass(frozen=True)
+class PredictedFile:
+    """One written prediction: the image's first file, the label map, voxels per label value."""
+
+    image: Path
+    output: Path
+    voxels: dict[int, int]
+
+
+def predict_files(
+    predictor: Predictor,
+    images: Iterable[Sequence[str | Path]],
+    folder: str | Path,
+    on_progress: Callable[[Path, int, int], None] | None = None,
+) -> Iterator[PredictedFile]:
+    """Predict several cases into `folder` as `<name>_pred.nii.gz`, one after the other.
+
+    Raises:
+        SettingsError: two images would be written to one name, or an output would overwrite an input.
+    """
+    folder = Path(folder)
+    plan = [(files, folder / f"{volume_stem(files[0])}_pred.nii.gz") for files in map(_files, images)]
+    _check_outputs(plan)
+    folder.mkdir(parents=True, exist_ok=True)
+    for files, output in plan:
+        report = None if on_progress is None else _reporter(on_progress, files[0])
+        labels = predictor.predict(files, report)
+        write_label_map(
+            output, labels, read_header(files[0]).grid, like=files[0], table=predictor.table
+        )
+        values, counts = np.unique(labels, return_counts=True)
+        yield PredictedFile(
+            files[0], output, {int(v): int(n) for v, n in zip(values, counts, strict=True)}
+        )
+
+
+def network_of(
+    settings: Settings, table: LabelTable, spacing: tuple[float, float, float]
+) -> torch.nn.Module:
+    """The network that settings, label table and voxel size (mm along X, Y, Z) describe, freshly initialised."""
+    topology = plan_topology(settings.tsk_set.network, settings.patch_shape, spacing)
+    return build_network(
+        settings.tsk_set.network, topology, settings.dataset.num_channels, table.num_classes
+    )
+
+
+def _reporter(on_progress: Callable[[Path, int, int], None], image: Path) -> Progress:
+    return lambda done, total: on_progress(image, done, total)
+
+
+def _check_outputs(plan: Sequence[tuple[tuple[Path, ...], Path]]) -> None:
+    taken: dict[Path, Path] = {}
+    inputs = {file.resolve() for files, _ in plan for file in files}
+    for files, output in plan:
+        if output in taken:
+            raise SettingsError(
+                f"{files[0]} and {taken[output]} would both be written to {output}; predict them into "
+                "two folders"
+            )
+        if output.resolve() in inputs:
+            raise SettingsError(f"{output} is an input; choose another output folder")
+        taken[output] = files[0]
+
+
+def _files(image: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
+    return (Path(image),) if isinstance(image, str | Path) else tuple(Path(file) for file in image)

@@ -1,0 +1,765 @@
+"""The settings file: every choice a training makes, typed, ranged and documented, in JSON and out.
+
+A *section* is a JSON object, a *key* is a name in it, a *path* is the dotted way to a key (`tsk_set.optim.lr`).
+The two top sections, `dataset` and `tsk_set`, are EasyReg's, and so are many keys; its other spellings are put into
+ours by `monaiseg.easyreg` before validation. Every default of the project stands in this file.
+
+Spatial lists are written z, y, x, as EasyReg writes them, unless `dataset.axis_order` says "xyz"; the code asks
+for them along X, Y, Z through the properties of `Settings`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, cast
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from typing_extensions import Self
+
+from monaiseg import easyreg
+from monaiseg.errors import MonaisegWarning, SettingsError, listed, nearest
+
+T = TypeVar("T")
+MAX_BYTES = 1 << 20
+"""A settings file is a few kilobytes; one of more than 1 MiB is something else."""
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _all_or_positive(value: int) -> int:
+    if value != -1 and value < 1:
+        raise ValueError("use -1 for all, or a whole number of at least 1")
+    return value
+
+
+def _skip_all_or_positive(value: int) -> int:
+    if value < -1:
+        raise ValueError("use -1 for all, 0 for none, or a whole number of at least 1")
+    return value
+
+
+def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"the lower end {bounds[0]} is above the upper end {bounds[1]}")
+    return bounds
+
+
+Count = Annotated[int, Field(ge=1)]
+AllOrCount = Annotated[int, Field(ge=-1), AfterValidator(_all_or_positive)]
+BatchLimit = Annotated[int, Field(ge=-1), AfterValidator(_skip_all_or_positive)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Range = Annotated[tuple[float, float], BeforeValidator(_as_tuple), AfterValidator(_ascending)]
+PositiveRange = Annotated[
+    tuple[Positive, Positive], BeforeValidator(_as_tuple), AfterValidator(_ascending)
+]
+Triple = Annotated[tuple[Count, Count, Count], BeforeValidator(_as_tuple)]
+SizeTriple = Annotated[tuple[AllOrCount, AllOrCount, AllOrCount], BeforeValidator(_as_tuple)]
+MarginTriple = Annotated[
+    tuple[
+        Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]
+    ],
+    BeforeValidator(_as_tuple),
+]
+SpacingTriple = Annotated[tuple[Positive, Positive, Positive], BeforeValidator(_as_tuple)]
+
+
+class Section(BaseModel):
+    """A part of the settings: frozen, strict, and closed to unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_default=True,
+    )
+
+
+# ---------------------------------------------------------------- dataset
+
+
+class IntensitySettings(Section):
+    """How intensities are brought to one scale, image by image and channel by channel."""
+
+    method: Literal["zscore", "minmax", "percentile", "none"] = "zscore"
+    """`zscore`: mean 0, standard deviation 1. `minmax`: least and greatest to -1 and 1. `percentile`: least and
+    the given percentile to -1 and 0.9, above it unclipped. `none`: as in the file."""
+    region: Literal["image", "foreground"] = "image"
+    """Voxels the statistics are taken from: the whole image, or those above zero."""
+    clip_range: Range | None = None
+    """Intensities are clipped to this range first. null: no clipping."""
+    percentile: Annotated[float, Field(gt=50, le=100)] = 95.0
+    """Upper percentile of the `percentile` method."""
+
+
+class CacheSettings(Section):
+    """Where the images wait after the deterministic part of the chain."""
+
+    where: Literal["auto", "memory", "disk", "none"] = "auto"
+    """`auto` takes memory where the prepared cases fit, else memory-mapped files in the data task's folder."""
+    memory_gb: Positive | None = None
+    """Memory that the cache may take. null: half of what is free when training starts."""
+
+
+class SamplingSettings(Section):
+    """Where training patches are cut."""
+
+    method: Literal["pos_neg", "balanced", "uniform"] = "pos_neg"
+    """`pos_neg`: centres on foreground or background by the ratio pos : neg (RandCropByPosNegLabeld).
+    `balanced`: centres on classes, each as often as the next (RandCropByLabelClassesd). `uniform`: anywhere."""
+    pos: NonNegative = 2.0
+    """Weight of foreground centres under `pos_neg`."""
+    neg: NonNegative = 1.0
+    """Weight of background centres under `pos_neg`."""
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> Self:
+        if self.pos + self.neg == 0:
+            raise ValueError("pos and neg are both 0; give one of them a weight")
+        return self
+
+
+class PartitionSettings(Section):
+    """How a volume is tiled for validation and prediction by a sliding window."""
+
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Share of the patch that neighbouring windows have in common."""
+    overlap_size: MarginTriple | None = None
+    """Margin in voxels on each side of a window, as in EasyReg: neighbours share twice as much. Overrides `overlap`."""
+    blending: Literal["gaussian", "constant"] = "gaussian"
+    """Weight of a window's voxels where windows overlap."""
+    padding_mode: Literal["constant", "reflect", "replicate", "circular"] = "constant"
+    """Padding of volumes smaller than the patch."""
+
+
+class RotationSettings(Section):
+    """Random rotation about the three axes."""
+
+    probability: Probability = 0.3
+    """Share of patches that are rotated."""
+    degrees: Annotated[float, Field(ge=0, le=180)] = 15.0
+    """Greatest angle about each axis."""
+
+
+class ScalingSettings(Section):
+    """Random zoom, one factor for all axes."""
+
+    probability: Probability = 0.3
+    """Share of patches that are scaled."""
+    factor: PositiveRange = (0.85, 1.2)
+    """Range of the factor: above 1 structures grow."""
+
+
+class NoiseSettings(Section):
+    """Gaussian noise, in units of the normalised intensity."""
+
+    probability: Probability = 0.15
+    """Share of patches that receive noise."""
+    std: NonNegative = 0.1
+    """Greatest standard deviation."""
+
+
+class SmoothingSettings(Section):
+    """Gaussian smoothing."""
+
+    probability: Probability = 0.1
+    """Share of patches that are smoothed."""
+    sigma: PositiveRange = (0.5, 1.0)
+    """Range of the kernel's standard deviation, in voxels."""
+
+
+class BiasFieldSettings(Section):
+    """A smooth multiplicative field, as a receive coil leaves one."""
+
+    probability: Probability = 0.1
+    """Share of patches that receive a field."""
+    strength: NonNegative = 0.3
+    """Greatest magnitude of the field's polynomial coefficients."""
+
+
+class ContrastSettings(Section):
+    """Contrast: deviations from the patch's mean times a factor."""
+
+    probability: Probability = 0.15
+    """Share of patches that are changed."""
+    factor: PositiveRange = (0.75, 1.25)
+    """Range of the factor."""
+
+
+class GammaSettings(Section):
+    """Intensities, scaled to 0..1, to the power of gamma, and back."""
+
+    probability: Probability = 0.15
+    """Share of patches that are changed."""
+    gamma: PositiveRange = (0.7, 1.5)
+    """Range of the exponent."""
+
+
+class FlipSettings(Section):
+    """Mirror images. A left-right flip exchanges the labels of left and right partners with it."""
+
+    left_right: Probability = 0.0
+    """Share of patches mirrored left to right. Labels with a side must then have a partner in the label table."""
+    front_back: Probability = 0.0
+    """Share of patches mirrored front to back."""
+    up_down: Probability = 0.0
+    """Share of patches mirrored bottom to top."""
+
+
+class AugmentationSettings(Section):
+    """Random changes to each training patch, drawn anew every time."""
+
+    enabled: bool = True
+    """false switches every one of them off."""
+    rotation: RotationSettings = RotationSettings()
+    scaling: ScalingSettings = ScalingSettings()
+    flip: FlipSettings = FlipSettings()
+    noise: NoiseSettings = NoiseSettings()
+    smoothing: SmoothingSettings = SmoothingSettings()
+    bias_field: BiasFieldSettings = BiasFieldSettings()
+    contrast: ContrastSettings = ContrastSettings()
+    gamma: GammaSettings = GammaSettings()
+
+
+class SegDataSettings(Section):
+    """Labels, patches and augmentation."""
+
+    patch_size: Triple = (64, 64, 64)
+    """Size of training patches and prediction windows, in voxels. Each must divide by the network's total stride."""
+    interested_label_list: Annotated[
+        tuple[Annotated[int, Field(ge=-1)], ...], BeforeValidator(_as_tuple), Field(min_length=1)
+    ] = (-1,)
+    """Label values to keep; all others become background. [-1]: every value that the data task has."""
+    crops_per_image: Count = 1
+    """Patches cut from an image each time it is drawn."""
+    use_whole_img_as_input: bool = False
+    """Train on whole (padded) images, not on patches."""
+    sampling: SamplingSettings = SamplingSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
+    partition: PartitionSettings = PartitionSettings()
+
+
+class DatasetSettings(Section):
+    """What is read, and how it is brought to the network."""
+
+    task_type: Literal["seg"] = "seg"
+    """The one kind of task: segmentation."""
+    axis_order: Literal["zyx", "xyz"] = "zyx"
+    """Order of every spatial list in this file. Axes are those of RAS orientation: x to the right, y to the front, z up."""
+    num_channels: Count = 1
+    """Images per case, one a channel."""
+    max_num_for_loading: Annotated[
+        tuple[AllOrCount, AllOrCount, AllOrCount, AllOrCount], BeforeValidator(_as_tuple)
+    ] = (-1, -1, -1, -1)
+    """At most so many cases of train, val, test and debug; a seeded choice. -1: all."""
+    img_after_resize: SizeTriple = (-1, -1, -1)
+    """Resample every image to this size, rounded up to multiples of 16. [-1, -1, -1]: keep the size and pad to multiples of 16."""
+    spacing: SpacingTriple | None = None
+    """Resample to this voxel size in mm first. null: as in the file."""
+    intensity: IntensitySettings = IntensitySettings()
+    cache: CacheSettings = CacheSettings()
+    seg: SegDataSettings = SegDataSettings()
+
+
+# ---------------------------------------------------------------- tsk_set
+
+
+class AdamSettings(Section):
+    """Adam and AdamW."""
+
+    beta: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the first moment."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the second moment."""
+
+
+class SgdSettings(Section):
+    """Stochastic gradient descent."""
+
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Momentum, Nesterov's where it is above 0."""
+
+
+class StepSettings(Section):
+    """Schedule `step`: the rate falls by a factor at regular epochs."""
+
+    step_size: Count = 50
+    """Epochs between falls."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Factor at each fall."""
+
+
+class PolynomialSettings(Section):
+    """Schedule `poly`: (1 - progress) to a power."""
+
+    power: Positive = 0.9
+    """The power."""
+
+
+class PlateauSettings(Section):
+    """Schedule `plateau`: the rate falls when validation Dice has stopped rising."""
+
+    patience: Annotated[int, Field(ge=0)] = 10
+    """Validations without a rise before the rate falls."""
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Factor at each fall."""
+    threshold: NonNegative = 1e-4
+    """A rise of mean foreground Dice by less than this does not count."""
+    min_lr: NonNegative = 0.0
+    """The rate does not fall below this."""
+
+
+class SchedulerSettings(Section):
+    """How the learning rate changes after the warm-up."""
+
+    type: Literal["constant", "step", "poly", "cosine", "plateau"] = "poly"
+    """`constant`, `step` (EasyReg's "custom"), `poly` and `cosine` (both to zero at the last step), or `plateau`."""
+    step: StepSettings = StepSettings()
+    poly: PolynomialSettings = PolynomialSettings()
+    plateau: PlateauSettings = PlateauSettings()
+
+
+class OptimSettings(Section):
+    """Optimiser and learning rate."""
+
+    optim_type: Literal["adam", "adamw", "sgd"] = "adamw"
+    """The optimiser."""
+    lr: Positive = 1e-3
+    """Learning rate after the warm-up."""
+    weight_decay: NonNegative = 1e-4
+    """Decay of the weights, decoupled under `adamw`, as an L2 term otherwise."""
+    adam: AdamSettings = AdamSettings()
+    sgd: SgdSettings = SgdSettings()
+    lr_scheduler: SchedulerSettings = SchedulerSettings()
+
+
+class CrossEntropySettings(Section):
+    """The cross-entropy part of a loss."""
+
+    include_background: bool = True
+    """false leaves voxels whose reference is background out of the cross-entropy."""
+    class_weight: (
+        Annotated[tuple[NonNegative, ...], BeforeValidator(_as_tuple), Field(min_length=2)] | None
+    ) = None
+    """One weight a class, background first. null: all alike."""
+
+
+class LossSettings(Section):
+    """What training minimises."""
+
+    type: Literal["dice_ce", "ce", "focal", "dice", "gdice", "tversky"] = "dice_ce"
+    """`dice_ce` is the sum of Dice and cross-entropy; `gdice` is generalised Dice."""
+    ce: CrossEntropySettings = CrossEntropySettings()
+    include_background: bool = False
+    """Whether the overlap losses count background as a structure."""
+    batch_dice: bool = True
+    """true: overlap over the voxels of the whole batch; false: patch by patch, then the mean."""
+    focal_gamma: NonNegative = 2.0
+    """Exponent of the focal loss."""
+    tversky_alpha: NonNegative = 0.5
+    """Weight of false positives in the Tversky loss."""
+    tversky_beta: NonNegative = 0.5
+    """Weight of false negatives in the Tversky loss."""
+
+
+class NetworkSettings(Section):
+    """The residual U-Net. Its depth, kernels and strides follow from patch size and spacing unless given."""
+
+    variant: Literal["standard", "strided"] = "standard"
+    """`standard`: a DynUNet at full resolution. `strided`: its first convolution halves the resolution and a light
+    full-resolution head restores it; several times faster on a processor."""
+    channels: Count = 32
+    """Channels of the first stage; each deeper stage doubles them."""
+    max_channels: Count = 320
+    """Channels of a stage do not grow past this."""
+    num_stages: Annotated[int, Field(ge=2, le=8)] | None = None
+    """Resolutions of the network. null: as many as the patch allows, at most 5."""
+    norm: Literal["instance", "batch", "group", "none"] = "instance"
+    """Normalisation after each convolution."""
+    residual: bool = True
+    """Residual connections in each block."""
+    deep_supervision_heads: Annotated[int, Field(ge=0, le=4)] = 2
+    """Coarser outputs that the loss sees as well, each at its own resolution. Fewer where the network is too shallow."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of channels dropped while training."""
+
+
+class SegNetSettings(Section):
+    """The network's classes."""
+
+    class_num: Annotated[int, Field(ge=-1)] = -1
+    """Classes with background. -1: the size of the label table."""
+
+
+class TaskSettings(Section):
+    """The network, its training, and what is written while it trains."""
+
+    train: bool = True
+    """true trains; false evaluates `model_path` on the test split."""
+    output_root_path: str = ""
+    """Folder of all data tasks; the command line fills it in."""
+    data_task_name: str = ""
+    """Name of the dataset's folder; the command line fills it in."""
+    task_name: str = ""
+    """Name of this training's folder; the command line fills it in."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Everything random follows from this number."""
+    gpu_id: Annotated[int, Field(ge=-1)] | None = None
+    """CUDA device; -1 is the CPU. null: the first GPU if there is one, else the CPU."""
+    num_threads: Count | None = None
+    """Threads of the CPU's compute. null: one a core."""
+    num_workers: Annotated[int, Field(ge=0, le=64)] = 1
+    """Processes that cut and augment patches beside the computation."""
+    amp: bool = True
+    """Mixed precision where the device has it; CPUs compute in float32."""
+    batch_size: (
+        Count | Annotated[tuple[Count, Count, Count, Count], BeforeValidator(_as_tuple)]
+    ) = 2
+    """Patches per training step. EasyReg's list [train, val, test, debug] is accepted; only its first entry matters."""
+    epochs: Count = 100
+    """Epochs to train."""
+    max_batch_num_per_epoch: Annotated[
+        tuple[BatchLimit, BatchLimit, BatchLimit], BeforeValidator(_as_tuple)
+    ] = (-1, -1, -1)
+    """Steps of an epoch, and cases of a validation and of a debug pass. -1: as many as there are cases; 0 skips."""
+    val_period: Count = 5
+    """Validate every so many epochs, and after the last."""
+    checkpoint_period: Count = 5
+    """Commit a checkpoint every so many epochs, and after the last. The last two and the best are kept."""
+    checkpoint_steps: Count | None = None
+    """Also commit every so many steps inside an epoch. null: no."""
+    keep_period: Annotated[int, Field(ge=0)] = 0
+    """Keep for good the checkpoint of every so many epochs. 0: none."""
+    save_fig_on: bool = True
+    """Write an image / reference / prediction picture of one case to TensorBoard at validations."""
+    save_val_fig_epoch: Count = 2
+    """Write pictures and volumes at validations whose epoch divides by this."""
+    save_running_resolution_3d_img: bool = False
+    """Write validation's predicted label maps under records/3D."""
+    print_step: Annotated[tuple[Count, Count, Count], BeforeValidator(_as_tuple)] = (10, 4, 4)
+    """Steps between two entries in TensorBoard: train, val, debug."""
+    gradient_accumulation_steps: Count = 1
+    """Batches whose gradients are averaged before the weights change."""
+    gradient_clip: Positive | None = 12.0
+    """Greatest norm of the gradient. null: no clipping."""
+    warmup_epochs: NonNegative = 1.0
+    """Epochs over which the learning rate rises from a tenth to its full value."""
+    weight_averaging: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the exponential moving average of the weights that is validated and saved as best. 0: none."""
+    continue_train: bool = False
+    """Start from the checkpoint at `model_path`."""
+    continue_train_lr: float = -1.0
+    """Learning rate after `continue_train`. 0 or less: as the checkpoint and the schedule have it."""
+    reset_train_epoch: bool = False
+    """Forget the checkpoint's epoch and count from `load_model_but_train_from_epoch`."""
+    load_model_but_train_from_epoch: Annotated[int, Field(ge=0)] = 0
+    """Epoch to count from under `reset_train_epoch`."""
+    model_path: str = ""
+    """Checkpoint, or folder of a training, to start from or to evaluate."""
+    optim: OptimSettings = OptimSettings()
+    loss: LossSettings = LossSettings()
+    network: NetworkSettings = NetworkSettings()
+    seg: SegNetSettings = SegNetSettings()
+
+
+class Settings(Section):
+    """Everything a training needs to know besides the data."""
+
+    dataset: DatasetSettings = DatasetSettings()
+    tsk_set: TaskSettings = TaskSettings()
+
+    @model_validator(mode="after")
+    def _labels_and_classes_agree(self) -> Self:
+        values = self.dataset.seg.interested_label_list
+        classes = self.tsk_set.seg.class_num
+        if -1 not in values and classes not in (-1, len(set(values) | {0})):
+            raise ValueError(
+                f"tsk_set.seg.class_num is {classes}, but dataset.seg.interested_label_list makes "
+                f"{len(set(values) | {0})} classes with background; use {len(set(values) | {0})} or -1"
+            )
+        return self
+
+    # Along X, Y, Z, whatever the file's order; what the code below asks for.
+
+    def _xyz(self, triple: tuple[T, T, T]) -> tuple[T, T, T]:
+        return triple if self.dataset.axis_order == "xyz" else (triple[2], triple[1], triple[0])
+
+    @property
+    def patch_shape(self) -> tuple[int, int, int]:
+        """Patch size in voxels along X, Y, Z."""
+        return self._xyz(self.dataset.seg.patch_size)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """Size that images are resampled to along X, Y, Z, as given; None keeps their own."""
+        shape = self.dataset.img_after_resize
+        return None if -1 in shape else self._xyz(shape)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float] | None:
+        """Voxel size in mm along X, Y, Z that images are resampled to; None keeps their own."""
+        return None if self.dataset.spacing is None else self._xyz(self.dataset.spacing)
+
+    @property
+    def window_overlap(self) -> tuple[float, float, float]:
+        """Share of the patch along X, Y, Z that neighbouring windows have in common."""
+        partition = self.dataset.seg.partition
+        if partition.overlap_size is None:
+            return (partition.overlap,) * 3
+        x, y, z = (
+            2 * margin / size
+            for margin, size in zip(
+                self._xyz(partition.overlap_size), self.patch_shape, strict=True
+            )
+        )
+        return x, y, z
+
+    @property
+    def batch_size(self) -> int:
+        """Patches per training step."""
+        size = self.tsk_set.batch_size
+        return size if isinstance(size, int) else size[0]
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON: equal for files that mean the same."""
+        return hashlib.sha256(dump_settings(self).encode()).hexdigest()
+
+
+# ---------------------------------------------------------------- JSON in and out
+
+
+def load_settings(path: str | Path) -> Settings:
+    """Settings from a JSON file; EasyReg's files load unchanged.
+
+    Raises:
+        SettingsError: the file is not there, is not JSON, or has faults; all faults are named at once.
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise SettingsError(
+            f"{path}: cannot be read ({error.strerror}); give the path of a settings JSON file, "
+            "`monaiseg settings init` writes one"
+        ) from error
+    return parse_settings(raw, source=str(path))
+
+
+def parse_settings(raw: bytes | str, source: str = "settings") -> Settings:
+    """Settings from JSON text. `source` names it in messages."""
+    document = _parse_json(raw.encode() if isinstance(raw, str) else raw, source)
+    return settings_from_dict(document, source)
+
+
+def settings_from_dict(document: Mapping[str, Any], source: str = "settings") -> Settings:
+    """Settings from nested dictionaries as JSON makes them, in our spelling or EasyReg's."""
+    translation = easyreg.translate(document)
+    problems = list(translation.problems)
+    try:
+        settings = Settings.model_validate_json(json.dumps(translation.document))
+    except ValidationError as error:
+        problems += [_explain(fault, translation.document) for fault in error.errors()]
+    except ValueError as error:  # json.dumps: a NaN or Infinity that the caller's dictionary holds
+        problems.append(str(error))
+    if problems:
+        raise SettingsError(listed([f"{source}: {problem}" for problem in problems]))
+    if translation.ignored:
+        warnings.warn(
+            f"{source}: these keys have no effect here: {', '.join(translation.ignored)}",
+            MonaisegWarning,
+            stacklevel=2,
+        )
+    return settings
+
+
+def dump_settings(settings: Settings) -> str:
+    """Canonical JSON: every key with its value, in the order of the sections."""
+    return settings.model_dump_json(indent=2) + "\n"
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a settings file, for editors to complete and check with."""
+    schema = Settings.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["properties"]["$schema"] = {
+        "type": "string",
+        "description": "Where an editor finds this schema.",
+    }
+    return schema
+
+
+def _parse_json(raw: bytes, source: str) -> dict[str, Any]:
+    if len(raw) > MAX_BYTES:
+        raise SettingsError(f"{source}: {len(raw)} bytes; a settings file has at most {MAX_BYTES}")
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise SettingsError(f"{source}: is UTF-16; save it as UTF-8")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SettingsError(
+            f"{source}: byte {error.start} is not UTF-8; save it as UTF-8"
+        ) from error
+    if not text.strip():
+        raise SettingsError(f"{source}: is empty; `monaiseg settings init` writes a file to edit")
+    repeated: list[str] = []
+
+    def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        for name in dict.fromkeys(names):
+            if names.count(name) > 1:
+                lines = [
+                    text.count("\n", 0, match.start()) + 1
+                    for match in re.finditer(rf"{re.escape(json.dumps(name))}\s*:", text)
+                ]
+                repeated.append(
+                    f"{source}: key {name!r} stands {names.count(name)} times in one section "
+                    f"(lines {', '.join(map(str, lines))}); keep one"
+                )
+        return dict(pairs)
+
+    def refuse(constant: str) -> Any:
+        raise SettingsError(f"{source}: {constant} is not a number of JSON; write a finite number")
+
+    def number(digits: str) -> float:
+        value = float(digits)
+        return value if abs(value) != float("inf") else refuse(digits)
+
+    try:
+        document = json.loads(
+            text, object_pairs_hook=object_of, parse_constant=refuse, parse_float=number
+        )
+    except json.JSONDecodeError as error:
+        raise SettingsError(
+            f"{source}: line {error.lineno}, column {error.colno}: not JSON ({error.msg}); "
+            "JSON has no comments and no comma after the last entry"
+        ) from error
+    except RecursionError as error:
+        raise SettingsError(
+            f"{source}: nested too deeply; settings are six levels deep"
+        ) from error
+    except SettingsError:
+        raise
+    except ValueError as error:  # an integer of thousands of digits
+        raise SettingsError(f"{source}: {error}; write a smaller number") from error
+    if repeated:
+        raise SettingsError(listed(repeated))
+    if not isinstance(document, dict):
+        raise SettingsError(
+            f"{source}: holds {_shown(document)}; a settings file is an object with the sections "
+            "'dataset' and 'tsk_set'"
+        )
+    return document
+
+
+# ---------------------------------------------------------------- faults in words
+
+
+def _explain(fault: Any, document: Mapping[str, Any]) -> str:
+    """One of pydantic's faults as `path.to.key: what; what to use`."""
+    location = [part for part in fault["loc"] if part in {*_key_names(), "$schema"} or isinstance(part, int)]
+    if fault["type"] == "extra_forbidden":
+        location = list(fault["loc"])
+    path = ".".join(str(part) for part in location)
+    where = f"{path}: " if path else ""
+    if fault["type"] == "extra_forbidden":
+        return where + _unknown_key(location)
+    if fault["type"] == "value_error":
+        return where + str(fault["ctx"]["error"])
+    expected = _expectation([part for part in location if isinstance(part, str)])
+    return f"{where}{_shown(fault['input'])} is not {expected}"
+
+
+def _key_names() -> set[str]:
+    schema = Settings.model_json_schema()
+    sections = [schema, *schema["$defs"].values()]
+    return {name for section in sections for name in section.get("properties", {})}
+
+
+def _node(path: list[str]) -> dict[str, Any]:
+    """The schema of the value at `path`."""
+    schema = Settings.model_json_schema()
+    node: dict[str, Any] = schema
+    for name in path:
+        node = _resolved(node, schema).get("properties", {}).get(name, {})
+    return {**_resolved(node, schema), **{k: v for k, v in node.items() if k != "$ref"}}
+
+
+def _resolved(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" not in node:
+        return node
+    return cast(dict[str, Any], schema["$defs"][node["$ref"].rsplit("/", 1)[1]])
+
+
+def _unknown_key(location: list[Any]) -> str:
+    *parents, name = [str(part) for part in location]
+    known = list(_node(parents).get("properties", {}))
+    guess = nearest(name, known)
+    if guess:
+        return f"unknown key; did you mean {guess!r}?"
+    return f"unknown key; {'.'.join(parents) or 'a settings file'} has {', '.join(known)}"
+
+
+def _expectation(path: list[str]) -> str:
+    node = _node(path)
+    default = f" (default {json.dumps(node['default'])})" if _is_plain(node.get("default")) else ""
+    return _in_words(node) + default
+
+
+def _is_plain(value: Any) -> bool:
+    return value is not None and not isinstance(value, dict)
+
+
+def _in_words(node: dict[str, Any]) -> str:
+    """A schema node as a phrase: 'a whole number of at least 1'."""
+    if "anyOf" in node:
+        return " or ".join(dict.fromkeys(_in_words(option) for option in node["anyOf"]))
+    if "enum" in node:
+        return f"one of {', '.join(map(str, node['enum']))}"
+    if "const" in node:
+        return json.dumps(node["const"])
+    if node.get("type") == "array":
+        items = node.get("prefixItems") or [node.get("items", {})]
+        count = f"{len(items)} entries, each" if "prefixItems" in node else "entries, each"
+        return f"a list of {count} {_in_words(items[0])}"
+    kinds = {
+        "integer": "a whole number",
+        "number": "a number",
+        "boolean": "true or false",
+        "string": "a text",
+        "null": "null",
+        "object": "a section in braces",
+    }
+    limits = [
+        f"{words} {node[key]:g}"
+        for key, words in (
+            ("minimum", "of at least"),
+            ("exclusiveMinimum", "above"),
+            ("maximum", "at most"),
+            ("exclusiveMaximum", "below"),
+        )
+        if key in node
+    ]
+    return " ".join([kinds.get(node.get("type", ""), "a value"), " and ".join(limits)]).strip()
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=repr, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
