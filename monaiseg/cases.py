@@ -98,7 +98,7 @@ def find_cases(dataset_path: str | Path) -> FoundCases:
     Raises:
         DataError: the folder has none of the layouts, or images and label maps do not pair; all that do not are named.
     """
-    root = Path(os.path.abspath(dataset_path))
+    root = Path(os.path.normpath(Path(dataset_path).absolute()))
     if not root.is_dir():
         raise DataError(f"{root}: is not a folder; give the folder that holds the dataset")
     document = _json_object(root / DATASET_FILE) if (root / DATASET_FILE).is_file() else {}
@@ -124,8 +124,17 @@ def find_cases(dataset_path: str | Path) -> FoundCases:
     return FoundCases(tuple(cases), splits, label_names, channel_names, (*notes, *more))
 
 
+@contextmanager
+def _collecting(problems: list[str], prefix: str = "") -> Iterator[None]:
+    """Puts a fault on the list instead of stopping at it, so that all can be named at once."""
+    try:
+        yield
+    except DataError as error:
+        problems.append(f"{prefix}{error}")
+
+
 def _shown_entries(folder: Path) -> str:
-    names = sorted(name for name in os.listdir(folder) if not _is_hidden(name))
+    names = sorted(path.name for path in folder.iterdir() if not _is_hidden(path.name))
     return ", ".join([*names[:8], *(["..."] if names[8:] else [])]) or "nothing in it"
 
 
@@ -155,19 +164,23 @@ def _names(
 def _find_split(
     folders: Mapping[str, Path],
 ) -> tuple[list[Case], dict[str, tuple[str, ...]], list[str]]:
-    cases, splits, notes, problems = [], {}, [], []
+    cases: list[Case] = []
+    splits: dict[str, tuple[str, ...]] = {}
+    notes: list[str] = []
+    problems: list[str] = []
     for split, folder in folders.items():
-        try:
+        with _collecting(problems):
             found, more = _find_pairs(folder / "images", folder / "labels")
-        except DataError as error:
-            problems.append(str(error))
-            continue
-        cases += found
-        splits[split] = tuple(case.id for case in found)
-        notes += more
+            cases += found
+            splits[split] = tuple(case.id for case in found)
+            notes += more
     if problems:
         raise DataError(listed(problems))
-    notes += [f"no {split} folder: that split is empty" for split in ("val", "test") if split not in splits]
+    notes += [
+        f"no {split} folder: that split is empty"
+        for split in ("val", "test")
+        if split not in splits
+    ]
     return cases, splits, notes
 
 
@@ -191,30 +204,29 @@ def _find_listed(root: Path, document: Mapping[str, Any]) -> tuple[list[Case], l
             return _group_channels(root, images, labels), notes + more
     if "training" not in document:
         return _find_pairs(root / "imagesTr", root / "labelsTr")
-    cases, problems = [], []
-    for number, item in enumerate(document["training"] if isinstance(document["training"], list) else [None]):
-        try:
-            image, label = (_inside(root, item[key]) for key in ("image", "label"))
-        except (TypeError, KeyError, DataError) as error:
-            problems.append(
-                f"{root / DATASET_FILE}: training[{number}]: {error}; an entry has the paths "
-                '"image" and "label", inside the dataset\'s folder'
-            )
-        else:
+    path, items = root / DATASET_FILE, document["training"]
+    if not isinstance(items, list) or not items:
+        raise DataError(f'{path}: "training" lists no cases; list pairs of image and label there')
+    cases: list[Case] = []
+    problems: list[str] = []
+    for number, item in enumerate(items):
+        with _collecting(problems, f"{path}: training[{number}]: "):
+            image, label = (_inside(root, item, key) for key in ("image", "label"))
             cases.append(Case(volume_stem(image), (image,), label))
-    if problems or not cases:
-        raise DataError(listed(problems or [f"{root / DATASET_FILE}: lists no training cases; add some"]))
+    if problems:
+        raise DataError(listed(problems))
     unlabelled = document.get("test", [])
-    return cases, [f"{len(unlabelled)} test images without label maps left out"] if unlabelled else []
+    return cases, [
+        f"{len(unlabelled)} test images without label maps left out"
+    ] if unlabelled else []
 
 
-def _inside(root: Path, item: object) -> Path:
+def _inside(root: Path, item: object, key: str) -> Path:
     """A listed path below `root`; links inside it may lead where their owner wants them to."""
-    if not isinstance(item, str):
-        raise DataError(f"{item!r} is not a path")
-    path = Path(os.path.normpath(root / item))
+    entry = item.get(key) if isinstance(item, dict) else None
+    path = Path(os.path.normpath(root / entry)) if isinstance(entry, str) else root
     if root not in path.parents:
-        raise DataError(f"{item!r} leads out of the folder")
+        raise DataError(f"{key!r} is {entry!r}; give a path inside the dataset's folder")
     return path
 
 
@@ -234,8 +246,12 @@ def _group_channels(root: Path, images: Sequence[Path], labels: Sequence[Path]) 
         if name not in by_name:
             problems.append(f"{root}: image {name} has no label map")
         if missing := sorted(everywhere - files.keys()):
-            problems.append(f"{root}: image {name} lacks channel {', '.join(f'{c:04}' for c in missing)}")
-    problems += [f"{root}: label map {n} has no image" for n in sorted(by_name.keys() - channels.keys())]
+            problems.append(
+                f"{root}: image {name} lacks channel {', '.join(f'{c:04}' for c in missing)}"
+            )
+    problems += [
+        f"{root}: label map {n} has no image" for n in sorted(by_name.keys() - channels.keys())
+    ]
     if problems:
         raise DataError(listed(problems))
     return [
@@ -245,7 +261,11 @@ def _group_channels(root: Path, images: Sequence[Path], labels: Sequence[Path]) 
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith((".", "~")) or name.endswith(("~", ".tmp")) or name in ("Thumbs.db", "desktop.ini")
+    return (
+        name.startswith((".", "~"))
+        or name.endswith(("~", ".tmp"))
+        or name in ("Thumbs.db", "desktop.ini")
+    )
 
 
 def _volumes_in(folder: Path) -> tuple[list[Path], list[str]]:
@@ -255,9 +275,11 @@ def _volumes_in(folder: Path) -> tuple[list[Path], list[str]]:
         DataError: the folder cannot be read, holds no NIfTI file, holds images of other formats, or one twice.
     """
     try:
-        names = sorted(os.listdir(folder))
+        names = sorted(path.name for path in folder.iterdir())
     except OSError as error:
-        raise DataError(f"{folder}: cannot be read ({error.strerror}); it should hold NIfTI files") from error
+        raise DataError(
+            f"{folder}: cannot be read ({error.strerror}); it should hold NIfTI files"
+        ) from error
     hidden = [name for name in names if _is_hidden(name)]
     seen = [name for name in names if not _is_hidden(name)]
     volumes = [name for name in seen if is_volume_name(name)]
@@ -265,7 +287,9 @@ def _volumes_in(folder: Path) -> tuple[list[Path], list[str]]:
     problems = [f"{folder / name}: is {kind}; convert it to NIfTI" for name, kind in others.items()]
     problems += _clashes(volumes, folder)
     if not volumes and not problems:
-        problems = [f"{folder}: holds no NIfTI files (.nii, .nii.gz) but {_shown_entries(folder)}; put some there"]
+        problems = [
+            f"{folder}: holds no NIfTI files (.nii, .nii.gz) but {_shown_entries(folder)}; put some there"
+        ]
     if problems:
         raise DataError(listed(problems))
     rest = [name for name in seen if not is_volume_name(name)]
@@ -327,40 +351,46 @@ def pair_files(
     Raises:
         DataError: some names agree and others do not, or the counts differ; those without a partner are named.
     """
-    for keys in (volume_stem, None):
-        ours, theirs = (_keyed(files, keys) for files in (images, labels))
+    for keyed in (_by_stem, _by_core):
+        ours, theirs = keyed(images), keyed(labels)
         if ours.keys() == theirs.keys():
             return [(ours[key], theirs[key]) for key in sorted(ours)], []
-        if ours.keys() & theirs.keys() and (keys or len(images) != len(labels)):
+        if ours.keys() & theirs.keys():
             break
     else:
         if len(images) == len(labels):
             pairs = list(zip(sorted(images), sorted(labels), strict=True))
             first, last = (" with ".join(path.name for path in pairs[i]) for i in (0, -1))
-            return pairs, [
-                f"{where}: names do not agree, so files are paired in sorted order: {first} to {last}; "
-                "give pairs the same name to be sure"
-            ]
-    lone = [f"image {ours[key].name} has no label map" for key in sorted(ours.keys() - theirs.keys())]
-    lone += [f"label map {theirs[key].name} has no image" for key in sorted(theirs.keys() - ours.keys())]
-    raise DataError(
-        f"{where}: {len(images)} images and {len(labels)} label maps do not pair; give pairs the same name\n"
-        + listed(lone)
-    )
+            note = f"names do not agree, so files are paired in sorted order: {first} to {last}"
+            return pairs, [f"{where}: {note}; give pairs the same name to be sure"]
+    lone = [f"image {ours[k].name} has no label map" for k in sorted(ours.keys() - theirs.keys())]
+    lone += [
+        f"label map {theirs[k].name} has no image" for k in sorted(theirs.keys() - ours.keys())
+    ]
+    counts = f"{len(images)} images and {len(labels)} label maps"
+    raise DataError(f"{where}: {counts} do not pair; give pairs the same name\n{listed(lone)}")
 
 
-def _keyed(files: Sequence[Path], key: Callable[[Path], str] | None) -> dict[str, Path]:
-    """Files by stem, or by the part of it that tells them apart, numbers without leading zeros."""
-    if key is not None:
-        return {key(path): path for path in files}
+def _by_stem(files: Sequence[Path]) -> dict[str, Path]:
+    return {volume_stem(path): path for path in files}
+
+
+def _by_core(files: Sequence[Path]) -> dict[str, Path]:
+    """Files by the part of the stem that tells them apart, its numbers without leading zeros."""
     stems = [volume_stem(path) for path in files]
-    start = len(os.path.commonprefix(stems).rstrip("0123456789"))
-    tails = [stem[start:][::-1] for stem in stems]
-    end = len(os.path.commonprefix(tails).rstrip("0123456789"))
+    if len(stems) == 1:
+        return _by_stem(files)
+    start = _common_start(stems)
+    end = _common_start([stem[start:][::-1] for stem in stems])
     cores = [stem[start : len(stem) - end] for stem in stems]
     numbered = [re.sub(r"\d+", lambda digits: str(int(digits[0])), core) for core in cores]
     distinct = numbered if len(set(numbered)) == len(files) else cores
     return dict(zip(distinct, files, strict=True))
+
+
+def _common_start(names: Sequence[str]) -> int:
+    """Number of letters that all names begin with; a number is not cut in two."""
+    return len(os.path.commonprefix(names).rstrip("0123456789"))  # noqa: RUF071  letters are meant
 
 
 # ---------------------------------------------------------------- splitting
@@ -406,7 +436,8 @@ def split_cases(
         if counts[split] == 0:
             counts[max(counts, key=counts.__getitem__)] -= 1
             counts[split] = 1
-    splits, start = {}, 0
+    splits: dict[str, Sequence[str]] = {}
+    start = 0
     for split, count in counts.items():
         splits[split] = order[start : start + count]
         start += count
@@ -456,7 +487,8 @@ class CaseFacts:
     label_voxels: dict[int, int]
     """Voxels of each label value; empty without a label map."""
     intensity: tuple[ChannelFacts, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
+    """Files, and what was put up with in them."""
 
     @property
     def foreground_share(self) -> float:
@@ -476,7 +508,7 @@ class CaseFacts:
             str(record["voxel_digest"]),
             {int(value): int(count) for value, count in record["label_voxels"].items()},
             tuple(ChannelFacts(**channel) for channel in record["intensity"]),
-            tuple(map(str, record["notes"])),
+            tuple((str(path), str(note)) for path, note in record["notes"]),
         )
 
 
@@ -494,7 +526,9 @@ def examine_cases(
     # Threads, not processes: zlib, hashing and most of numpy let go of the interpreter's lock.
     with ThreadPoolExecutor(workers) as pool:
         try:
-            for done, (case, found) in enumerate(zip(cases, pool.map(_examine, cases), strict=True), 1):
+            for done, (case, found) in enumerate(
+                zip(cases, pool.map(_examine, cases), strict=True), 1
+            ):
                 if isinstance(found, CaseFacts):
                     facts[case.id] = found
                 else:
@@ -508,7 +542,9 @@ def examine_cases(
     for name, found in facts.items():
         usual = counts.most_common(1)[0][0]
         if len(found.intensity) != usual:
-            problems[name] = [f"has {len(found.intensity)} channels and most cases {usual}; give all the same"]
+            problems[name] = [
+                f"has {len(found.intensity)} channels and most cases {usual}; give all the same"
+            ]
     if problems:
         lines = [f"case {name!r}: {text}" for name, texts in problems.items() for text in texts]
         raise DataError(f"{len(problems)} of {len(cases)} cases cannot be used:\n{listed(lines)}")
@@ -524,26 +560,22 @@ def _examine(case: Case) -> CaseFacts | list[str]:
     channels: list[ChannelFacts] = []
     content = hashlib.sha256()
     if case.label is not None:
-        try:
+        with _collecting(problems, "label map "):
             label, label_header = read_label_map(case.label)
-        except DataError as error:
-            problems.append(f"label map {error}")
     for path in case.images:
-        try:
+        with _collecting(problems, "image "):
             image, header = read_volume(path)
-        except DataError as error:
-            problems.append(f"image {error}")
-            continue
-        headers.append(header)
-        problems += _grid_problems(headers, label_header)
-        same_grid = label is not None and label.shape == image.shape[:3]
-        for channel in range(header.num_channels):
-            values = image if header.num_channels == 1 else image[..., channel]
-            channels.append(_channel_facts(values, label if same_grid else None))
-            content.update(repr(values.shape).encode())
-            content.update(np.ascontiguousarray(values.T, dtype=np.float32).data)
-            if channels[-1].min == channels[-1].max:
-                problems.append(f"image {path}: holds the one value {channels[-1].min:g}; give a scan")
+            headers.append(header)
+            problems += _grid_problems(headers, label_header)
+            same_shape = label is not None and label.shape == image.shape[:3]
+            for values in np.moveaxis(image, 3, 0) if image.ndim == 4 else [image]:
+                channels.append(_channel_facts(values, label if same_shape else None))
+                content.update(repr(values.shape).encode())
+                content.update(np.ascontiguousarray(values.T, dtype=np.float32).data)
+                if channels[-1].min == channels[-1].max:
+                    raise DataError(
+                        f"{path}: holds the one value {channels[-1].min:g}; give a scan"
+                    )
     if problems:
         return problems
     checksum = _checksum(case)
@@ -559,7 +591,7 @@ def _examine(case: Case) -> CaseFacts | list[str]:
         {} if label is None else _count_values(label),
         tuple(channels),
         tuple(
-            f"{header.path}: {note}"
+            (str(header.path), note)
             for header in (*headers, *([label_header] if label_header else []))
             for note in header.notes
         ),
@@ -604,7 +636,9 @@ def _count_values(label: NDArray[Any]) -> dict[int, int]:
 def _checksum(case: Case) -> str:
     """SHA-256 over the digests of the image files; for one file, that file's."""
     digests = [file_sha256(path) for path in case.images]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    )
 
 
 def check_unchanged(cases: Iterable[Case], facts: Mapping[str, CaseFacts]) -> None:
@@ -630,7 +664,8 @@ def check_duplicates(
     for split in ("train", "val", "test"):
         for name in splits.get(split, ()):
             places[facts[name].voxel_digest].append((split, name))
-    problems, notes = [], []
+    problems: list[str] = []
+    notes: list[str] = []
     for same in places.values():
         if len(same) > 1:
             shown = " and ".join(f"{name} ({split})" for split, name in same)
@@ -641,10 +676,24 @@ def check_duplicates(
     return notes
 
 
+def file_notes(facts: Mapping[str, CaseFacts]) -> list[str]:
+    """What was put up with in the files, once for all files that share it."""
+    paths: dict[str, list[str]] = defaultdict(list)
+    for found in facts.values():
+        for path, note in found.notes:
+            paths[note].append(path)
+    return [
+        f"{files[0]}: {note}" + (f" (and {len(files) - 1} more files)" if files[1:] else "")
+        for note, files in paths.items()
+    ]
+
+
 # ---------------------------------------------------------------- labels of many cases
 
 
-def scan_labels(facts: Mapping[str, CaseFacts], names: Mapping[int, str] | None = None) -> LabelTable:
+def scan_labels(
+    facts: Mapping[str, CaseFacts], names: Mapping[int, str] | None = None
+) -> LabelTable:
     """Table of every label value that any case has.
 
     Raises:
@@ -658,7 +707,9 @@ def scan_labels(facts: Mapping[str, CaseFacts], names: Mapping[int, str] | None 
     ]
     if crowded:
         raise DataError(listed(crowded))
-    return LabelTable.from_values({v for found in facts.values() for v in found.label_voxels}, names)
+    return LabelTable.from_values(
+        {v for found in facts.values() for v in found.label_voxels}, names
+    )
 
 
 def check_labels(facts: Mapping[str, CaseFacts], table: LabelTable) -> None:
@@ -666,12 +717,18 @@ def check_labels(facts: Mapping[str, CaseFacts], table: LabelTable) -> None:
     known = set(table.values)
     problems = []
     for name, found in facts.items():
-        strange = {value: count for value, count in found.label_voxels.items() if value not in known}
+        strange = {
+            value: count for value, count in found.label_voxels.items() if value not in known
+        }
         if strange:
             shown = ", ".join(f"{v} ({n} voxels)" for v, n in list(strange.items())[:10])
-            problems.append(f"case {name!r}: its label map has values {shown} that the label table does not name")
+            problems.append(
+                f"case {name!r}: its label map has values {shown} that the label table does not name"
+            )
     if problems:
-        raise DataError(listed(problems) + "\nadd the values to the label table, or mend the label maps")
+        raise DataError(
+            listed(problems) + "\nadd the values to the label table, or mend the label maps"
+        )
 
 
 def label_notes(
@@ -679,14 +736,20 @@ def label_notes(
 ) -> list[str]:
     """Notes on label maps that are all background or hardly any, and on classes that no training case has."""
     notes = []
-    for name in dict.fromkeys(name for split in ("train", "val", "test") for name in splits.get(split, ())):
+    for name in dict.fromkeys(
+        name for split in ("train", "val", "test") for name in splits.get(split, ())
+    ):
         share = facts[name].foreground_share
         if facts[name].label_voxels and share == 0:
             notes.append(f"case {name!r}: its label map is all background")
         elif share > MOSTLY_FOREGROUND:
-            notes.append(f"case {name!r}: {share:.0%} of its label map is foreground; is it inverted?")
+            notes.append(
+                f"case {name!r}: {share:.0%} of its label map is foreground; is it inverted?"
+            )
     trained = {value for name in splits.get("train", ()) for value in facts[name].label_voxels}
-    absent = [f"{label.value} ({label.name})" for label in table.foreground if label.value not in trained]
+    absent = [
+        f"{label.value} ({label.name})" for label in table.foreground if label.value not in trained
+    ]
     if absent:
         notes.append(f"no training case has the labels {', '.join(absent)}: they cannot be learnt")
     return notes
@@ -712,34 +775,34 @@ def read_list_file(path: str | Path, root: str | Path | None = None) -> tuple[Ca
     """
     path = Path(path)
     problems: list[str] = []
-    rows: list[list[Path | None]] = []
+    rows: list[tuple[Path, ...]] = []
+    labels: list[Path | None] = []
     for number, line in enumerate(_text(path).splitlines(), 1):
-        try:
+        with _collecting(problems, f"{path}, line {number}: "):
             tokens = _tokens(line)
-            row = [None if token == "None" else _located(token, path.parent, root) for token in tokens]
-            if row and row[0] is None:
-                raise DataError("has no image; put the image's path first")
-        except DataError as error:
-            problems.append(f"{path}, line {number}: {error}")
-        else:
-            rows += [row] if row else []
+            files = tuple(_located(t, path.parent, root) for t in tokens if t != "None")
+            if tokens and (not files or "None" in tokens[:-1]):
+                raise DataError("starts with None; put the image's path first")
+            if tokens:
+                labelled = len(tokens) > 1 and tokens[-1] != "None"
+                rows.append(files[:-1] if labelled else files)
+                labels.append(files[-1] if labelled else None)
     if problems:
         raise DataError(listed(problems))
-    names = _listed_names(path, [row[0] for row in rows if row[0] is not None])
+    names = _listed_names(path, [images[0] for images in rows])
     _check_ids(names, str(path))
-    return tuple(
-        Case(name, tuple(p for p in (row[:-1] if len(row) > 1 else row) if p), row[-1] if len(row) > 1 else None)
-        for name, row in zip(names, rows, strict=True)
-    )
+    return tuple(map(Case, names, rows, labels))
 
 
 def write_list_file(path: str | Path, cases: Iterable[Case]) -> None:
     """Writes `file_path_list.txt` in EasyReg's form, and `file_name_list.txt` beside it."""
-    path = Path(path)
-    cases = tuple(cases)
-    lines = ["     ".join([*(_quoted(str(p)) for p in c.images), _quoted(str(c.label)) if c.label else "None"]) for c in cases]
-    write_atomic(path, "".join(f"{line}\n" for line in lines).encode())
-    write_atomic(path.with_name(NAMES_FILE), "".join(f"{case.id}\n" for case in cases).encode())
+    lines, names = "", ""
+    for case in cases:
+        paths = [*map(str, case.images), str(case.label)]  # a case without label map says None
+        lines += "     ".join(map(_quoted, paths)) + "\n"
+        names += case.id + "\n"
+    write_atomic(path, lines.encode())
+    write_atomic(Path(path).with_name(NAMES_FILE), names.encode())
 
 
 def _quoted(path: str) -> str:
@@ -748,39 +811,40 @@ def _quoted(path: str) -> str:
     >>> _quoted("/data/S01 left, right.nii.gz")
     '"/data/S01 left, right.nii.gz"'
     """
-    if not re.search(r'[\s,|+"]', path) and path != "None" and path.isprintable():
+    if not re.search(r'[\s,|+"]', path) and path.isprintable():
         return path
     printable = all(letter.isprintable() for letter in path)
     return json.dumps(path, ensure_ascii=not printable)
 
 
 def _tokens(line: str) -> list[str]:
-    token = r'"(?:[^"\\]|\\.)*"|[^\s,|+"]+'
-    if re.sub(token, "", line).strip(" \t\r\f\v,|+\ufeff"):
+    word = r'"(?:[^"\\]|\\.)*"|[^\s,|+"]+'
+    if re.sub(word, "", line).strip(" \t\r\f\v,|+\ufeff"):
         raise DataError("a quotation mark stands alone; put the whole path in a pair of them")
     try:
-        return [json.loads(t) if t.startswith('"') else t for t in re.findall(token, line)]
+        return [json.loads(t) if t.startswith('"') else t for t in re.findall(word, line)]
     except ValueError as error:
         raise DataError(f"{error}; between quotation marks, \\ is written \\\\") from error
 
 
 def _located(token: str, folder: Path, root: str | Path | None) -> Path:
     """Absolute path of a listed file, which is there and is a regular file."""
-    if re.match(r"(?i)[a-z][a-z0-9.-]+:|\\\\", token):
-        raise DataError(f"{token!r} is not a path of this machine; download the file and list its path")
-    if "\0" in token:
-        raise DataError(f"{token!r} holds a NUL; list a path")
-    here, beside = Path(os.path.abspath(token)), Path(os.path.abspath(folder / token))
-    path = here if here.exists() or not beside.exists() else beside
+    if re.match(r"(?i)[a-z][a-z0-9.-]+://|\\\\", token):
+        raise DataError(
+            f"{token!r} is no path of this machine; download the file and list its path"
+        )
+    for path in (Path(token).absolute(), (folder / token).absolute()):
+        try:
+            mode = path.stat().st_mode
+            break
+        except (OSError, ValueError):  # ValueError: a NUL
+            continue
+    else:
+        raise DataError(
+            f"{token!r} cannot be found; check it, and put a path with a space, comma, | or + in double quotes"
+        )
     if root is not None and Path(root).resolve() not in path.resolve().parents:
         raise DataError(f"{path} lies outside of {root}; list files inside it")
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be found ({error.strerror}); check it, and put a path with a space, comma, | or + in "
-            "double quotes"
-        ) from error
     if not stat.S_ISREG(mode):
         raise DataError(f"{path} is not a regular file; list a NIfTI file")
     return path
@@ -805,7 +869,9 @@ def _text(path: Path) -> str:
         if not stat.S_ISREG(status.st_mode):
             raise DataError(f"{path}: is not a regular file; give a text file")
         if status.st_size > _MAX_TEXT_BYTES:
-            raise DataError(f"{path}: has {status.st_size} bytes, at most {_MAX_TEXT_BYTES} are read; split it")
+            raise DataError(
+                f"{path}: has {status.st_size} bytes, at most {_MAX_TEXT_BYTES} are read; split it"
+            )
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
@@ -890,7 +956,8 @@ def write_lists(task: DataTask, folder: Path) -> None:
 def _is_same(task: DataTask) -> bool:
     try:
         return (task.folder / DATASET_FILE).read_bytes() == _dataset_json(task) and all(
-            read_list_file(task.folder / split / PATHS_FILE) == task.cases.get(split, ()) for split in SPLITS
+            read_list_file(task.folder / split / PATHS_FILE) == task.cases.get(split, ())
+            for split in SPLITS
         )
     except (OSError, DataError):
         return False
@@ -927,14 +994,18 @@ def check_replaceable(target: Path) -> None:
     if not target.exists():
         return
     if not target.is_dir():
-        raise SettingsError(f"{target}: is a file; choose another data_task_name or output_root_path")
+        raise SettingsError(
+            f"{target}: is a file; choose another data_task_name or output_root_path"
+        )
     ours = {*SPLITS, DATASET_FILE, VOLUMES_FOLDER}
-    if others := sorted(set(os.listdir(target)) - ours):
+    if others := sorted({path.name for path in target.iterdir()} - ours):
         raise SettingsError(
             f"{target}: holds {', '.join(others[:5])}{', ...' if others[5:] else ''} beside another data task; choose "
             "another data_task_name, or move the folder away"
         )
-    if strange := [p for s in SPLITS for p in (target / s).glob("*") if p.name not in (PATHS_FILE, NAMES_FILE)]:
+    if strange := [
+        p for s in SPLITS for p in (target / s).glob("*") if p.name not in (PATHS_FILE, NAMES_FILE)
+    ]:
         raise SettingsError(
             f"{target}: holds {strange[0]}, which is not part of a data task; choose another data_task_name"
         )
@@ -980,28 +1051,28 @@ def read_data_task(
     Raises:
         DataError: lists are missing, name files that are not there, share cases, or disagree with `dataset.json`.
     """
-    folder = Path(os.path.abspath(folder))
+    folder = Path(folder).absolute()
     lists = {split: folder / split / PATHS_FILE for split in SPLITS}
     if not any(path.exists() for path in lists.values()):
         raise DataError(
             f"{folder}: has no {PATHS_FILE} in train, val or test; make a data task with `monaiseg prepare`"
         )
     cases: dict[str, tuple[Case, ...]] = {}
-    problems = []
+    problems: list[str] = []
     for split, path in lists.items():
-        try:
+        with _collecting(problems):
             cases[split] = read_list_file(path, root) if path.exists() else ()
-        except DataError as error:
-            problems.append(str(error))
-            continue
-        if split in _LABELLED:
-            problems += [f"{path}: case {c.id!r} has no label map; add it" for c in cases[split] if not c.label]
+            if split in _LABELLED:
+                lone = [c.id for c in cases[split] if c.label is None]
+                problems += [f"{path}: case {name!r} has no label map; add it" for name in lone]
     if problems:
         raise DataError(listed(problems))
     _check_disjoint(cases, folder)
     if (folder / DATASET_FILE).exists():
         return _with_dataset_json(folder, cases)
-    facts = examine_cases([case for split in ("train", "val", "test") for case in cases[split]], None, on_progress)
+    facts = examine_cases(
+        [case for split in ("train", "val", "test") for case in cases[split]], None, on_progress
+    )
     splits = {split: tuple(case.id for case in members) for split, members in cases.items()}
     if not cases["debug"]:
         chosen = choose_debug(splits["train"], 0)
@@ -1011,6 +1082,7 @@ def read_data_task(
         f"{folder}: has lists and no {DATASET_FILE}; labels were read from all the label maps",
         *check_duplicates(splits, facts),
         *label_notes(splits, facts, table),
+        *file_notes(facts),
     ]
     return DataTask(folder, folder.name, 0, cases, table, facts, (), tuple(notes))
 
@@ -1051,7 +1123,9 @@ def _with_dataset_json(folder: Path, cases: dict[str, tuple[Case, ...]]) -> Data
         for record in document["cases"]:
             label = record["label"]
             case = Case(
-                str(record["id"]), tuple(map(Path, record["images"])), None if label is None else Path(label)
+                str(record["id"]),
+                tuple(map(Path, record["images"])),
+                None if label is None else Path(label),
             )
             recorded[record["split"]].append(case)
             facts[case.id] = CaseFacts.from_record(record["facts"])

@@ -115,10 +115,6 @@ def prepare(
         Optional[Path],  # noqa: UP045
         typer.Option(help="CSV file with the columns value, name and, as wanted, partner, color."),
     ] = None,
-    preprocess: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Settings to check the data against, and to resample it by, once for all."),
-    ] = None,
 ) -> None:
     """Organise a dataset: pair, check and split its cases, and write the lists that training reads."""
     from monaiseg.preparation import prepare as prepare_task
@@ -134,7 +130,6 @@ def prepare(
             val_size=val_size,
             seed=seed,
             label_table=label_table,
-            preprocess=None if preprocess is None else find_settings(preprocess),
             on_progress=advance,
         )
     _show_task(task)

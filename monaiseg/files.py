@@ -6,7 +6,7 @@ rename it over the path, sync the folder.
 
 Every step is a call of `os` by name, so that the tests can make the n-th of them fail.
 """
-# ruff: noqa: PTH  (the reason is the sentence above)
+# ruff: noqa: PTH105, PTH108
 
 from __future__ import annotations
 
@@ -26,11 +26,7 @@ TEMPORARY = ".monaiseg-*.tmp"
 
 # O_EXCL and O_NOFOLLOW: a link planted under the temporary name is refused, not followed.
 _NEW_FILE = (
-    os.O_WRONLY
-    | os.O_CREAT
-    | os.O_EXCL
-    | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_BINARY", 0)
+    os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 )
 _NAME = re.compile(r"\w[\w .-]{0,63}")
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)

@@ -55,7 +55,7 @@ def write_phantom_dataset(
         folder: where `images` and `labels` go.
         num_cases: brains to make.
         table: structures; without it eight, as in `small_table`.
-        shape: about how many voxels to the right, front and top, at the spacing that makes them hold a head.
+        shape: about how many voxels to the right, front and up; the spacing is what makes them hold a head.
         seed: the same seed gives the same files.
     """
     table = table or small_table()
@@ -118,25 +118,28 @@ def make_phantom(
     """Ellipsoids inside one another, one a label value from the outside in, each brighter than the one around it.
 
     Every label has the volume `nested_volume_ml`. `seed` moves the whole by up to 4 % of the field of view and draws
-    the noise. Through the middle of (10, 10, 10) voxels with label values 1 and 2:
+    the noise.
 
-        . . . . . . . . . .
-        . . . 1 1 1 1 . . .
-        . . 1 1 1 1 1 1 . .
-        . 1 1 2 2 2 2 1 1 .
-        . 1 1 2 2 2 2 1 1 .
-        . 1 1 2 2 2 2 1 1 .
-        . 1 1 2 2 2 2 1 1 .
-        . . 1 1 1 1 1 1 . .
-        . . . 1 1 1 1 . . .
-        . . . . . . . . . .
+    >>> for row in make_phantom((9, 9, 9)).label_map[:, :, 4]:
+    ...     print(*row)
+    0 0 0 0 0 0 0 0 0
+    0 0 0 1 1 1 0 0 0
+    0 1 2 2 2 2 1 0 0
+    0 1 2 2 2 2 2 1 0
+    0 2 2 2 2 2 2 1 0
+    0 1 2 2 2 2 2 1 0
+    0 1 2 2 2 2 1 0 0
+    0 0 1 1 1 1 0 0 0
+    0 0 0 0 0 0 0 0 0
     """
     rng = np.random.default_rng(seed)
     grid = phantom_grid(shape, spacing, orientation)
     extent = np.abs(grid.array[:3, :3]) @ np.array(shape)  # mm to the right, front and top
     points = _world_points(grid)
     centred = points - (rng.uniform(-0.04, 0.04, size=3) * extent).reshape(3, 1, 1, 1)
-    share = _squared_radius(centred, _NESTED_RADIUS * extent) ** 1.5  # of the whole ellipsoid's volume
+    share = (
+        _squared_radius(centred, _NESTED_RADIUS * extent) ** 1.5
+    )  # of the whole ellipsoid's volume
     depth = np.clip(np.ceil(len(label_values) * (1 - share)), 0, None).astype(int)  # 0: outside
     label_map = np.array([0, *label_values], dtype=np.min_scalar_type(max(label_values)))[depth]
     signal = 0.1 + 0.9 * depth / len(label_values)
@@ -210,12 +213,15 @@ class _Ellipsoid(NamedTuple):
         return _squared_radius(turned, np.array(self.radii)) < 1
 
 
+_Place = _Ellipsoid | tuple[float, float, float]
+"""An ellipsoid, or the centre of a parcel of the cortex."""
+
+
 @dataclass(frozen=True)
 class _Structure:
     """One structure or a pair of mirror images: the place of the right one, and the label values of both."""
 
-    place: _Ellipsoid | tuple[float, float, float]
-    """An ellipsoid, or the centre of a parcel of the cortex."""
+    place: _Place
     left: int
     right: int
 
@@ -275,37 +281,43 @@ def _structures(table: LabelTable) -> Iterator[_Structure]:
         if label.partner is not None and label.value < label.partner
     ]
     singles = [[label] for label in table.foreground if label.partner is None]
-    for sides in (pairs, singles):
-        strange = [labels for labels in sides if _known_place(labels[0].name) is None]
-        free = _free_parcels(len(strange)) if sides is pairs else _free_bodies(len(strange))
-        for labels in sides:
-            place = _known_place(labels[0].name) or next(free)
-            yield _Structure(place, labels[0].value, labels[-1].value)
+    known: dict[str, _Place] = {**_PARCELS, **_BODIES}
+    for sides, free_places in ((pairs, _free_parcels), (singles, _free_bodies)):
+        placed = [(labels, _take_known(labels[0].name, known)) for labels in sides]
+        free = iter(free_places(sum(place is None for _, place in placed)))
+        for labels, place in placed:
+            yield _Structure(place or next(free), labels[0].value, labels[-1].value)
 
 
 def _is_right(label: Label) -> tuple[bool, int]:
     return bool(re.search(r"(?i)(?<![a-z])(right|rh|r)(?![a-z])", label.name)), label.value
 
 
-def _known_place(name: str) -> _Ellipsoid | tuple[float, float, float] | None:
+def _take_known(name: str, known: dict[str, _Place]) -> _Place | None:
+    """The place that `name` speaks of, taken out of `known` so that no other structure gets it too."""
     words = re.sub(r"[^a-z]+", " ", name.lower())
-    return next((place for known, place in (_PARCELS | _BODIES).items() if known in words), None)
+    key = next((key for key in known if key in words), None)
+    return None if key is None else known.pop(key)
 
 
-def _free_parcels(count: int) -> Iterator[tuple[float, float, float]]:
+def _free_parcels(count: int) -> list[_Place]:
     """Points spread evenly over half the cortex, on a golden spiral about the left-right axis."""
+    places: list[_Place] = []
     for index in range(count):
         x = (index + 0.5) / count
         angle, radius = index * math.pi * (3 - 5**0.5), (1 - x * x) ** 0.5
         middle = 1 - _CORTEX_DEPTH / 2
-        yield middle * x, middle * radius * math.cos(angle), middle * radius * math.sin(angle)
+        places.append(
+            (middle * x, middle * radius * math.cos(angle), middle * radius * math.sin(angle))
+        )
+    return places
 
 
-def _free_bodies(count: int) -> Iterator[_Ellipsoid]:
-    """Balls along the midline, from front to back."""
-    radius = min(0.15, 0.45 / max(count, 1))
-    for index in range(count):
-        yield _Ellipsoid((0, 0.45 - 0.9 * (index + 0.5) / count, -0.12), (radius,) * 3)
+def _free_bodies(count: int) -> list[_Place]:
+    """Balls along the midline from front to back, flattened where there are many."""
+    thickness = min(0.15, 0.45 / max(count, 1))
+    ys = [0.45 - 0.9 * (index + 0.5) / count for index in range(count)]
+    return [_Ellipsoid((0, y, -0.12), (0.15, thickness, 0.15)) for y in ys]
 
 
 def _anatomy(points: Points, table: LabelTable) -> tuple[NDArray[Any], NDArray[np.float32]]:
@@ -393,12 +405,13 @@ def _scanned(
     tissue: NDArray[np.float32], world: Points, rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """Brightness as a scanner shows it: partial volumes, a smooth bias field, noise, and an arbitrary unit."""
-    unit = np.exp(rng.uniform(np.log(50), np.log(2000)))
+    unit = 10 ** rng.uniform(1.7, 3.3)
     x, y, z = world / 100
     a, b, c, d, e = rng.uniform(-0.2, 0.2, size=5)
     bias = np.exp(a * x + b * y + c * z + d * x * y + e * z * z)
     noise = rng.normal(0, 0.025, size=(2, *tissue.shape))
-    magnitude = np.hypot(_softened(tissue) * bias + noise[0], noise[1])  # Rician, as in magnitude images
+    signal = _softened(tissue) * bias + noise[0]
+    magnitude: NDArray[np.float64] = np.hypot(signal, noise[1])  # Rician, as in magnitude images
     return (unit * magnitude).astype(np.float32)
 
 
@@ -408,5 +421,5 @@ def _softened(values: NDArray[np.float32]) -> NDArray[np.float32]:
         padded = np.pad(values, [(int(axis == k),) * 2 for k in range(values.ndim)], mode="edge")
         size = values.shape[axis]
         before, after = (padded.take(range(start, start + size), axis=axis) for start in (0, 2))
-        values = (before + 2 * values + after) / 4
+        values = np.float32(0.25) * (before + 2 * values + after)
     return values

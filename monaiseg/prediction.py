@@ -21,7 +21,7 @@ from monaiseg.devices import choose_device
 from monaiseg.errors import DataError, SettingsError
 from monaiseg.inference import sliding_window_class_map
 from monaiseg.labels import LabelTable
-from monaiseg.network import build_network, plan_topology
+from monaiseg.network import network_of
 from monaiseg.settings import Settings, parse_settings
 from monaiseg.transforms import case_item, inference_chain, to_file_grid
 from monaiseg.volumes import read_header, volume_stem, write_label_map
@@ -59,11 +59,11 @@ class Predictor:
         self.overlap = self.settings.window_overlap if overlap is None else (overlap,) * 3
         self.flips = tuple(flips)
         network = network_of(self.settings, self.table, checkpoint.spacing)
-        weights = checkpoint.averaged or checkpoint.network
+        weights = checkpoint.weights
         check_weights(weights, network.state_dict(), checkpoint.path)
         network.load_state_dict(weights)
         self.network = network.to(self.device).eval()
-        self._chain = inference_chain(self.settings, self.table)
+        self._chain = inference_chain(self.settings)
 
     def predict(
         self, image: str | Path | Sequence[str | Path], on_progress: Progress | None = None
@@ -151,16 +151,6 @@ def predict_files(
         yield PredictedFile(
             files[0], output, {int(v): int(n) for v, n in zip(values, counts, strict=True)}
         )
-
-
-def network_of(
-    settings: Settings, table: LabelTable, spacing: tuple[float, float, float]
-) -> torch.nn.Module:
-    """The network that settings, label table and voxel size (mm along X, Y, Z) describe, freshly initialised."""
-    topology = plan_topology(settings.tsk_set.network, settings.patch_shape, spacing)
-    return build_network(
-        settings.tsk_set.network, topology, settings.dataset.num_channels, table.num_classes
-    )
 
 
 def _reporter(on_progress: Callable[[Path, int, int], None], image: Path) -> Progress:

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
-from xml.etree import ElementTree  # noqa: S405  documents with a DTD are refused before they are parsed
+from xml.etree import ElementTree as ET
 
 import nibabel as nib
 import numpy as np
@@ -134,7 +134,9 @@ def read_header(path: str | Path, cap_bytes: int | None = None) -> VolumeHeader:
         return _Source(file, Path(path), cap_bytes).header
 
 
-def read_volume(path: str | Path, *, cap_bytes: int | None = None) -> tuple[NDArray[Any], VolumeHeader]:
+def read_volume(
+    path: str | Path, *, cap_bytes: int | None = None
+) -> tuple[NDArray[Any], VolumeHeader]:
     """Voxels (X, Y, Z) or (X, Y, Z, C) and header of an image.
 
     Unscaled integers keep their type (64-bit ones become int32), all else is float32. Every byte up to the end of the
@@ -154,7 +156,9 @@ def read_volume(path: str | Path, *, cap_bytes: int | None = None) -> tuple[NDAr
         return _scaled(stored, source.scaling), header
 
 
-def read_label_map(path: str | Path, *, cap_bytes: int | None = None) -> tuple[NDArray[Any], VolumeHeader]:
+def read_label_map(
+    path: str | Path, *, cap_bytes: int | None = None
+) -> tuple[NDArray[Any], VolumeHeader]:
     """Label values (X, Y, Z), integers of at most 32 bits, and header of a label map.
 
     Raises:
@@ -174,7 +178,9 @@ def read_label_map(path: str | Path, *, cap_bytes: int | None = None) -> tuple[N
         low, high = int(values.min()), int(values.max())
         if low < 0:
             count = int((values < 0).sum())
-            raise DataError(f"holds negative label values ({low} and more, {count} voxels); use 0 and up")
+            raise DataError(
+                f"holds negative label values ({low} and more, {count} voxels); use 0 and up"
+            )
         if high > np.iinfo(np.int32).max:
             raise DataError(f"holds the label value {high}; use values below 2147483648")
     return (values if values.dtype.itemsize < 4 else values.astype(np.int32, copy=False)), header
@@ -183,8 +189,7 @@ def read_label_map(path: str | Path, *, cap_bytes: int | None = None) -> tuple[N
 def open_image(path: str | Path, *, label_map: bool = False) -> nib.Nifti1Image:
     """A volume that has passed the gate, as a nibabel image in memory, for readers that expect one."""
     voxels, header = read_label_map(path) if label_map else read_volume(path)
-    kind = nib.Nifti1Image if max(voxels.shape) <= np.iinfo(np.int16).max else nib.Nifti2Image
-    return kind(voxels, header.grid.array)
+    return _nifti(voxels, header.grid.array)
 
 
 def read_label_table(path: str | Path) -> LabelTable | None:
@@ -205,7 +210,9 @@ def _naming(path: Path) -> Iterator[None]:
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     except zlib.error as error:
-        raise DataError(f"{path}: its gzip data are damaged ({error}); copy the file again") from error
+        raise DataError(
+            f"{path}: its gzip data are damaged ({error}); copy the file again"
+        ) from error
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions"
@@ -222,7 +229,9 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
             what = "is a link that leads nowhere" if path.is_symlink() else "is not there"
             raise DataError(f"{what}; check the path") from None
         if stat.S_ISDIR(mode):
-            raise DataError("is a folder; name a NIfTI file (convert a DICOM series to NIfTI first)")
+            raise DataError(
+                "is a folder; name a NIfTI file (convert a DICOM series to NIfTI first)"
+            )
         if not stat.S_ISREG(mode):
             raise DataError("is not a regular file (a pipe, socket or device); name a NIfTI file")
         with path.open("rb") as file:
@@ -391,19 +400,20 @@ def _parse(block: bytes) -> tuple[int, np.void, list[str]]:
     """Version, fields in the file's byte order, and notes."""
     version = _version(block)
     if version is None:
-        if _is_text(block):
+        if block and _is_text(block):
             raise DataError("is text; put a NIfTI file in its place")
         if len(block) < _HEADER_BYTES[1]:
-            raise DataError(f"has {len(block)} bytes and a NIfTI header has 348; copy the file again")
+            raise DataError(
+                f"has {len(block)} bytes and a NIfTI header has 348; copy the file again"
+            )
         raise DataError("has no NIfTI magic (is it Analyze 7.5?); convert it to NIfTI")
     if len(block) < _HEADER_BYTES[version]:
         raise DataError(f"has {len(block)} bytes and its header 540; copy the file again")
-    for order in "<>":
-        fields: np.void = np.frombuffer(block, _HEADERS[version].newbyteorder(order), count=1)[0]
-        if 1 <= fields["dim"][0] <= 7:
-            break
-    else:
-        raise DataError(f"has {int(fields['dim'][0])} axes (dim[0]); a volume has 3 or 4")
+    layouts = (_HEADERS[version].newbyteorder("<"), _HEADERS[version].newbyteorder(">"))
+    both: list[np.void] = [np.frombuffer(block, layout, count=1)[0] for layout in layouts]
+    fields = min(both, key=lambda candidate: abs(int(candidate["dim"][0])))
+    if not 1 <= fields["dim"][0] <= 7:  # in the other byte order it is 256 or more
+        raise DataError(f"has {fields['dim'][0]} axes (dim[0]); a volume has 3 or 4")
     notes = []
     if fields["sizeof_hdr"] != _HEADER_BYTES[version]:
         notes.append(f"sizeof_hdr is {fields['sizeof_hdr']}, not {_HEADER_BYTES[version]}; ignored")
@@ -463,6 +473,7 @@ def _scaling(fields: np.void) -> tuple[float, float] | None:
 # ---------------------------------------------------------------- where the voxels lie
 
 
+@np.errstate(all="ignore")  # what overflows or is not a number is found below, and named
 def _grid(fields: np.void, shape: tuple[int, ...]) -> tuple[Grid, list[str]]:
     """Grid by the sform, else the qform; both must agree where both are set."""
     if int(fields["xyzt_units"]) & 7 in (1, 3):
@@ -501,7 +512,9 @@ def _qform(fields: np.void) -> NDArray[np.float64]:
     quaternion = np.array([fields[f"quatern_{axis}"] for axis in "bcd"], dtype=float)
     rest = 1 - float(quaternion @ quaternion)
     if not rest > -1e-5:  # rounding to float32 may leave it a little below 0
-        raise DataError(f"qform quaternion {tuple(quaternion.tolist())} is no rotation; write the file again")
+        raise DataError(
+            f"qform quaternion {tuple(quaternion.tolist())} is no rotation; write the file again"
+        )
     rotation = nib.quaternions.quat2mat([max(rest, 0.0) ** 0.5, *quaternion])
     mirror = -1 if fields["pixdim"][0] < 0 else 1
     affine = np.eye(4)
@@ -513,8 +526,7 @@ def _qform(fields: np.void) -> NDArray[np.float64]:
 def _checked_grid(form: str, shape: tuple[int, ...], affine: NDArray[np.float64]) -> Grid:
     if not np.isfinite(affine).all():
         raise DataError(f"its {form} holds numbers that are not finite; write the file again")
-    with np.errstate(over="ignore"):
-        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not ((spacing > 0) & (spacing <= MAX_SPACING_MM)).all():
         raise DataError(
             f"its {form} has the spacing {tuple(float(f'{s:.6g}') for s in spacing)} mm; it should lie above 0 and "
@@ -554,8 +566,9 @@ def _scaled(stored: NDArray[Any], scaling: tuple[float, float] | None) -> NDArra
     with np.errstate(over="ignore", invalid="ignore"):
         values = stored
         if scaling is not None:
-            exact = np.float64 if stored.dtype.itemsize > 2 else np.float32
-            values = stored.astype(exact) * exact(scaling[0]) + exact(scaling[1])
+            exact = np.dtype(np.float64 if stored.dtype.itemsize > 2 else np.float32)
+            slope, intercept = np.array(scaling, dtype=exact)
+            values = stored.astype(exact) * slope + intercept
         values = values.astype(np.float32, copy=False)
         finite = bool(np.isfinite(values.min()) and np.isfinite(values.max()))
     if not finite:
@@ -637,10 +650,12 @@ def write_image(
 
 def _write(path: Path, image: nib.Nifti1Image) -> None:
     if not is_volume_name(path.name):
-        raise DataError(f"{path}: volumes are written as .nii or .nii.gz; give the file such a name")
+        raise DataError(
+            f"{path}: volumes are written as .nii or .nii.gz; give the file such a name"
+        )
     payload = image.to_bytes()
     if path.name.lower().endswith(".gz"):
-        payload = gzip.compress(payload, 6, mtime=0)  # no time in the file: equal content, equal bytes
+        payload = gzip.compress(payload, 6, mtime=0)  # equal content, equal bytes
     write_atomic(path, payload)
 
 
@@ -653,13 +668,13 @@ def _image(voxels: NDArray[Any], grid: Grid, like: str | Path | None) -> nib.Nif
         names = ("sform_code", "qform_code", "xyzt_units")
         sform_code, qform_code, units = (int(source.fields[name]) for name in names)
         version = source.version
-    large = max(voxels.shape) > np.iinfo(np.int16).max
-    image = (nib.Nifti2Image if version == 2 or large else nib.Nifti1Image)(voxels, None)
+    image = _nifti(voxels, None, version)
     header = image.header
     header["xyzt_units"] = units
     if source is not None and sform_code <= 0 and source.header.grid == grid:
+        # As it stands there: a quaternion worked out anew would differ in its last digit.
         for name in ("pixdim", *(f"quatern_{a}" for a in "bcd"), *(f"qoffset_{a}" for a in "xyz")):
-            header[name] = source.fields[name]  # a quaternion worked out anew would differ in its last digit
+            header[name] = source.fields[name]
         header["pixdim"][4:] = 0
         header["qform_code"] = qform_code
         return image
@@ -670,17 +685,25 @@ def _image(voxels: NDArray[Any], grid: Grid, like: str | Path | None) -> nib.Nif
     return image
 
 
+def _nifti(
+    voxels: NDArray[Any], affine: NDArray[np.float64] | None, version: int = 1
+) -> nib.Nifti1Image:
+    if version == 2 or max(voxels.shape) > np.iinfo(np.int16).max:  # NIfTI-1 counts in 16 bits
+        return nib.Nifti2Image(voxels, affine)
+    return nib.Nifti1Image(voxels, affine)
+
+
 # ---------------------------------------------------------------- label tables in header extensions
 
 
 def _table_xml(table: LabelTable) -> bytes:
     """Label table as Connectome Workbench writes it into volumes, with the partner's value added."""
-    root = ElementTree.Element("CaretExtension")
-    volume = ElementTree.SubElement(root, "VolumeInformation", Index="0")
-    rows = ElementTree.SubElement(volume, "LabelTable")
+    root = ET.Element("CaretExtension")
+    volume = ET.SubElement(root, "VolumeInformation", Index="0")
+    rows = ET.SubElement(volume, "LabelTable")
     for label in table.labels:
         channels = zip(("Red", "Green", "Blue"), label.color, strict=True)
-        row = ElementTree.SubElement(
+        row = ET.SubElement(
             rows,
             "Label",
             {"Key": str(label.value), **{name: repr(level / 255) for name, level in channels}},
@@ -689,19 +712,21 @@ def _table_xml(table: LabelTable) -> bytes:
         if label.partner is not None:
             row.set("Partner", str(label.partner))
         row.text = "".join(letter if letter.isprintable() else " " for letter in label.name)
-    ElementTree.SubElement(volume, "StudyMetaDataLinkSet")
-    ElementTree.SubElement(volume, "VolumeType").text = "Label"
-    return bytes(ElementTree.tostring(root, encoding="UTF-8", xml_declaration=True))
+    ET.SubElement(volume, "StudyMetaDataLinkSet")
+    ET.SubElement(volume, "VolumeType").text = "Label"
+    return bytes(ET.tostring(root, encoding="UTF-8", xml_declaration=True))
 
 
 def _parse_table(content: bytes) -> LabelTable:
     if b"<!" in content.replace(b"<![CDATA[", b"").replace(b"<!--", b""):
         raise DataError("its label table declares XML entities; write the file again without them")
     try:
-        rows = ElementTree.fromstring(content).iter("Label")  # noqa: S314  no entities, see above
+        rows = ET.fromstring(content).iter("Label")  # noqa: S314  no entities, see above
         labels = {}
         for row in rows:
-            red, green, blue = (round(255 * float(row.get(c, "0"))) for c in ("Red", "Green", "Blue"))
+            red, green, blue = (
+                round(255 * float(row.get(c, "0"))) for c in ("Red", "Green", "Blue")
+            )
             partner = row.get("Partner")
             value = int(row.attrib["Key"])
             labels[value] = Label(
@@ -710,7 +735,9 @@ def _parse_table(content: bytes) -> LabelTable:
                 (red, green, blue),
                 None if partner is None else int(partner),
             )
-    except (ElementTree.ParseError, KeyError, ValueError, OverflowError) as error:
-        raise DataError(f"its label table cannot be read ({error}); write the file again") from error
+    except (ET.ParseError, KeyError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"its label table cannot be read ({error}); write the file again"
+        ) from error
     labels.setdefault(0, Label(0, "background"))
     return LabelTable(tuple(labels[value] for value in sorted(labels)))

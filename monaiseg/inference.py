@@ -1,0 +1,193 @@
+"""Sliding-window inference that keeps only what it still needs.
+
+Windows are run in order of their start along the longest axis. Their scores add up in a slab one patch thick; what
+no later window touches is reduced to class indices at once. Memory is that of the slab, not of K volumes, and the
+result is `monai.inferers.sliding_window_inference(...).argmax(dim=1)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+from monai.data.utils import compute_importance_map, dense_patch_slices
+from monai.inferers import Inferer
+from monai.utils import BlendMode
+from torch import Tensor
+from torch.nn import functional as F
+
+from monaiseg.geometry import Shape
+from monaiseg.settings import Settings
+
+Window = tuple[slice, slice, slice]
+
+
+@torch.inference_mode()
+def sliding_window_class_map(
+    network: Callable[[Tensor], Tensor],
+    image: Tensor,
+    patch_shape: Shape,
+    *,
+    overlap: Sequence[float],
+    num_classes: int,
+    blending: str = "gaussian",
+    padding_mode: str = "constant",
+    window_batch: int = 2,
+    device: torch.device | str = "cpu",
+    flips: Sequence[int] = (),
+    partner_classes: Sequence[int] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Class index of every voxel.
+
+    Args:
+        network: (B, C, X, Y, Z) to logits (B, K, X, Y, Z); evaluated in its current mode.
+        image: (1, C, X, Y, Z). Smaller than the patch: padded, and cut back.
+        patch_shape: window in voxels.
+        overlap: share of the window, along X, Y, Z, that neighbours have in common.
+        num_classes: K.
+        blending: "gaussian" (standard deviation an eighth of the window) or "constant".
+        padding_mode: of `torch.nn.functional.pad`.
+        window_batch: windows that go through the network together.
+        device: where windows are computed and added up.
+        flips: axes (0 X, 1 Y, 2 Z) along which each window is mirrored too, and the scores averaged.
+        partner_classes: class indices after a left-right mirror, wanted when `flips` holds 0.
+        on_progress: called with windows done and windows in all.
+
+    Returns:
+        (X, Y, Z) on the CPU, uint8 up to 256 classes, else int16.
+    """
+    image, inside = _at_least(image, patch_shape, padding_mode)
+    size = image.shape[2:]
+    axis = max(range(3), key=lambda a: size[a])
+    windows = _windows(size, patch_shape, overlap, axis)
+    weights = compute_importance_map(
+        patch_shape, mode=BlendMode(blending), sigma_scale=0.125, device=device
+    )
+    score = _Scorer(network, torch.device(device), tuple(flips), partner_classes)
+
+    classes = torch.empty(size, dtype=torch.uint8 if num_classes <= 256 else torch.int16)
+    slab_shape = [num_classes, *size]
+    slab_shape[1 + axis] = patch_shape[axis]
+    slab = torch.zeros(slab_shape, device=device)
+    start = done = 0
+    for next_start, group in groupby(windows, key=lambda window: window[axis].start):
+        slab = _advance(slab, classes, axis, start, next_start)
+        start = next_start
+        for batch in _batches(list(group), window_batch):
+            logits = score(torch.cat([image[(slice(None), slice(None), *w)] for w in batch]))
+            for window, scores in zip(batch, logits, strict=True):
+                place = list(window)
+                place[axis] = slice(None)
+                slab[(slice(None), *place)] += scores * weights
+            done += len(batch)
+            if on_progress is not None:
+                on_progress(done, len(windows))
+    _finish(slab, classes, axis, start, size[axis])
+    return classes[inside]
+
+
+class _Scorer:
+    """Logits of a batch of windows, averaged over mirror images where asked for."""
+
+    def __init__(
+        self,
+        network: Callable[[Tensor], Tensor],
+        device: torch.device,
+        flips: tuple[int, ...],
+        partner_classes: Sequence[int] | None,
+    ) -> None:
+        self.network, self.device = network, device
+        self.mirrors = [[axis for bit, axis in enumerate(flips) if n >> bit & 1] for n in range(2 ** len(flips))]
+        self.partners = None if partner_classes is None else list(partner_classes)
+
+    def __call__(self, windows: Tensor) -> Tensor:
+        windows = windows.to(self.device, non_blocking=True)
+        total = self._mirrored(windows, self.mirrors[0])
+        for axes in self.mirrors[1:]:
+            total = total + self._mirrored(windows, axes)
+        return total / len(self.mirrors)
+
+    def _mirrored(self, windows: Tensor, axes: list[int]) -> Tensor:
+        dims = [axis + 2 for axis in axes]
+        logits: Tensor = self.network(windows.flip(dims)).float().flip(dims)
+        return logits[:, self.partners] if 0 in axes and self.partners is not None else logits
+
+
+def _at_least(image: Tensor, shape: Shape, mode: str) -> tuple[Tensor, Window]:
+    """The image padded on both sides to at least `shape`, and where it lies in the result."""
+    short = [max(0, want - have) for want, have in zip(shape, image.shape[2:], strict=True)]
+    before = [missing // 2 for missing in short]
+    x, y, z = (
+        slice(first, first + size) for first, size in zip(before, image.shape[2:], strict=True)
+    )
+    if any(short):
+        pads = [n for b, s in zip(before[::-1], short[::-1], strict=True) for n in (b, s - b)]
+        image = F.pad(image, pads, mode=mode)
+    return image, (x, y, z)
+
+
+def _windows(
+    size: Sequence[int], patch_shape: Shape, overlap: Sequence[float], axis: int
+) -> list[Window]:
+    """Windows that cover a volume, in order of their start along `axis`."""
+    interval = [
+        patch if patch == whole else max(int(patch * (1 - share)), 1)
+        for whole, patch, share in zip(size, patch_shape, overlap, strict=True)
+    ]
+    windows = dense_patch_slices(size, patch_shape, interval)
+    return sorted(windows, key=lambda window: window[axis].start)  # type: ignore[return-value]  # MONAI: tuple[slice, ...]
+
+
+def _batches(windows: list[Window], size: int) -> Iterator[list[Window]]:
+    for first in range(0, len(windows), size):
+        yield windows[first : first + size]
+
+
+def _advance(slab: Tensor, classes: Tensor, axis: int, start: int, next_start: int) -> Tensor:
+    """Reduce the part of the slab that lies before `next_start`, and move the rest to its beginning."""
+    moved = next_start - start
+    if moved == 0:
+        return slab
+    _finish(slab, classes, axis, start, next_start)
+    kept = slab.shape[1 + axis] - moved
+    fresh = torch.zeros_like(slab)
+    if kept > 0:
+        fresh.narrow(1 + axis, 0, kept).copy_(slab.narrow(1 + axis, moved, kept))
+    return fresh
+
+
+def _finish(slab: Tensor, classes: Tensor, axis: int, start: int, stop: int) -> None:
+    length = min(stop - start, slab.shape[1 + axis])
+    reduced = slab.narrow(1 + axis, 0, length).argmax(dim=0)
+    classes.narrow(axis, start, length).copy_(reduced)
+
+
+class SlidingWindow(Inferer):
+    """The sliding window as MONAI's engines call it: from a batch of one image to its class map (1, 1, X, Y, Z).
+
+    Args:
+        settings: patch, overlap and blending.
+        num_classes: classes with background.
+        device: where windows are computed.
+    """
+
+    def __init__(self, settings: Settings, num_classes: int, device: torch.device) -> None:
+        super().__init__()
+        partition = settings.dataset.seg.partition
+        self.options: dict[str, Any] = {
+            "overlap": settings.window_overlap,
+            "num_classes": num_classes,
+            "blending": partition.blending,
+            "padding_mode": partition.padding_mode,
+            "device": device,
+        }
+        self.patch_shape = settings.patch_shape
+
+    def __call__(
+        self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        class_map = sliding_window_class_map(network, inputs, self.patch_shape, **self.options)
+        return class_map[None, None]

@@ -1,0 +1,560 @@
+"""Loaders: from cases to batches that can be repeated bit for bit, and gone on with from any step.
+
+A *draw* is one training patch. Its key (epoch, position, index) says which case it is cut from and, with the seed,
+everything random about it: nothing depends on how many processes work, on what they did before, or on any global
+random state. An epoch's position is arithmetic, so a resumed training skips what it has done without computing it.
+
+*Prepared* is what waits in the cache: a case after the deterministic chain, see `transforms.cached_chain`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data.dataset import CacheDataset
+from monai.data.meta_obj import get_track_meta, set_track_meta
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from monaiseg.cases import Case
+from monaiseg.errors import DataError, MonaisegError, StorageError
+from monaiseg.files import TEMPORARY
+from monaiseg.labels import LabelTable
+from monaiseg.settings import Settings
+from monaiseg.transforms import (
+    MAX_CENTRES,
+    CaseChain,
+    Item,
+    cached_chain,
+    case_item,
+    chain_digest,
+    target_shape,
+    training_chain,
+)
+from monaiseg.volumes import default_cap_bytes, file_sha256, read_header
+
+Key = tuple[int, int, int]
+"""Epoch, position of the draw in it, index of the case."""
+WORKER_TIMEOUT_SECONDS = 300
+"""A process that has not delivered a batch for so long hangs."""
+LEFTOVER_SECONDS = 24 * 3600
+"""A half-written cache entry of this age has no writer any more."""
+
+
+def derive(*parts: int | str) -> int:
+    """A number of 63 bits that follows from `parts` alone, on every machine.
+
+    >>> derive(0, "order", 1)
+    8677279991123922410
+    """
+    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big") >> 1
+
+
+# ---------------------------------------------------------------- prepared cases
+
+
+@dataclass(frozen=True)
+class PreparedCases:
+    """Cases after the deterministic chain, in the order they were given in, and where they wait."""
+
+    items: Dataset[Item]
+    ids: tuple[str, ...]
+    memory_bytes: int
+    """What they take of the memory: 0 on disk."""
+    note: str
+    """Where they wait and why, for the log."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def cached_cases(
+    cases: Sequence[Case],
+    settings: Settings,
+    table: LabelTable,
+    cache_folder: str | Path,
+    *,
+    for_training: bool,
+    taken_bytes: int = 0,
+) -> PreparedCases:
+    """Prepare cases and keep them where `dataset.cache` says.
+
+    Args:
+        cases: with label maps.
+        settings: they decide the chain and the place.
+        table: the labels that the settings ask for.
+        cache_folder: where files go if it is the disk; created when needed. Entries are found again by the content of
+            the case's files, so several trainings share them. Removing it is safe when none is running.
+        for_training: whether patches will be cut from them.
+        taken_bytes: memory that other prepared cases take already.
+
+    Raises:
+        DataError: a case cannot be used; it is named.
+        StorageError: the disk is full, read-only or failing.
+    """
+    wanted = settings.dataset.cache
+    shapes = [target_shape(read_header(case.images[0]).grid, settings) for case in cases]
+    need = sum(_prepared_bytes(shape, settings, table, for_training) for shape in shapes)
+    allowance = _memory_allowance(wanted.memory_gb, taken_bytes)
+    fits = need <= allowance
+    where = ("memory" if fits else "disk") if wanted.where == "auto" else wanted.where
+    chain = cached_chain(settings, table, for_training=for_training)
+    data = [case_item(case) for case in cases]
+    size = f"{len(cases)} prepared cases take {_gigabytes(need)}"
+    share = f"they may have {_gigabytes(allowance)} of memory"
+    items: Dataset[Item]
+    if where == "memory":
+        # copy_cache: nothing in the training chain writes into what it is given.
+        items = CacheDataset(
+            data, chain, num_workers=_num_threads(), progress=False, copy_cache=False
+        )
+        note = f"{size}, and {share}: kept there"
+    elif where == "disk":
+        digest = chain_digest(settings, table, for_training=for_training)
+        items = DiskCache(data, chain, Path(cache_folder), digest, need)
+        note = f"{size}, and {share}: kept in {cache_folder}, which may be removed when no training runs"
+    else:
+        items = _Uncached(data, chain)
+        note = f"{size}: kept nowhere, read anew each time"
+    ids = tuple(case.id for case in cases)
+    return PreparedCases(items, ids, need if where == "memory" else 0, note)
+
+
+def _prepared_bytes(
+    shape: Sequence[int], settings: Settings, table: LabelTable, for_training: bool
+) -> int:
+    voxels = int(np.prod(shape))
+    index_bytes = 1 if table.num_classes <= 256 else 2
+    groups = {"uniform": 0, "pos_neg": 2, "balanced": table.num_classes}
+    centres = groups[settings.dataset.seg.sampling.method] * MAX_CENTRES if for_training else 0
+    return voxels * (4 * settings.dataset.num_channels + index_bytes) + 4 * min(centres, voxels)
+
+
+def _memory_allowance(memory_gb: float | None, taken_bytes: int) -> int:
+    """Bytes that may be taken now: what the settings give, or half of what was free before anything was taken."""
+    total = (free_memory() + taken_bytes) / 2 if memory_gb is None else memory_gb * 2**30
+    return max(int(total) - taken_bytes, 0)
+
+
+def free_memory() -> int:
+    """Bytes that a process may take without driving others out, within the limit of its container."""
+    with contextlib.suppress(OSError, KeyError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        fields = dict(line.split(":", 1) for line in lines)
+        free = int(fields["MemAvailable"].split()[0]) * 1024
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # no container, or one without a limit: "max"
+            limit, used = (
+                int(Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="ascii"))
+                for name in ("max", "current")
+            )
+            free = min(free, max(limit - used, 0))
+        return free
+    return default_cap_bytes()  # not Linux: half of the machine
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 0.95 * 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def _num_threads() -> int:
+    return min(os.cpu_count() or 1, 4)
+
+
+class _Uncached(Dataset[Item]):
+    """Prepares when asked, and remembers the last case: its patches are drawn one after the other."""
+
+    def __init__(self, data: Sequence[Item], chain: CaseChain) -> None:
+        self.data, self.chain = data, chain
+        self._last: tuple[int, Item] | None = None
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Item:
+        if self._last is None or self._last[0] != index:
+            self._last = (index, self.chain(self.data[index]))
+        return self._last[1]
+
+
+class DiskCache(Dataset[Item]):
+    """Prepared cases as memory-mapped `.npy` files, one folder a case; workers share the pages.
+
+    A folder is named by what is in it: SHA-256 of the case's files and of the chain. It appears under that name when
+    it is complete. (MONAI's `PersistentDataset` goes by the path: a replaced file gives the old voxels.)
+
+    Args:
+        data: items as the chain takes them.
+        chain: deterministic; makes tensors and texts.
+        folder: of all entries.
+        chain_digest: of everything but the files that decides what the chain makes.
+        need_bytes: what all entries take.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Item],
+        chain: CaseChain,
+        folder: Path,
+        chain_digest: str,
+        need_bytes: int,
+    ) -> None:
+        self.data, self.chain, self.folder = data, chain, folder
+        with _writing(folder, need_bytes):
+            folder.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(folder)
+        with ThreadPoolExecutor(_num_threads()) as pool:
+            self._entries = list(pool.map(lambda item: self._entry(item, chain_digest), data))
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Item:
+        entry, case_id = self._entries[index], self.data[index]["case_id"]
+        try:  # "c": the tensors could be written to, the files not
+            arrays = {path.stem: np.load(path, mmap_mode="c") for path in entry.glob("*.npy")}
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"case {case_id!r}: its cache {entry} cannot be read ({error}); remove that folder and resume"
+            ) from error
+        if not tensors:
+            raise DataError(
+                f"case {case_id!r}: its cache {entry} has been removed; resume to renew it"
+            )
+        return {**tensors, "case_id": case_id}
+
+    def _entry(self, item: Item, chain_digest: str) -> Path:
+        """Folder of one case, written if it is not there."""
+        files = [*item["image"], item["label"]]
+        key = json.dumps([chain_digest, *(file_sha256(path) for path in files)])
+        entry = self.folder / hashlib.sha256(key.encode()).hexdigest()[:32]
+        if not entry.is_dir():
+            tensors = {k: v for k, v in self.chain(item).items() if isinstance(v, torch.Tensor)}
+            with _writing(self.folder, sum(t.nbytes for t in tensors.values())):
+                self._write(entry, tensors)
+        return entry
+
+    def _write(self, entry: Path, tensors: dict[str, torch.Tensor]) -> None:
+        prefix, suffix = TEMPORARY.split("*")
+        temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=self.folder))
+        try:
+            for name, tensor in tensors.items():
+                with (temporary / f"{name}.npy").open("wb") as file:
+                    np.save(file, tensor.numpy())
+                    file.flush()
+                    os.fsync(file.fileno())
+            temporary.rename(entry)
+        except OSError:
+            if not entry.is_dir():  # else another training was quicker
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for leftover in folder.glob(TEMPORARY):
+        if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path, need_bytes: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, MonaisegError):
+            raise
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        raise StorageError(
+            f"{folder}: the cache cannot be written ({error.strerror or error}): needs "
+            f"{_gigabytes(need_bytes)}, {_gigabytes(shutil.disk_usage(existing).free)} are free; make room, or "
+            "set dataset.cache.where to memory or none"
+        ) from error
+
+
+# ---------------------------------------------------------------- draws
+
+
+class EpochSampler(Sampler[Key]):
+    """The draws of an epoch: every case once before any comes again, in an order of its own each time.
+
+    Set `epoch` before each pass, counted from 1. `skip` draws are left out of the next pass, and of no other: those
+    that were done when a training is resumed. The length is that of a whole epoch.
+
+    Args:
+        num_cases: cases to draw from.
+        draws_per_epoch: patches of an epoch.
+        seed: of the order.
+        draws_per_case: patches that are cut from a case when its turn comes, one after the other.
+    """
+
+    def __init__(
+        self, num_cases: int, draws_per_epoch: int, seed: int, draws_per_case: int = 1
+    ) -> None:
+        self.num_cases, self.draws_per_epoch = num_cases, draws_per_epoch
+        self.seed, self.draws_per_case = seed, draws_per_case
+        self.epoch, self.skip = 1, 0
+
+    def __len__(self) -> int:
+        return self.draws_per_epoch
+
+    def __iter__(self) -> Iterator[Key]:
+        skip, self.skip = self.skip, 0
+        return self.keys(self.epoch, skip)
+
+    def keys(self, epoch: int, skip: int = 0) -> Iterator[Key]:
+        """The keys of an epoch from the `skip`-th on. Orders follow one another across epochs without a seam."""
+        orders: dict[int, list[int]] = {}
+        for position in range(skip, self.draws_per_epoch):
+            turn = ((epoch - 1) * self.draws_per_epoch + position) // self.draws_per_case
+            number, place = divmod(turn, self.num_cases)
+            if number not in orders:
+                orders = {number: self._order(number)}
+            yield epoch, position, orders[number][place]
+
+    def _order(self, number: int) -> list[int]:
+        # RandomState: its stream is frozen for good (NEP 19), that of newer generators is not.
+        stream = np.random.RandomState(derive(self.seed, "order", number) % 2**32)
+        return [int(index) for index in stream.permutation(self.num_cases)]
+
+
+class SeededDataset(Dataset[Item]):
+    """Training patches by key: whoever asks for a key, whenever, gets the same bits.
+
+    Args:
+        items: prepared cases.
+        chain: the random part; every transform with randomness has it from its own `R`.
+        seed: of the training.
+    """
+
+    def __init__(self, items: Dataset[Item], chain: CaseChain, seed: int) -> None:
+        self.items, self.chain, self.seed = items, chain, seed
+
+    def __len__(self) -> int:
+        return len(self.items)  # type: ignore[arg-type]  # torch's Dataset does not say that it has a length
+
+    def __getitem__(self, key: Key) -> Item:
+        """`image` (C, X, Y, Z) float32, `label` (1, X, Y, Z) uint8 or int16, `case_id`."""
+        epoch, position, index = key
+        seed = derive(self.seed, "augment", epoch, position)
+        with _isolated(seed):
+            self.chain.set_random_state(seed=seed)
+            patch = self.chain(self.items[index])
+        return {name: patch[name] for name in ("image", "label", "case_id")}
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[Item] | _Fault:
+        """A batch, as a DataLoader asks for it; what goes wrong travels as a value, see `_Fault`."""
+        try:
+            patches = [self[key] for key in keys]
+            _check_same_shape(patches)
+        except MonaisegError as error:
+            return _Fault(error, traceback.format_exc())
+        except Exception as error:  # noqa: BLE001  raised again in the main process; as text: not all can travel
+            return _Fault(RuntimeError(f"{type(error).__name__}: {error}"), traceback.format_exc())
+        return patches
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """An exception on its way from a worker: torch would make its message out of the worker's traceback."""
+
+    error: MonaisegError | RuntimeError
+    """Ours names its case."""
+    traceback: str
+
+    def named(self, cases: str) -> Exception:
+        if isinstance(self.error, MonaisegError):
+            return self.error
+        return RuntimeError(f"{cases}: {self.error}")
+
+
+def _check_same_shape(patches: Sequence[Item]) -> None:
+    first = patches[0]
+    for patch in patches[1:]:
+        if patch["image"].shape != first["image"].shape:
+            shapes = [tuple(item["image"].shape[1:]) for item in (first, patch)]
+            raise DataError(
+                f"cases {first['case_id']!r} and {patch['case_id']!r} have the shapes {shapes[0]} and {shapes[1]} "
+                "and cannot be in one batch; set dataset.img_after_resize, or tsk_set.batch_size to 1"
+            )
+
+
+@contextlib.contextmanager
+def _isolated(seed: int) -> Iterator[None]:
+    """Global random states seeded, one thread, no MetaTensors; all as before afterwards.
+
+    One thread: sums over a tensor depend on how many share the work, and a worker has one.
+    """
+    python, pytorch = random.getstate(), torch.get_rng_state()
+    legacy = np.random.get_state()  # noqa: NPY002  the global state is what is guarded
+    threads, tracking = torch.get_num_threads(), get_track_meta()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)  # manual_seed would wake CUDA in a forked worker
+    if threads != 1:
+        torch.set_num_threads(1)
+    set_track_meta(False)
+    try:
+        yield
+    finally:
+        set_track_meta(tracking)
+        if threads != 1:
+            torch.set_num_threads(threads)
+        torch.set_rng_state(pytorch)
+        np.random.set_state(legacy)  # noqa: NPY002
+        random.setstate(python)
+
+
+# ---------------------------------------------------------------- loaders
+
+
+class CaseLoader(DataLoader[Item]):
+    """A DataLoader that says which cases were in work when a worker fails, dies or hangs.
+
+    `note` says where the prepared cases wait and `memory_bytes` what they take.
+    """
+
+    def __init__(self, dataset: Dataset[Item], prepared: PreparedCases, **kwargs: Any) -> None:
+        workers = kwargs.get("num_workers", 0)
+        super().__init__(
+            dataset,
+            collate_fn=_collate,
+            worker_init_fn=_ignore_interrupts,
+            persistent_workers=workers > 0,
+            timeout=WORKER_TIMEOUT_SECONDS if workers else 0,
+            generator=torch.Generator(),  # else every pass draws from the global one
+            **kwargs,
+        )
+        self.ids, self.note = prepared.ids, prepared.note
+        self.memory_bytes = prepared.memory_bytes
+
+    def __iter__(self) -> Iterator[Item]:  # type: ignore[override]  # a generator serves where torch's iterator does
+        coming = self._coming()
+        batches = super().__iter__()
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if (fault := worker_fault(error)) is None:
+                    raise
+                ahead = (self.batch_size or 1) * self.num_workers * (self.prefetch_factor or 1)
+                raise DataError(f"{fault}; in work: {self._named(coming[:ahead])}") from error
+            if isinstance(batch, _Fault):
+                raise batch.named(self._named(coming[: self.batch_size])) from RuntimeError(
+                    batch.traceback
+                )
+            del coming[: self.batch_size]
+            yield batch
+
+    def _coming(self) -> list[int]:
+        """Indices of the cases of this pass, in order."""
+        if isinstance(self.sampler, EpochSampler):
+            return [
+                index for _, _, index in self.sampler.keys(self.sampler.epoch, self.sampler.skip)
+            ]
+        return list(self.sampler)
+
+    def _named(self, indices: Sequence[int]) -> str:
+        names = list(dict.fromkeys(self.ids[index] for index in indices))
+        return f"case{'s' if names[1:] else ''} {', '.join(map(repr, names))}"
+
+
+def worker_fault(error: RuntimeError) -> DataError | None:
+    """What it means that torch raised `error`; None if it is not about a worker.
+
+    A worker's death is raised by a signal handler, wherever the main process is: mostly in the middle of a step.
+    """
+    text = str(error)
+    if text.startswith("DataLoader timed out"):
+        return DataError(
+            f"a worker process has not delivered for {WORKER_TIMEOUT_SECONDS} seconds; check that the disk with the "
+            "data answers, or set tsk_set.num_workers to 0"
+        )
+    if "DataLoader worker" not in text or "Caught" in text:
+        return None
+    what = text.partition(". ")[0].rstrip(".").replace("DataLoader worker", "worker process")
+    return DataError(
+        f"{what}; if memory ran out, lower tsk_set.num_workers or dataset.cache.memory_gb, and resume"
+    )
+
+
+def build_training_loader(
+    cases: Sequence[Case],
+    settings: Settings,
+    table: LabelTable,
+    cache_folder: str | Path,
+    device: torch.device | str = "cpu",
+) -> CaseLoader:
+    """Batches of patches: `image` (B, C, X, Y, Z) float32, `label` (B, 1, X, Y, Z) uint8 or int16, `case_id`.
+
+    Its length is the steps of an epoch. Its `sampler` is the `EpochSampler`: set `epoch` before each pass, and `skip`
+    to batch_size times the steps done when a training is resumed.
+
+    Raises:
+        SettingsError: the augmentation asks for what the label table does not allow.
+        DataError: a case cannot be used; it is named.
+        StorageError: the cache's disk is full, read-only or failing.
+    """
+    task = settings.tsk_set
+    chain = CaseChain(training_chain(settings, table))
+    prepared = cached_cases(cases, settings, table, cache_folder, for_training=True)
+    limit = task.max_batch_num_per_epoch[0]
+    draws = (len(cases) if limit == -1 else limit) * settings.batch_size
+    return CaseLoader(
+        SeededDataset(prepared.items, chain, task.seed),
+        prepared,
+        batch_size=settings.batch_size,
+        sampler=EpochSampler(len(cases), draws, task.seed, settings.dataset.seg.crops_per_image),
+        num_workers=task.num_workers,
+        pin_memory=torch.device(device).type == "cuda",
+    )
+
+
+def build_case_loader(
+    cases: Sequence[Case],
+    settings: Settings,
+    table: LabelTable,
+    cache_folder: str | Path,
+    *,
+    taken_bytes: int = 0,
+) -> CaseLoader:
+    """Whole volumes on the network grid, one after the other, in the main process: prepared cases cost it a copy.
+
+    A batch has `image` (1, C, X, Y, Z) float32, `label` (1, 1, X, Y, Z), `affine` (1, 4, 4) float64 and `case_id`.
+    `taken_bytes` is the `memory_bytes` of loaders that are there already.
+
+    Raises:
+        DataError, StorageError: as `build_training_loader`.
+    """
+    prepared = cached_cases(
+        cases, settings, table, cache_folder, for_training=False, taken_bytes=taken_bytes
+    )
+    return CaseLoader(prepared.items, prepared, batch_size=1)
+
+
+def _collate(patches: list[Item] | _Fault) -> Any:
+    return patches if isinstance(patches, _Fault) else default_collate(patches)
+
+
+def _ignore_interrupts(worker_id: int) -> None:  # noqa: ARG001  torch calls it with the worker's number
+    """Ctrl-C goes to every process at the terminal; the main one finishes its step and needs its batches for that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

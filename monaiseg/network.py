@@ -1,0 +1,219 @@
+"""The network: a residual U-Net in DynUNet's manner, planned from patch size and voxel size.
+
+A *stage* is one resolution of the network; the *total stride* of an axis is the product of its stages' strides.
+Blocks are MONAI's (`monai.networks.blocks.dynunet_block`), after Isensee et al., nnU-Net, Nature Methods 2021,
+https://doi.org/10.1038/s41592-020-01008-z.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from monai.networks.blocks.dynunet_block import (
+    UnetBasicBlock,
+    UnetOutBlock,
+    UnetResBlock,
+    UnetUpBlock,
+    get_conv_layer,
+)
+from torch import Tensor, nn
+
+from monaiseg.errors import SettingsError
+from monaiseg.geometry import Shape, Spacing, nearest_multiples
+from monaiseg.labels import LabelTable
+from monaiseg.settings import NetworkSettings, Settings
+
+MOST_HALVINGS = 4
+"""Five stages halve an axis four times."""
+LEAST_SIZE = 4
+"""An axis is halved while at least so many voxels remain in the coarsest stage."""
+DETAIL_CHANNELS = 16
+"""Full-resolution channels of the strided variant's head."""
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Kernel size, stride and channels of each stage, finest first; sizes in voxels along X, Y, Z."""
+
+    kernels: tuple[Shape, ...]
+    strides: tuple[Shape, ...]
+    channels: tuple[int, ...]
+
+    @property
+    def total_stride(self) -> Shape:
+        """Factor between the network's input and its coarsest stage: patch sizes divide by it."""
+        x, y, z = (math.prod(stride[axis] for stride in self.strides) for axis in range(3))
+        return x, y, z
+
+
+def plan_topology(settings: NetworkSettings, patch_shape: Shape, spacing: Spacing) -> Topology:
+    """Stages for patches of `patch_shape` voxels of `spacing` mm, along X, Y, Z.
+
+    An axis is halved while at least 4 voxels remain, at most four times. Axes with voxels more than twice as long
+    as the shortest wait, with kernels of size 1, until the others have caught up (nnU-Net's rule).
+
+    Raises:
+        SettingsError: an axis does not divide by the strides that its size calls for.
+
+    >>> plan_topology(NetworkSettings(channels=16), (96, 96, 96), (1.0, 1.0, 1.0)).total_stride
+    (16, 16, 16)
+    >>> plan_topology(NetworkSettings(channels=16), (96, 96, 24), (1.0, 1.0, 3.0)).strides[1]
+    (2, 2, 1)
+    """
+    halvings = [_halvings(size, axis) for size, axis in zip(patch_shape, "XYZ", strict=True)]
+    first_stride = (2, 2, 2) if settings.variant == "strided" else (1, 1, 1)
+    if settings.variant == "strided" and min(halvings) == 0:
+        raise SettingsError(
+            f"dataset.seg.patch_size: {patch_shape} along X, Y, Z is too small for the strided network; use "
+            "at least 8 along each axis, or tsk_set.network.variant standard"
+        )
+    left = [count - (stride == 2) for count, stride in zip(halvings, first_stride, strict=True)]
+    voxel = [size * stride for size, stride in zip(spacing, first_stride, strict=True)]
+    kernels, strides = [_kernel(spacing)], [first_stride]
+    while any(left) and len(strides) < (settings.num_stages or MOST_HALVINGS + 1):
+        finest = min(voxel[axis] for axis in range(3) if left[axis])
+        stride = tuple(
+            2 if left[axis] and voxel[axis] <= 2 * finest else 1 for axis in range(3)
+        )
+        kernels.append(_kernel(voxel))
+        strides.append((stride[0], stride[1], stride[2]))
+        left = [count - (step == 2) for count, step in zip(left, stride, strict=True)]
+        voxel = [size * step for size, step in zip(voxel, stride, strict=True)]
+    channels = [min(settings.channels * 2**stage, settings.max_channels) for stage in range(len(strides))]
+    return Topology(tuple(kernels), tuple(strides), tuple(channels))
+
+
+def _halvings(size: int, axis: str) -> int:
+    """How often an axis of the patch is halved: once less than its size allows where only that divides (72: 3)."""
+    wanted = min(MOST_HALVINGS, int(math.log2(max(size / LEAST_SIZE, 1))))
+    for count in (wanted, wanted - 1):
+        if count >= 0 and size % 2**count == 0:
+            return count
+    below, above = nearest_multiples(size, 2**wanted)
+    raise SettingsError(
+        f"dataset.seg.patch_size: {size} along {axis} is not a multiple of {2**wanted} ({wanted + 1} stages "
+        f"halve it {wanted} times); use {below} or {above}"
+    )
+
+
+def _kernel(voxel: list[float] | Spacing) -> Shape:
+    x, y, z = (1 if size > 2 * min(voxel) else 3 for size in voxel)
+    return x, y, z
+
+
+class ResidualUNet(nn.Module):
+    """Residual encoder, skip connections, light decoder, one output a resolution while training.
+
+    Under variant `strided` the first stage already has stride 2; a head of few channels joins its features with
+    some taken from the image at full resolution. Half the resolution is an eighth of the work in the widest maps.
+
+    Args:
+        settings: norm, residual connections, dropout, number of coarser outputs.
+        topology: stages, finest first.
+        in_channels: channels of the image.
+        num_classes: classes with background.
+    """
+
+    def __init__(
+        self, settings: NetworkSettings, topology: Topology, in_channels: int, num_classes: int
+    ) -> None:
+        super().__init__()
+        kernels, strides, channels = topology.kernels, topology.strides, topology.channels
+        common = {"norm_name": _norm(settings.norm, channels), "dropout": settings.dropout or None}
+        block = UnetResBlock if settings.residual else UnetBasicBlock
+        self.encoder = nn.ModuleList(
+            block(3, inputs, outputs, kernel, stride, **common)
+            for inputs, outputs, kernel, stride in zip(
+                (in_channels, *channels), channels, kernels, strides, strict=False
+            )
+        )
+        self.decoder = nn.ModuleList(  # coarsest first
+            UnetUpBlock(3, deep, shallow, kernel, stride, upsample_kernel_size=stride, **common)
+            for deep, shallow, kernel, stride in reversed(
+                list(zip(channels[1:], channels, kernels, strides[1:], strict=False))
+            )
+        )
+        self.strided = strides[0] != (1, 1, 1)
+        if self.strided:
+            width = DETAIL_CHANNELS
+            self.detail = UnetBasicBlock(3, in_channels, width, 3, 1, **common)
+            self.restore = get_conv_layer(
+                3, channels[0], width, kernel_size=2, stride=2, is_transposed=True
+            )
+            self.refine = UnetBasicBlock(3, 2 * width, width, 3, 1, **common)
+        self.head = UnetOutBlock(3, DETAIL_CHANNELS if self.strided else channels[0], num_classes)
+        # Coarser outputs, finest first; the strided variant's first one is at half resolution.
+        finest = 0 if self.strided else 1
+        widths = channels[finest:-1][: settings.deep_supervision_heads]
+        self.coarse_heads = nn.ModuleList(UnetOutBlock(3, width, num_classes) for width in widths)
+        self.apply(_initialise)
+        # channels_last_3d is what oneDNN's convolutions want: forward and backward of the strided network took
+        # 0.81 of the time of the default layout on two cores (see benchmarks/RESULTS.md).
+        self.to(memory_format=torch.channels_last_3d)
+
+    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+        """Logits (B, K, X, Y, Z) of an image (B, C, X, Y, Z); while training with coarser outputs a list, finest first."""
+        image = image.contiguous(memory_format=torch.channels_last_3d)
+        features = self._decode(self._encode(image))  # finest first
+        logits = self.head(self._full_resolution(image, features[0]))  # (B, K, X, Y, Z)
+        if not (self.training and len(self.coarse_heads)):
+            return logits
+        coarser = features if self.strided else features[1:]
+        heads = zip(self.coarse_heads, coarser, strict=False)
+        return [logits, *(head(feature) for head, feature in heads)]
+
+    def _encode(self, image: Tensor) -> list[Tensor]:
+        skips: list[Tensor] = []
+        for block in self.encoder:
+            image = block(image)
+            skips.append(image)
+        return skips  # (B, C_s, X / stride_s, ...), finest first
+
+    def _decode(self, skips: list[Tensor]) -> list[Tensor]:
+        features = [skips[-1]]
+        for block, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
+            features.append(block(features[-1], skip))
+        return features[:0:-1] or features  # without the coarsest, finest first
+
+    def _full_resolution(self, image: Tensor, features: Tensor) -> Tensor:
+        if not self.strided:
+            return features
+        both = torch.cat([self.detail(image), self.restore(features)], dim=1)  # (B, 2 W, X, Y, Z)
+        refined: Tensor = self.refine(both)  # (B, W, X, Y, Z)
+        return refined
+
+
+def build_network(
+    settings: NetworkSettings, topology: Topology, in_channels: int, num_classes: int
+) -> ResidualUNet:
+    """The network of these settings, initialised from torch's global random state (He et al., 2015).
+
+    With 32 channels, 57 classes and five stages the standard variant has about 9 million parameters a DynUNet of
+    the same sizes has too; the strided one of 24 channels and four stages 1.2 million.
+    """
+    return ResidualUNet(settings, topology, in_channels, num_classes)
+
+
+def network_of(settings: Settings, table: LabelTable, spacing: Spacing) -> ResidualUNet:
+    """The network that settings, label table and voxel size (mm along X, Y, Z) describe."""
+    network = settings.tsk_set.network
+    topology = plan_topology(network, settings.patch_shape, spacing)
+    return build_network(network, topology, settings.dataset.num_channels, table.num_classes)
+
+
+def _norm(name: str, channels: tuple[int, ...]) -> tuple[str, dict[str, object]] | str:
+    if name == "none":
+        return ""
+    if name == "group":
+        groups = math.gcd(8, DETAIL_CHANNELS, *channels)
+        return ("group", {"num_groups": groups, "affine": True})
+    return (name, {"affine": True})
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+        nn.init.kaiming_normal_(module.weight, a=0.01)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

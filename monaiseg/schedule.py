@@ -1,0 +1,95 @@
+"""The learning rate as a function of the step, so that a resumed training cannot be a step behind.
+
+Only `plateau` remembers anything: how far validation has made it fall.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch.optim import Optimizer
+
+from monaiseg.settings import OptimSettings
+
+WARMUP_START = 0.1
+"""Share of the learning rate that the warm-up starts from, EasyReg's."""
+
+
+class LearningRate:
+    """Sets an optimiser's learning rate before each step.
+
+    Args:
+        optimizer: every parameter group gets the same rate.
+        settings: schedule and base rate.
+        steps_per_epoch: batches of an epoch.
+        epochs: epochs of the whole training; `poly` and `cosine` reach zero at their end.
+        warmup_epochs: epochs over which the rate rises linearly from a tenth to its full value.
+        base: rate after the warm-up in place of `settings.lr`.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        settings: OptimSettings,
+        *,
+        steps_per_epoch: int,
+        epochs: int,
+        warmup_epochs: float,
+        base: float | None = None,
+    ) -> None:
+        self.optimizer = optimizer
+        self.settings = settings
+        self.steps_per_epoch = steps_per_epoch
+        self.total_steps = steps_per_epoch * epochs
+        self.warmup_steps = min(round(warmup_epochs * steps_per_epoch), self.total_steps)
+        self.base = settings.lr if base is None else base
+        self._fallen = 1.0  # plateau: product of the falls so far
+        self._best = -math.inf
+        self._waited = 0
+
+    def at(self, step: int) -> float:
+        """The rate of the step-th batch, counted from 1."""
+        if step <= self.warmup_steps:
+            share = (step - 1) / self.warmup_steps
+            return self.base * (WARMUP_START + (1 - WARMUP_START) * share)
+        return self._after_warmup(step)
+
+    def _after_warmup(self, step: int) -> float:
+        scheduler = self.settings.lr_scheduler
+        progress = (step - 1 - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
+        if scheduler.type == "step":
+            epoch = (step - 1) // self.steps_per_epoch
+            return self.base * scheduler.step.gamma ** (epoch // scheduler.step.step_size)
+        if scheduler.type == "poly":
+            return float(self.base * max(1 - progress, 0.0) ** scheduler.poly.power)
+        if scheduler.type == "cosine":
+            return self.base * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+        if scheduler.type == "plateau":
+            return max(self.base * self._fallen, min(scheduler.plateau.min_lr, self.base))
+        return self.base
+
+    def apply(self, step: int) -> float:
+        """Give the optimiser the rate of this step, and return it."""
+        rate = self.at(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def validated(self, dice: float) -> None:
+        """Tell `plateau` the mean foreground Dice of a validation; the other schedules do not listen."""
+        plateau = self.settings.lr_scheduler.plateau
+        if dice > self._best + plateau.threshold:
+            self._best, self._waited = dice, 0
+            return
+        self._waited += 1
+        if self._waited > plateau.patience:
+            self._fallen, self._waited = self._fallen * plateau.factor, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"base": self.base, "fallen": self._fallen, "best": self._best, "waited": self._waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.base = float(state["base"])
+        self._fallen, self._best = float(state["fallen"]), float(state["best"])
+        self._waited = int(state["waited"])

@@ -1,0 +1,574 @@
+"""Training: from settings and a data task to a folder with the best network.
+
+A *step* is one batch, counted from 1 through the whole training; an *epoch* is a fixed number of steps. Where a
+training stands is its step alone: the order of cases, their augmentation and the learning rate follow from it and
+the seed, so that a training that was killed and resumed ends with the same weights, bit for bit.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from monaiseg import checkpoint as checkpoints
+from monaiseg.cases import Case, DataTask, read_data_task
+from monaiseg.checkpoint import Best, Checkpoint
+from monaiseg.devices import choose_device, set_threads
+from monaiseg.errors import CheckpointError, DataError, MonaisegWarning, SettingsError
+from monaiseg.handlers import (
+    DiceOfLabels,
+    HistoryCsv,
+    LabelFilter,
+    ModelAverage,
+    NanGuard,
+    ProgressDisplay,
+    StopOnSignal,
+    TensorBoardLog,
+    case_ids,
+    picture_of,
+)
+from monaiseg.inference import SlidingWindow
+from monaiseg.labels import LabelTable
+from monaiseg.loaders import (
+    CaseLoader,
+    build_training_loader,
+    build_case_loader,
+    derive,
+)
+from monaiseg.losses import build_loss
+from monaiseg.network import network_of, plan_topology
+from monaiseg.schedule import LearningRate
+from monaiseg.settings import OptimSettings, Settings, dump_settings
+from monaiseg.workspace import RunFolder
+
+log = logging.getLogger("monaiseg")
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training left behind."""
+
+    run_folder: Path
+    best: Best | None
+    """The best validation: epoch and mean foreground Dice. None before the first one."""
+    epochs: int
+    """Epochs done."""
+    interrupted: bool
+    """True where a signal stopped it before its last epoch; `resume` goes on."""
+    seconds: float
+    """Wall time of this process's part."""
+
+
+def train(
+    settings: Settings,
+    *,
+    output_root_path: str | Path,
+    data_task_name: str,
+    task_name: str,
+    gpu_id: int | None = None,
+    resume: bool = False,
+    extend: int | None = None,
+    accept_inexact: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> TrainingResult:
+    """Train a network on a prepared data task.
+
+    Args:
+        settings: every choice of the training.
+        output_root_path: folder of all data tasks.
+        data_task_name: folder of the prepared data task in it.
+        task_name: folder of this training, made in the data task's.
+        gpu_id: CUDA device, -1 for the CPU; None is as the settings say.
+        resume: go on where the training in this folder stopped.
+        extend: with `resume`, epochs to train beyond those that the training was started for.
+        accept_inexact: with `resume`, go on although threads, versions, data or settings have changed.
+        say: receives each line that a user should see.
+
+    Raises:
+        SettingsError: settings and data do not go together, or a GPU is not there.
+        DataError: the data task cannot be used.
+        CheckpointError: there is nothing to resume, or it does not fit.
+        BusyError: another process trains in this folder.
+        NumericsError: the loss is no longer a finite number.
+    """
+    started = time.perf_counter()
+    if extend is not None and not resume:
+        raise SettingsError("--extend goes with --resume: it lengthens a training that is there")
+    task = read_data_task(Path(output_root_path) / data_task_name)
+    settings = _named(settings, output_root_path, data_task_name, task_name)
+    device = _choose_device(settings, gpu_id)
+    with RunFolder.of(task.folder, task_name).opened(resume=resume) as folder:
+        training = Training(settings, task, folder, device)
+        training.restore(resume=resume, extend=extend, accept_inexact=accept_inexact)
+        if say is not None:
+            training.describe(say)
+        training.run()
+        return training.result(time.perf_counter() - started)
+
+
+class Training:
+    """A training, wired and ready to run or to go on.
+
+    Args:
+        settings: every choice of the training.
+        task: the prepared data task.
+        folder: folder of this training, locked by this process.
+        device: where it computes.
+    """
+
+    def __init__(
+        self, settings: Settings, task: DataTask, folder: RunFolder, device: torch.device
+    ) -> None:
+        self.settings, self.task, self.folder, self.device = settings, task, folder, device
+        self.table = task.label_table(settings)
+        self.spacing = network_spacing(task, settings)
+        self.epochs = settings.tsk_set.epochs
+        self.fingerprint = checkpoints.fingerprint(
+            settings,
+            _checksums(task),
+            self.table.digest(),
+            num_threads=set_threads(settings.tsk_set.num_threads),
+            device=_name_of(device),
+        )
+        seed = settings.tsk_set.seed
+        torch.manual_seed(derive(seed, "weights"))
+        self.network = network_of(settings, self.table, self.spacing).to(device)
+        self.average = ModelAverage(self.network, settings.tsk_set.weight_averaging)
+        self.optimizer = build_optimizer(self.network, settings.tsk_set.optim)
+        self.loader = build_training_loader(
+            limited(task, "train", settings), settings, self.table, task.folder / "cache", device
+        )
+        log.info("train: %s", self.loader.note)
+        self.rate = self._learning_rate(base=None)
+        self.validation = {
+            split: build_evaluator(self.network, loader, settings, self.table, device)
+            for split, loader in self._case_loaders().items()
+        }
+        self.trainer = self._trainer()
+        self.best: Best | None = None
+        self.history: list[dict[str, Any]] = []
+        self.losses: list[float] = []
+        self.stop = StopOnSignal()
+        self.board = TensorBoardLog(folder.path)
+        self.display = ProgressDisplay()
+        self.table_of_epochs = HistoryCsv(folder.history)
+        self._attach()
+
+    # ------------------------------------------------------------ the run
+
+    def run(self) -> None:
+        """Train to the last epoch, or until a signal asks to stop; a training that is complete does nothing."""
+        if self.trainer.state.iteration >= self.epochs * self.steps:
+            log.info("already complete: %d epochs; --extend N trains longer", self.epochs)
+            return
+        self.folder.write_settings(self.settings)
+        with self.stop.listening(), self.display.shown(), self.board:
+            self.trainer.run()
+
+    def result(self, seconds: float) -> TrainingResult:
+        return TrainingResult(
+            self.folder.path, self.best, self.trainer.state.epoch, self.stop.requested, seconds
+        )
+
+    def describe(self, say: Callable[[str], None]) -> None:
+        """Say what is about to be trained, on what."""
+        parameters = sum(p.numel() for p in self.network.parameters())
+        say(
+            f"{len(self.loader.dataset)} cases, {self.table.num_classes} classes, "  # type: ignore[arg-type]  # sized
+            f"{self.steps} steps an epoch, {self.epochs} epochs, {parameters / 1e6:.2f} million weights, "
+            f"{self.device} with {torch.get_num_threads()} threads"
+        )
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return len(self.loader)
+
+    # ------------------------------------------------------------ wiring
+
+    def _trainer(self) -> SupervisedTrainer:
+        tsk = self.settings.tsk_set
+        return SupervisedTrainer(
+            device=self.device,
+            max_epochs=self.epochs,
+            train_data_loader=self.loader,
+            network=self.network,
+            optimizer=self.optimizer,
+            loss_function=build_loss(tsk.loss, self.table.num_classes).to(self.device),
+            accumulation_steps=tsk.gradient_accumulation_steps,
+            optim_set_to_none=True,
+            non_blocking=True,
+            amp=tsk.amp and self.device.type == "cuda",
+            decollate=False,
+        )
+
+    def _attach(self) -> None:
+        """Handlers, in the order they act in."""
+        trainer, tsk = self.trainer, self.settings.tsk_set
+        LabelFilter(self.table).attach(trainer)
+        trainer.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        trainer.add_event_handler(Events.ITERATION_STARTED, self._start_step)
+        NanGuard(self.folder.checkpoints).attach(trainer)
+        if tsk.gradient_clip is not None:
+            trainer.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._end_step)
+        self.display.attach(trainer)
+        self.board.attach(trainer, every=tsk.print_step[0])
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
+
+    def _start_epoch(self, engine: Engine) -> None:
+        self.loader.sampler.epoch = engine.state.epoch  # type: ignore[union-attr]  # ours: EpochSampler
+        if engine.state.iteration % self.steps == 0:
+            self.losses = []
+
+    def _start_step(self, engine: Engine) -> None:
+        step = engine.state.iteration
+        self.rate.apply(step)
+        torch.manual_seed(derive(self.settings.tsk_set.seed, "step", step))  # dropout
+
+    def _clip(self, engine: Engine) -> None:
+        if not self._weights_change():
+            return
+        if self.trainer.scaler is not None:
+            self.trainer.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.tsk_set.gradient_clip)  # type: ignore[arg-type]  # attached only where it is set
+
+    def _end_step(self, engine: Engine) -> None:
+        step = engine.state.iteration
+        self.losses.append(float(engine.state.output["loss"].detach()))
+        if self._weights_change():
+            self.average.update(step)
+        inside = step % self.steps != 0 and self._weights_change()
+        period = self.settings.tsk_set.checkpoint_steps
+        if inside and (self.stop.requested or (period is not None and step % period == 0)):
+            checkpoints.commit(self.folder.checkpoints, self._checkpoint(epoch_closed=False))
+        if inside and self.stop.requested:
+            engine.terminate()
+
+    def _end_epoch(self, engine: Engine) -> None:
+        """Validate, save the best, note the epoch, commit: in this order, so that a kill in between loses nothing."""
+        epoch, tsk = engine.state.epoch, self.settings.tsk_set
+        last = epoch >= self.epochs
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "step": engine.state.iteration,
+            "loss": sum(self.losses) / max(len(self.losses), 1),
+            "learning_rate": self.rate.at(engine.state.iteration),
+        }
+        if epoch % tsk.val_period == 0 or last:
+            row |= self._validate(epoch)
+        self.history.append(row)
+        self.display.epoch(row)
+        self.board.epoch(row)
+        self.table_of_epochs.write(self.history)
+        if tsk.keep_period and epoch % tsk.keep_period == 0:
+            checkpoints.keep(self.folder.checkpoints, self._checkpoint(epoch_closed=True))
+        improved = self.best is not None and self.best.epoch == epoch
+        if epoch % tsk.checkpoint_period == 0 or last or improved or self.stop.requested:
+            checkpoints.commit(self.folder.checkpoints, self._checkpoint(epoch_closed=True))
+        if self.stop.requested:
+            engine.terminate()
+
+    def _validate(self, epoch: int) -> dict[str, Any]:
+        """Scores of the validation and debug cases; saves the weights where the validation is the best so far."""
+        row: dict[str, Any] = {}
+        figures = self.settings.tsk_set.save_fig_on and epoch % self.settings.tsk_set.save_val_fig_epoch == 0
+        with self.average.swapped_in():
+            for split, evaluator in self.validation.items():
+                evaluator.run(epoch)
+                mean = evaluator.state.metrics["dice"]
+                labels = evaluator.state.metric_details["dice"]
+                prefix = "dice" if split == "val" else f"dice_{split}"
+                row[f"{prefix}/mean"] = mean
+                for label, value in zip(self.table.foreground, labels, strict=True):
+                    row[f"{prefix}/{label.name}"] = value
+                if figures and split == "val":
+                    self._draw(evaluator)
+        dice = row.get("dice/mean")
+        if dice is not None and dice == dice:  # NaN: no validation case has any structure
+            self.rate.validated(dice)
+            if self.best is None or dice > self.best.value:
+                self.best = checkpoints.save_best(
+                    self.folder.checkpoints, self._checkpoint(epoch_closed=True), dice
+                )
+        return row
+
+    def _draw(self, evaluator: SupervisedEvaluator) -> None:
+        """A picture of the last validation case, the same one every time."""
+        (case_id,) = case_ids(evaluator.state.batch)
+        picture = picture_of(evaluator.state, self.table)
+        self.board.slices(case_id, picture, self.trainer.state.iteration)
+
+    def _weights_change(self) -> bool:
+        """Whether this step ends an accumulation, by the trainer's own rule."""
+        place = (self.trainer.state.iteration - 1) % self.steps + 1
+        every = self.settings.tsk_set.gradient_accumulation_steps
+        return place % every == 0 or place == self.steps
+
+    def _learning_rate(self, base: float | None) -> LearningRate:
+        tsk = self.settings.tsk_set
+        return LearningRate(
+            self.optimizer,
+            tsk.optim,
+            steps_per_epoch=self.steps,
+            epochs=self.epochs,
+            warmup_epochs=tsk.warmup_epochs,
+            base=base,
+        )
+
+    def _case_loaders(self) -> dict[str, CaseLoader]:
+        """Whole cases of val and debug; splits without cases are left out."""
+        loaders: dict[str, CaseLoader] = {}
+        taken = self.loader.memory_bytes
+        limits = self.settings.tsk_set.max_batch_num_per_epoch[1:]
+        for split, limit in zip(("val", "debug"), limits, strict=True):
+            cases = limited(self.task, split, self.settings)
+            if cases := cases if limit == -1 else cases[:limit]:
+                loaders[split] = build_case_loader(
+                    cases, self.settings, self.table, self.task.folder / "cache", taken_bytes=taken
+                )
+                taken += loaders[split].memory_bytes
+                log.info("%s: %s", split, loaders[split].note)
+        return loaders
+
+    # ------------------------------------------------------------ there and back
+
+    def _checkpoint(self, *, epoch_closed: bool) -> Checkpoint:
+        state = self.trainer.state
+        scaler = self.trainer.scaler
+        topology = plan_topology(
+            self.settings.tsk_set.network, self.settings.patch_shape, self.spacing
+        )
+        return Checkpoint(
+            step=state.iteration,
+            epoch=state.epoch,
+            epoch_closed=epoch_closed,
+            network=_plain(self.network.state_dict()),
+            averaged=self.average.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            scheduler=self.rate.state_dict() | {"epochs": self.epochs, "losses": self.losses},
+            scaler=None if scaler is None else scaler.state_dict(),
+            settings=dump_settings(self.settings),
+            labels=self.table.to_records(),
+            channels=self.task.channel_names,
+            spacing=self.spacing,
+            topology={
+                "kernels": [list(k) for k in topology.kernels],
+                "strides": [list(s) for s in topology.strides],
+                "channels": list(topology.channels),
+            },
+            fingerprint=self.fingerprint,
+            best=self.best,
+            history=self.history,
+        )
+
+    def restore(self, *, resume: bool, extend: int | None, accept_inexact: bool) -> None:
+        """Take up a training: this folder's with `resume`, that of `model_path` under `continue_train`.
+
+        Raises:
+            CheckpointError: there is none, it does not fit, or it would not go on exactly.
+        """
+        tsk = self.settings.tsk_set
+        if resume:
+            self._resume(checkpoints.newest(self.folder.path), extend, accept_inexact)
+        elif tsk.continue_train:
+            self._continue_from(checkpoints.load_checkpoint(tsk.model_path or "model_path"))
+
+    def _resume(self, saved: Checkpoint, extend: int | None, accept_inexact: bool) -> None:
+        changes = checkpoints.difference(saved.fingerprint, self.fingerprint)
+        if changes and not accept_inexact:
+            raise CheckpointError(
+                f"{saved.path}: this would not go on exactly: {'; '.join(changes)}. Put it back as it was, or "
+                "accept another result with --accept-inexact"
+            )
+        for change in changes:
+            log.warning("resumed inexactly: %s", change)
+        scheduler = dict(saved.scheduler or {})
+        self.epochs = int(scheduler.pop("epochs")) + (extend or 0)
+        self.losses = list(scheduler.pop("losses"))
+        self._load(saved)
+        self.rate = self._learning_rate(base=None)
+        self.rate.load_state_dict(scheduler)
+        self.best = saved.best
+        self.history = [dict(row) for row in saved.history]
+        self._stand_at(saved.step)
+        log.info("resumed at step %d, epoch %d, of %s", saved.step, saved.epoch, saved.path)
+        if extend:
+            log.info("extended by %d to %d epochs", extend, self.epochs)
+
+    def _continue_from(self, saved: Checkpoint) -> None:
+        tsk = self.settings.tsk_set
+        self._load(saved)
+        epoch = tsk.load_model_but_train_from_epoch if tsk.reset_train_epoch else saved.epoch
+        if epoch >= self.epochs:
+            raise SettingsError(
+                f"tsk_set.epochs: {self.epochs} epochs, but training would go on from epoch {epoch}; raise it, "
+                "or set reset_train_epoch"
+            )
+        if tsk.continue_train_lr > 0:
+            self.rate = self._learning_rate(base=tsk.continue_train_lr)
+        self._stand_at(epoch * self.steps)
+        self.best = checkpoints.adopt_best(self.folder.checkpoints, saved)
+        log.info(
+            "continued from %s: epoch %d, learning rate %g, best mean Dice so far %s",
+            saved.path,
+            epoch + 1,
+            self.rate.at(epoch * self.steps + 1),
+            "none" if self.best is None else f"{self.best.value:.4f}",
+        )
+
+    def _load(self, saved: Checkpoint) -> None:
+        checkpoints.check_weights(saved.network, self.network.state_dict(), saved.path)
+        self.network.load_state_dict(saved.network)
+        self.average.load_state_dict(saved.averaged)
+        if saved.optimizer is None:
+            log.info("%s holds no optimiser state: the optimiser starts afresh", saved.path)
+        else:
+            self.optimizer.load_state_dict(dict(saved.optimizer))
+        if saved.scaler is not None:
+            scaler = dict(saved.scaler)
+            self.trainer.add_event_handler(  # MONAI makes a new scaler whenever a run starts
+                Events.STARTED, lambda engine: engine.scaler and engine.scaler.load_state_dict(scaler)
+            )
+
+    def _stand_at(self, step: int) -> None:
+        self.trainer.state.max_epochs = self.epochs
+        self.trainer.load_state_dict(
+            {"iteration": step, "max_epochs": self.epochs, "epoch_length": self.steps}
+        )
+        self.loader.sampler.skip = (step % self.steps) * self.loader.batch_size  # type: ignore[union-attr,operator]  # ours
+        self.board.stand_at(step)
+
+
+# ---------------------------------------------------------------- parts
+
+
+def build_optimizer(network: nn.Module, settings: OptimSettings) -> Optimizer:
+    """The optimiser of these settings over all weights of the network."""
+    weights = network.parameters()
+    if settings.optim_type == "sgd":
+        momentum = settings.sgd.momentum
+        return torch.optim.SGD(
+            weights,
+            settings.lr,
+            momentum=momentum,
+            nesterov=momentum > 0,
+            weight_decay=settings.weight_decay,
+        )
+    form = torch.optim.AdamW if settings.optim_type == "adamw" else torch.optim.Adam
+    betas = (settings.adam.beta, settings.adam.beta2)
+    return form(weights, settings.lr, betas=betas, weight_decay=settings.weight_decay)
+
+
+def build_evaluator(
+    network: nn.Module,
+    loader: DataLoader[Any],
+    settings: Settings,
+    table: LabelTable,
+    device: torch.device,
+) -> SupervisedEvaluator:
+    """Validates whole cases by sliding window; `state.metrics["dice"]` is the mean foreground Dice."""
+    return SupervisedEvaluator(
+        device=device,
+        val_data_loader=loader,
+        network=network,
+        inferer=SlidingWindow(settings, table.num_classes, device),
+        key_val_metric={"dice": DiceOfLabels(table.num_classes)},
+        metric_cmp_fn=lambda new, best: new > best,
+        decollate=False,
+    )
+
+
+def network_spacing(task: DataTask, settings: Settings) -> tuple[float, float, float]:
+    """Voxel size in mm along X, Y, Z that the network works at: the settings', else the median of the cases."""
+    if settings.spacing_mm is not None:
+        return settings.spacing_mm
+    sizes = torch.tensor(
+        [ras_spacing(fact.spacing, fact.orientation) for fact in task.facts.values()]
+    )
+    x, y, z = (round(float(size), 4) for size in sizes.median(dim=0).values)
+    return x, y, z
+
+
+def ras_spacing(
+    spacing: tuple[float, float, float], orientation: str
+) -> tuple[float, float, float]:
+    """Voxel size along X, Y, Z of RAS of a file whose axes run to `orientation`.
+
+    >>> ras_spacing((1.0, 2.0, 3.0), "PIR")
+    (3.0, 1.0, 2.0)
+    """
+    axis = ["RL", "AP", "SI"]
+    x, y, z = (
+        next(size for size, letter in zip(spacing, orientation, strict=True) if letter in pair)
+        for pair in axis
+    )
+    return x, y, z
+
+
+def limited(task: DataTask, split: str, settings: Settings) -> tuple[Case, ...]:
+    """The cases of a split, at most `dataset.max_num_for_loading`; the choice follows from the seed.
+
+    Raises:
+        DataError: there is nothing to train on.
+    """
+    cases = task.cases.get(split, ())
+    if split == "train" and not cases:
+        raise DataError(f"{task.folder}: no training cases; prepare the data task with a training split")
+    most = settings.dataset.max_num_for_loading[("train", "val", "test", "debug").index(split)]
+    if most == -1 or most >= len(cases):
+        return cases
+    seed = settings.tsk_set.seed
+    ranked = sorted(cases, key=lambda case: derive(seed, "choice", case.id))[:most]
+    return tuple(sorted(ranked, key=lambda case: case.id))
+
+
+def _named(settings: Settings, root: str | Path, data_task: str, task: str) -> Settings:
+    """The settings with the names of this training in them, as they are saved beside it."""
+    names = {"output_root_path": str(root), "data_task_name": data_task, "task_name": task}
+    return settings.model_copy(update={"tsk_set": settings.tsk_set.model_copy(update=names)})
+
+
+def _choose_device(settings: Settings, gpu_id: int | None) -> torch.device:
+    """The device that the caller asks for; one that only the settings name gives way to the CPU, aloud."""
+    if gpu_id is not None:
+        return choose_device(gpu_id)
+    wanted = settings.tsk_set.gpu_id
+    if wanted is not None and wanted >= torch.cuda.device_count():
+        warnings.warn(
+            f"tsk_set.gpu_id is {wanted}, but there is no such GPU: computing on the CPU",
+            MonaisegWarning,
+            stacklevel=3,
+        )
+        wanted = -1
+    return choose_device(wanted)
+
+
+def _checksums(task: DataTask) -> dict[str, str]:
+    return {
+        f"{split}/{case.id}": task.facts[case.id].checksum
+        for split in ("train", "val", "debug")
+        for case in task.cases.get(split, ())
+    }
+
+
+def _name_of(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _plain(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as the strict loader wants them: on the CPU, contiguous, apart from the network's memory."""
+    return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in weights.items()}

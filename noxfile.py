@@ -1,0 +1,141 @@
+"""The project's chores: `nox -l` lists them, `nox -s tests lint` runs some, `nox -s tests -- -k volumes` passes words on.
+
+Everything is installed at the versions of constraints.txt. Torch takes minutes to install, so the sessions that need it
+share one environment, .nox/runtime; the others have small ones of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.5"
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "types", "tests"]
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+CONSTRAINTS = ("--constraint", "constraints.txt")
+EXTRAS = "bundle,itk,onnx"
+
+
+def group(name: str) -> tuple[str, ...]:
+    return nox.project.dependency_groups(PROJECT, name)
+
+
+def pytest(session: nox.Session, *arguments: str) -> None:
+    in_runtime(session, "python", "-m", "pytest", *arguments, *session.posargs)
+
+
+def in_runtime(session: nox.Session, program: str, *arguments: str) -> None:
+    """Runs a program of the shared environment, which is made at first and brought up to date at each session."""
+    bin_folder = Path(".nox/runtime").absolute() / ("Scripts" if os.name == "nt" else "bin")
+    python = str(bin_folder / "python")
+    if not bin_folder.exists():
+        session.run(sys.executable, "-m", "venv", str(bin_folder.parent), external=True)
+    wanted = ("--editable", f".[{EXTRAS}]", *group("test"), *group("types"))
+    session.run_install(python, "-m", "pip", "install", "-q", *CONSTRAINTS, *wanted, external=True)
+    path = os.pathsep.join([str(bin_folder), os.environ.get("PATH", "")])
+    session.run(str(bin_folder / program), *arguments, env={"PATH": path}, external=True)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff: rules and format."""
+    session.install(*CONSTRAINTS, *group("lint"))
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", "--check")
+
+
+@nox.session(venv_backend="none")
+def types(session: nox.Session) -> None:
+    """Mypy, strict."""
+    in_runtime(session, "python", "-m", "mypy", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Every test that takes seconds."""
+    pytest(session, "-m", "not slow")
+
+
+@nox.session(venv_backend="none", default=False)
+def coverage(session: nox.Session) -> None:
+    """The same tests, and which lines and branches they reach."""
+    in_runtime(session, "python", "-m", "coverage", "run", "-m", "pytest", "-m", "not slow")
+    in_runtime(session, "python", "-m", "coverage", "report")
+
+
+@nox.session(venv_backend="none")
+def slow(session: nox.Session) -> None:
+    """The tests that take minutes."""
+    pytest(session, "-m", "slow", "--timeout", "3600")
+
+
+@nox.session(venv_backend="none")
+def docs(session: nox.Session) -> None:
+    """The reference pages are those of the code, and every block of the pages runs."""
+    in_runtime(session, "python", "scripts/build_reference.py", "--check")
+    pytest(session, "tests/test_docs.py")
+
+
+@nox.session(venv_backend="none")
+def schema(session: nox.Session) -> None:
+    """The published schema is that of the code, and the shipped settings files keep to it."""
+    pytest(session, "tests/test_schema.py")
+
+
+@nox.session(venv_backend="none")
+def bundle(session: nox.Session) -> None:
+    """MONAI verifies the bundle's metadata and its network's input and output."""
+    pytest(session, "tests/test_bundle.py")
+
+
+@nox.session(venv_backend="none")
+def demo(session: nox.Session) -> None:
+    """Made brains from raw files to pictures of what the network found."""
+    folder = Path(session.create_tmp()) / "demo"
+    shutil.rmtree(folder, ignore_errors=True)
+    in_runtime(session, "monaiseg", "demo", "--output", str(folder), *session.posargs)
+
+
+@nox.session(venv_backend="none", default=False)
+def fuzz(session: nox.Session) -> None:
+    """The property tests, with many more examples than usual and new ones each time: hours."""
+    pytest(session, "-m", "hypothesis", "--hypothesis-profile", "fuzz", "--timeout", "0")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Wheel and source archive; the wheel's `monaiseg --help` runs where neither torch nor MONAI is."""
+    session.install(*CONSTRAINTS, "build", "typer", "pydantic", "nibabel", "rich")
+    session.run("python", "-m", "build", "--outdir", session.create_tmp(), str(Path.cwd()))
+    (wheel,) = Path(session.create_tmp()).glob("*.whl")
+    session.install("--no-deps", "--force-reinstall", str(wheel))
+    session.chdir(session.create_tmp())
+    session.run("monaiseg", "--help")
+
+
+@nox.session
+def minimums(session: nox.Session) -> None:
+    """The tests at the oldest versions that pyproject.toml allows; torch alone stays at the tested one.
+
+    An older torch is a download of gigabytes on most machines: `nox -s minimums -- torch` takes it all the same.
+    """
+    oldest = [bound.replace(">=", "==") for bound in PROJECT["project"]["dependencies"]]
+    if "torch" not in session.posargs:
+        oldest[0] = next(
+            line
+            for line in Path("constraints.txt").read_text().split()
+            if line.startswith("torch==")
+        )
+    extras = [
+        bound for names in PROJECT["project"]["optional-dependencies"].values() for bound in names
+    ]
+    session.install(*oldest, *(bound.replace(">=", "==") for bound in extras), *group("test"))
+    session.install("--no-deps", "--editable", ".")
+    session.run("python", "-m", "pytest", "-m", "not slow")

@@ -1,0 +1,236 @@
+"""Write the reference pages from the code: settings, their schema, the command line and the Python names.
+
+python scripts/build_reference.py           writes docs/settings.md, settings.schema.json, cli.md and api.md
+python scripts/build_reference.py --check   writes nothing; says which pages are out of date, and exits with 1
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+import monaiseg
+from monaiseg.cli import app
+from monaiseg.settings import _in_words, json_schema
+
+DOCS = Path(__file__).parent.parent / "docs"
+GENERATED = (
+    "<!-- Written by scripts/build_reference.py from the code: edit the docstrings there. -->"
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Writes the pages, or with `--check` compares them; returns the exit code."""
+    pages = {
+        "settings.md": settings_page(),
+        "settings.schema.json": json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
+        "cli.md": command_page(),
+        "api.md": python_page(),
+    }
+    paths = {DOCS / name: text for name, text in pages.items()}
+    stale = [
+        path for path, text in paths.items() if not path.exists() or path.read_text("utf-8") != text
+    ]
+    if "--check" in arguments:
+        for path in stale:
+            print(
+                f"docs/{path.name} is out of date: run `python scripts/build_reference.py`",
+                file=sys.stderr,
+            )
+        return int(bool(stale))
+    DOCS.mkdir(exist_ok=True)
+    for path in stale:
+        path.write_text(paths[path], encoding="utf-8")
+        print(f"written: docs/{path.name}")
+    return 0
+
+
+# ---------------------------------------------------------------- settings
+
+
+def settings_page() -> str:
+    """The settings file, section by section."""
+    schema = json_schema()
+    opening = (
+        "One JSON file with two sections, `dataset` and `tsk_set`. Every key has a default: write only what you change. "
+        "Unknown keys are refused with the nearest known name. Editors complete and check the file with "
+        "[the schema](settings.schema.json), which `monaiseg settings schema` prints."
+    )
+    parts = ["# Settings", GENERATED, opening]
+    for path, section in _sections(schema, schema):
+        title = f"## `{path}`" if "." not in path else f"### `{path}`"
+        rows = [
+            (f"`{key}`", _in_words(node), _default_of(node), _said(node))
+            for key, node in section["properties"].items()
+            if "$ref" not in node
+        ]
+        parts += [title, section.get("description", "")]
+        parts += [_table(("key", "value", "default", ""), rows)] if rows else []
+    return "\n\n".join(parts) + "\n"
+
+
+def _sections(
+    node: dict[str, Any], schema: dict[str, Any], path: str = ""
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every section below a node with its dotted path, outer ones first."""
+    for key, child in node["properties"].items():
+        if "$ref" in child:
+            section = schema["$defs"][child["$ref"].rsplit("/", 1)[1]]
+            here = f"{path}.{key}".lstrip(".")
+            yield here, section
+            yield from _sections(section, schema, here)
+
+
+def _default_of(node: dict[str, Any]) -> str:
+    return f"`{json.dumps(node['default'])}`" if "default" in node else ""
+
+
+def _said(node: dict[str, Any]) -> str:
+    return " ".join(node.get("description", "").split())
+
+
+# ---------------------------------------------------------------- command line
+
+
+def command_page() -> str:
+    """Every command with its options."""
+    root = typer.main.get_command(app)
+    parts = ["# Command line", GENERATED, str(root.help)]
+    for path, command in _commands(root, "monaiseg"):
+        parts += [f"## `{path}`", inspect.cleandoc(command.help or "")]
+        parts.append(_table(("option", "default", ""), [_option_row(p) for p in command.params]))
+    parts.append(
+        "Long options may be written with `_` for `-`. Exit codes: 0 done, 2 something you can put right (the message says how), "
+        "1 a bug (please report the traceback), 130 interrupted."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """The commands below a group with what one types to call them."""
+    for name, child in getattr(command, "commands", {}).items():
+        if hasattr(child, "commands"):
+            yield from _commands(child, f"{path} {name}")
+        else:
+            yield f"{path} {name}", child
+
+
+def _option_row(parameter: Any) -> tuple[str, str, str]:
+    """Names, default and help of an option or argument."""
+    is_option = parameter.param_type_name == "option"
+    names = parameter.opts if is_option else [parameter.metavar or parameter.name.upper()]
+    has_default = parameter.default is not None and parameter.default is not False
+    default = f"`{parameter.default}`" if has_default else ""
+    return (
+        ", ".join(f"`{name}`" for name in names),
+        "required" if parameter.required else default,
+        " ".join((parameter.help or "").split()),
+    )
+
+
+# ---------------------------------------------------------------- Python
+
+
+def python_page() -> str:
+    """Every public name with its signature and docstring."""
+    parts = ["# Python", GENERATED, "Everything below is imported from `monaiseg` itself."]
+    for name in sorted(set(monaiseg.__all__) - {"__version__"}, key=str.lower):
+        item = getattr(monaiseg, name)
+        parts += [f"## `{name}`", f"```text\n{name}{_signature(item)}\n```", _prose(item)]
+        if lines := _members(item):
+            parts += ["*Members*", "\n".join(f"- {line}" for line in lines)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _signature(item: Any) -> str:
+    """Parameters, one a line where they are many; nothing for an exception."""
+    if inspect.isclass(item) and issubclass(item, Exception):
+        return ""
+    found = inspect.signature(item)
+    arrow = "" if inspect.isclass(item) else f" -> {_annotation(found.return_annotation)}"
+    parameters: list[str] = []
+    for parameter in found.parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and "*" not in parameters:
+            parameters.append("*")
+        default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+        shown = default if len(default) <= 40 else " = ..."
+        parameters.append(f"{parameter.name}: {_annotation(parameter.annotation)}{shown}")
+    line = f"({', '.join(parameters)}){arrow}"
+    if len(line) <= 90:
+        return line
+    return "(\n" + "".join(f"    {parameter},\n" for parameter in parameters) + f"){arrow}"
+
+
+def _annotation(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+
+def _members(item: Any) -> list[str]:
+    """A class's own public methods and properties, each with the first line of its docstring."""
+    if not inspect.isclass(item) or issubclass(item, Exception):
+        return []
+    own = {
+        name: member
+        for name, member in vars(item).items()
+        if name[0] != "_" and inspect.getdoc(member)
+    }
+    callables = (classmethod, staticmethod, property)
+    return [
+        f"`{name}{_call_of(getattr(item, name)) if not isinstance(member, property) else ''}`: {_first_line(member)}"
+        for name, member in own.items()
+        if isinstance(member, callables) or inspect.isfunction(member)
+    ]
+
+
+def _call_of(function: Any) -> str:
+    names = [n for n in inspect.signature(function).parameters if n != "self"]
+    return f"({', '.join(names)})"
+
+
+def _first_line(item: Any) -> str:
+    return (inspect.getdoc(item) or "").partition("\n\n")[0].replace("\n", " ")
+
+
+def _prose(item: Any) -> str:
+    """A docstring as Markdown: Google's sections as lists, examples as sessions."""
+    text = inspect.getdoc(item) or ""
+    text = re.sub(
+        r"^>>>.*?(?=\n\n|\Z)",
+        lambda m: f"```pycon\n{m[0]}\n```",
+        text,
+        flags=re.DOTALL | re.MULTILINE,
+    )
+    lines: list[str] = []
+    in_section = False
+    for line in text.splitlines():
+        if line in {"Args:", "Returns:", "Raises:", "Yields:"}:
+            in_section = True
+            lines += [f"*{line[:-1]}*", ""]
+        elif in_section and re.match(r"    \S", line):
+            lines.append(
+                re.sub(r"^    (\w+):", r"- `\1`:", line) if ":" in line else f"- {line.strip()}"
+            )
+        elif in_section and line.startswith("     "):
+            lines.append(f"  {line.strip()}")
+        else:
+            in_section = in_section and not line
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    lines = [list(header), ["---"] * len(list(header)), *escaped]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
