@@ -49,6 +49,8 @@ DATASET_FILE = "dataset.json"
 PATHS_FILE, NAMES_FILE = "file_path_list.txt", "file_name_list.txt"
 VOLUMES_FOLDER = "volumes"
 """Where a data task keeps volumes of its own, if preparation wrote any."""
+CACHE_FOLDER = "cache"
+"""Where trainings keep prepared cases, found again by their content."""
 MOSTLY_FOREGROUND = 0.9
 MANY_VALUES = 255
 """A label map with more values than this and no table to name them is rather an image."""
@@ -997,7 +999,7 @@ def check_replaceable(target: Path) -> None:
         raise SettingsError(
             f"{target}: is a file; choose another data_task_name or output_root_path"
         )
-    ours = {*SPLITS, DATASET_FILE, VOLUMES_FOLDER}
+    ours = {*SPLITS, DATASET_FILE, VOLUMES_FOLDER, CACHE_FOLDER}
     if others := sorted({path.name for path in target.iterdir()} - ours):
         raise SettingsError(
             f"{target}: holds {', '.join(others[:5])}{', ...' if others[5:] else ''} beside another data task; choose "

@@ -592,10 +592,10 @@ def _check_opcodes(code: bytes) -> None:
     for opcode, argument, _ in pickletools.genops(code):
         if opcode.name not in _OPCODES:
             raise CheckpointError(
-                f"its pickle has the opcode {opcode.name}, which data does not need"
+                f"its pickle has the opcode {opcode.name}, which plain data does not need"
             )
         if opcode.name == "GLOBAL" and argument not in _GLOBALS:
-            raise CheckpointError(f"it refers to {argument!r}, which is code and not data")
+            raise CheckpointError(f"it refers to {argument!r}, which plain data does not need")
 
 
 def _tensors(value: Any, name: str, seen: set[int]) -> Iterator[tuple[str, torch.Tensor]]:

@@ -61,7 +61,9 @@ GRANTED: dict[str, Any] = {
 """EasyReg's path -> the value that says what holds here anyway. Other values are ignored or refused."""
 
 _REGISTRATION = "it belongs to registration"
-_WARPED_COPIES = "it needs copies warped by registration; `flips` of Predictor averages mirrored ones"
+_WARPED_COPIES = (
+    "it needs copies warped by registration; `flips` of Predictor averages mirrored ones"
+)
 _GENERATED = "EasyReg wrote it while it ran"
 _EXACT_KERNEL = "the filter here is not approximated"
 IGNORED = {
@@ -292,11 +294,14 @@ class _Draft:
             if not isinstance(section, dict):
                 return  # what stands in the section's place is reported for itself
         section[name] = value
-        self.spelled[path] = said
+        if said != path:
+            self.spelled[path] = said
 
     def refuse(self, path: str, value: Any, instead: str) -> None:
         shown = json.dumps(value, default=repr, ensure_ascii=False)
-        self.problems.append(f"{path}: {shown if len(shown) <= 60 else shown[:57] + '...'} {instead}")
+        self.problems.append(
+            f"{path}: {shown if len(shown) <= 60 else shown[:57] + '...'} {instead}"
+        )
 
 
 # ---------------------------------------------------------------- keys that change their meaning
@@ -314,10 +319,9 @@ def _lists(draft: _Draft) -> None:
             what = "GPU" if path.endswith("gpu_ids") else "checkpoint at a time"
             draft.refuse(path, value, f"is not one {what}; give one")
     path = "tsk_set.max_batch_num_per_epoch"
-    if isinstance(value := draft.take(path), list):
-        value = [0 if entry is None else entry for entry in value]
-    if value is not _NOTHING:
-        draft.put(path, value, path)
+    if isinstance(value := draft.get(path), list) and None in value:
+        draft.take(path)
+        draft.put(path, [0 if entry is None else entry for entry in value], path)
     path = "dataset.seg.partition.overlap_size"
     if isinstance(value := draft.get(path), list) and -1 in value:
         draft.take(path)
@@ -330,7 +334,7 @@ def _normalisation(draft: _Draft) -> None:
     clips = _is_numbers(bounds, 2) and bounds[0] < bounds[1]
     if clips:
         draft.put("dataset.intensity.clip_range", bounds, path)
-    elif bounds is not _NOTHING and not _is_numbers(bounds, 2):
+    elif bounds is not _NOTHING and not (_is_numbers(bounds, 2) and bounds[0] == bounds[1]):
         draft.refuse(path, bounds, "is not a list of two numbers, low and high; [-1, -1] is off")
     path_percentage = "dataset.normalize_via_percentage_clip"
     percentage = draft.take(path_percentage)
@@ -353,7 +357,7 @@ def _class_weights(draft: _Draft) -> None:
         draft.take(weights)
     elif weighted is True and draft.get(weights) is _NOTHING:
         draft.refuse(path, weighted, f"needs {weights}, one weight a class, background first")
-    elif weighted not in (True, _NOTHING):
+    elif weighted is not _NOTHING and weighted is not True:
         draft.refuse(path, weighted, "is not true or false")
 
 
@@ -361,44 +365,47 @@ def _transforms(draft: _Draft) -> None:
     """`transform_seq`: what it lists is on, with its parameters; ours stays on beside it."""
     path = f"{_TRANSFORM}.transform_seq"
     names = draft.take(path)
-    if names is _NOTHING:
-        return
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        draft.refuse(path, names, f"is not a list of names; there are {', '.join(TRANSFORMS)}")
-        return
-    for name in names:
-        if name not in TRANSFORMS:
-            draft.refuse(path, name, f"is not one of {', '.join(TRANSFORMS)}")
-    crops = [name for name in names if "sampling.method" in _listed(name).says]
-    if len(crops) > 1:
-        draft.refuse(path, crops, "are several crops; keep one")
-        return
-    for name in dict.fromkeys(names):
-        _transform(draft, _listed(name), path)
-    if not names:
+    used = _names(draft, path, names)
+    for name in used:
+        _transform(draft, TRANSFORMS[name], path)
+    sections = {TRANSFORMS[name].section for name in used}
+    if names == []:
         _default_schedule(draft)
-    used = {_listed(name).section for name in names} | ({"default"} if not names else set())
-    for section in {listed.section: None for listed in TRANSFORMS.values()} | {"default": None}:
+        sections.add("default")
+    for section in [*dict.fromkeys(listed.section for listed in TRANSFORMS.values()), "default"]:
         unused = f"{_TRANSFORM}.{section}"
-        if section not in used and isinstance(draft.get(unused), dict):
+        if section not in sections and isinstance(draft.get(unused), dict):
             for parameter in names_at(unused):
                 draft.take(f"{unused}.{parameter}")
             draft.ignored.append(f"{unused}: transform_seq does not ask for it")
 
 
-def _listed(name: str) -> Listed:
-    return TRANSFORMS.get(name, Listed(""))
+def _names(draft: _Draft, path: str, names: Any) -> list[str]:
+    """The names in `transform_seq` that can be used, each once."""
+    if names is _NOTHING:
+        return []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        draft.refuse(path, names, f"is not a list of names; there are {', '.join(TRANSFORMS)}")
+        return []
+    for name in names:
+        if name not in TRANSFORMS:
+            draft.refuse(path, name, f"is not one of {', '.join(TRANSFORMS)}")
+    known = [name for name in dict.fromkeys(names) if name in TRANSFORMS]
+    crops = [name for name in known if "sampling.method" in TRANSFORMS[name].says]
+    if len(crops) > 1:
+        draft.refuse(path, crops, "are several crops; keep one")
+        known = [name for name in known if name not in crops[1:]]
+    return known
 
 
 def _transform(draft: _Draft, listed: Listed, said: str) -> None:
-    before = dict(draft.spelled)
     for parameter, ours in listed.parameters.items():
         path = f"{_TRANSFORM}.{listed.section}.{parameter}"
         if draft.get(path) is not _NOTHING:
             _parameter(draft, path, f"dataset.seg.{ours}")
     for ours, value in listed.says.items():
         path = f"dataset.seg.{ours}"
-        if path not in draft.spelled or path in before:
+        if ours == "sampling.method" or draft.get(path) is _NOTHING:
             draft.put(path, value, said)
 
 
@@ -454,7 +461,7 @@ def _values(draft: _Draft, *paths: str) -> None:
 
 
 def _without_effect(draft: _Draft) -> None:
-    for path in dict.fromkeys([*GRANTED, *IGNORED]):
+    for path in sorted({*GRANTED, *IGNORED}):
         value = draft.take(path)
         granted = GRANTED.get(path, _NOTHING)
         if value is _NOTHING or (type(value) is type(granted) and value == granted):

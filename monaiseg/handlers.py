@@ -143,17 +143,16 @@ class StopOnSignal:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
-        with contextlib.suppress(
-            OSError
-        ):  # not by `logging`: its files may be half-way through a line
+        # Not by `logging`: its file may be half-way through a line.
+        with contextlib.suppress(OSError):
             os.write(2, b"\nstopping after this step, with a checkpoint; Ctrl-C stops at once\n")
 
 
 class DiceOfLabels(Metric):
     """Dice of each foreground label over whole cases, by counting voxels.
 
-    Attached as "dice" it leaves in `state.metrics` the mean over labels of their means over cases, and the list of
-    those, background left out; NaN where no case has the label.
+    Attached as "dice" it leaves in `state.metrics` the mean over labels of their means over cases, and in
+    `state.metric_details` the list of those, background left out; NaN where no case has the label.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -170,9 +169,14 @@ class DiceOfLabels(Metric):
             counts = class_counts(prediction, reference.to(prediction.device), self.num_classes)
             self.cases.append(dice_from_counts(counts.cpu()))
 
-    def compute(self) -> tuple[float, list[float]]:
-        """Mean Dice, and Dice of each foreground label."""
-        return mean_over_cases(torch.stack(self.cases))
+    def compute(self) -> float:
+        """Mean Dice."""
+        return mean_over_cases(torch.stack(self.cases))[0]
+
+    def completed(self, engine: Engine, name: str) -> None:
+        """At the end of a validation: the mean to `metrics`, each label's to `metric_details`."""
+        super().completed(engine, name)
+        engine.state.metric_details[name] = mean_over_cases(torch.stack(self.cases))[1]  # type: ignore[attr-defined]  # MONAI's
 
 
 class ModelAverage:
@@ -269,7 +273,7 @@ class TensorBoardLog:
     def __enter__(self) -> Self:
         with self._once_only():
             purge = self._step + 1 if self._step else None
-            self._writer = SummaryWriter(str(self.folder), purge_step=purge)  # type: ignore[no-untyped-call]  # torch
+            self._writer = SummaryWriter(str(self.folder), purge_step=purge)
         return self
 
     def __exit__(self, *_: object) -> None:

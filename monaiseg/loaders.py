@@ -355,8 +355,10 @@ class SeededDataset(Dataset[Item]):
         epoch, position, index = key
         seed = derive(self.seed, "augment", epoch, position)
         with _isolated(seed):
+            item = self.items[index]
             self.chain.set_random_state(seed=seed)
-            patch = self.chain(self.items[index])
+            with _untracked():
+                patch = self.chain(item)
         return {name: patch[name] for name in ("image", "label", "case_id")}
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Item] | _Fault:
@@ -398,28 +400,36 @@ def _check_same_shape(patches: Sequence[Item]) -> None:
 
 @contextlib.contextmanager
 def _isolated(seed: int) -> Iterator[None]:
-    """Global random states seeded, one thread, no MetaTensors; all as before afterwards.
+    """Global random states seeded, and one thread; all as before afterwards.
 
     One thread: sums over a tensor depend on how many share the work, and a worker has one.
     """
-    python, pytorch = random.getstate(), torch.get_rng_state()
+    python, pytorch, threads = random.getstate(), torch.get_rng_state(), torch.get_num_threads()
     legacy = np.random.get_state()  # noqa: NPY002  the global state is what is guarded
-    threads, tracking = torch.get_num_threads(), get_track_meta()
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     torch.default_generator.manual_seed(seed)  # manual_seed would wake CUDA in a forked worker
     if threads != 1:
         torch.set_num_threads(1)
-    set_track_meta(False)
     try:
         yield
     finally:
-        set_track_meta(tracking)
         if threads != 1:
             torch.set_num_threads(threads)
         torch.set_rng_state(pytorch)
         np.random.set_state(legacy)  # noqa: NPY002
         random.setstate(python)
+
+
+@contextlib.contextmanager
+def _untracked() -> Iterator[None]:
+    """MONAI's transforms make plain tensors of plain tensors: metadata would cost more than the cut."""
+    tracking = get_track_meta()
+    set_track_meta(False)
+    try:
+        yield
+    finally:
+        set_track_meta(tracking)
 
 
 # ---------------------------------------------------------------- loaders
@@ -447,7 +457,7 @@ class CaseLoader(DataLoader[Item]):
 
     def __iter__(self) -> Iterator[Item]:  # type: ignore[override]  # a generator serves where torch's iterator does
         coming = self._coming()
-        batches = super().__iter__()
+        batches: Any = super().__iter__()
         while True:
             try:
                 batch = next(batches)
@@ -456,12 +466,14 @@ class CaseLoader(DataLoader[Item]):
             except RuntimeError as error:
                 if (fault := worker_fault(error)) is None:
                     raise
+                for worker in batches._workers:  # a hanging one would not heed SIGTERM, nor let us exit
+                    worker.kill()
                 ahead = (self.batch_size or 1) * self.num_workers * (self.prefetch_factor or 1)
                 raise DataError(f"{fault}; in work: {self._named(coming[:ahead])}") from error
             if isinstance(batch, _Fault):
-                raise batch.named(self._named(coming[: self.batch_size])) from RuntimeError(
-                    batch.traceback
-                )
+                self._iterator = batches = None  # ends the workers now, while all else is in order
+                cases = self._named(coming[: self.batch_size])
+                raise batch.named(cases) from RuntimeError(batch.traceback)
             del coming[: self.batch_size]
             yield batch
 

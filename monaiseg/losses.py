@@ -1,21 +1,32 @@
 """Losses: from logits and class indices to one number.
 
-Sums over voxels are gathered and scattered by class index, so that no K-channel one-hot of the volume is built:
-with 57 classes that halves the memory of the loss against MONAI's (see benchmarks/RESULTS.md), at equal values.
+Every loss here follows from two things: the log-probability of the right class at each voxel, and each class's sum
+of probabilities. One softmax gives both, and nothing of the size of the logits is kept for the backward pass but
+that softmax: with many classes, one-hot maps and a second softmax would cost several times the network's own output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.autograd.function import once_differentiable
 
+from monaiseg.errors import SettingsError
 from monaiseg.settings import LossSettings
 
 SMOOTH = 1e-5
 """Added to numerators and denominators of overlaps, as in monai.losses."""
+
+
+def build_loss(settings: LossSettings, num_classes: int) -> SegmentationLoss:
+    """The loss of these settings for a network of `num_classes` outputs.
+
+    Raises:
+        SettingsError: there are more or fewer class weights than classes.
+    """
+    return SegmentationLoss(settings, num_classes)
 
 
 class SegmentationLoss(nn.Module):
@@ -29,82 +40,68 @@ class SegmentationLoss(nn.Module):
     def __init__(self, settings: LossSettings, num_classes: int) -> None:
         super().__init__()
         self.settings = settings
-        self.num_classes = num_classes
-        weight = settings.ce.class_weight
-        self.register_buffer("class_weight", None if weight is None else torch.tensor(weight))
+        weights = settings.ce.class_weight or (1.0,) * num_classes
+        if len(weights) != num_classes:
+            raise SettingsError(
+                f"tsk_set.loss.ce.class_weight: {len(weights)} weights for {num_classes} classes; give one for "
+                "each class, background first"
+            )
+        if not settings.ce.include_background:
+            weights = (0.0, *weights[1:])
+        self.register_buffer("class_weight", torch.tensor(weights), persistent=False)
+        self.class_weight: Tensor
 
     def forward(self, logits: Tensor | list[Tensor], target: Tensor) -> Tensor:
         """Loss of logits (B, K, X, Y, Z), or of a list of them finest first, against class indices (B, 1, X, Y, Z).
 
-        Coarser outputs weigh 1/2, 1/4, ... of the finest; the weights sum to 1. Their targets are every second,
-        fourth, ... voxel.
+        Outputs weigh 1, 1/2, 1/4, ... divided by the sum of these. The target of a coarser one is every second,
+        fourth, ... voxel: those that its stride-2 convolutions were centred on.
         """
         if isinstance(logits, Tensor):
-            return self._one(logits, target)
-        weights = torch.tensor([0.5**level for level in range(len(logits))])
-        losses = [self._one(output, _sampled(target, output)) for output in logits]
-        return torch.stack(losses) @ (weights / weights.sum()).to(losses[0])
+            return self._of_one_output(logits, target)
+        losses = [self._of_one_output(output, _sampled(target, output)) for output in logits]
+        weights = [0.5**level for level in range(len(losses))]
+        weighted = (weight * loss for weight, loss in zip(weights, losses, strict=True))
+        return torch.stack(list(weighted)).sum() / sum(weights)
 
-    def _one(self, logits: Tensor, target: Tensor) -> Tensor:
-        logits, classes = logits.float().flatten(2), target.long().flatten(1)  # (B, K, N), (B, N)
-        if self.settings.type == "ce":
-            return self._cross_entropy(logits, classes)
-        if self.settings.type == "focal":
-            return self._focal(logits, classes)
-        overlap = self._overlap(logits, classes)
-        if self.settings.type == "dice_ce":
-            return overlap + self._cross_entropy(logits, classes)
-        return overlap
+    def _of_one_output(self, logits: Tensor, target: Tensor) -> Tensor:
+        classes = target.flatten(1).long()  # (B, N)
+        voxels = logits.float().flatten(2).transpose(1, 2)  # (B, N, K), in memory order if channels are last
+        right, predicted = _SoftmaxSums.apply(voxels, classes)  # (B, N), (B, K)
+        match self.settings.type:
+            case "ce":
+                return self._cross_entropy(right, classes)
+            case "focal":
+                return self._focal(right)
+            case "dice_ce":
+                dice = self._overlap(right, predicted, classes)
+                return dice + self._cross_entropy(right, classes)
+        return self._overlap(right, predicted, classes)
 
-    def _cross_entropy(self, logits: Tensor, classes: Tensor) -> Tensor:
-        if self.settings.ce.include_background:
-            return F.cross_entropy(logits, classes, weight=self.class_weight)
-        inside = classes.masked_fill(classes == 0, -100)
-        total = F.cross_entropy(
-            logits, inside, weight=self.class_weight, ignore_index=-100, reduction="sum"
-        )
-        return total / (classes > 0).sum().clamp(min=1)
+    def _cross_entropy(self, right: Tensor, classes: Tensor) -> Tensor:
+        """Mean over voxels of -log p of the right class, weighted by class; 0 where no voxel has any weight."""
+        weights = self.class_weight[classes]
+        return -(weights * right).sum() / weights.sum().clamp(min=SMOOTH)
 
-    def _focal(self, logits: Tensor, classes: Tensor) -> Tensor:
+    def _focal(self, right: Tensor) -> Tensor:
         """Lin et al., https://arxiv.org/abs/1708.02002: easy voxels weigh (1 - p) ** gamma."""
-        log_p = -F.cross_entropy(logits, classes, reduction="none")
-        return ((1 - log_p.exp()) ** self.settings.focal_gamma * -log_p).mean()
+        # The lower end: at p = 1 the slope of a power below 1 is infinite.
+        wrong = (-torch.expm1(right)).clamp(min=1e-7)
+        return -(wrong**self.settings.focal_gamma * right).mean()
 
-    def _overlap(self, logits: Tensor, classes: Tensor) -> Tensor:
-        both, predicted, referenced = _class_sums(logits.softmax(dim=1), classes)  # each (B, K)
+    def _overlap(self, right: Tensor, predicted: Tensor, classes: Tensor) -> Tensor:
+        both, referenced = _sums_by_class(right.exp(), classes, predicted.shape[1])  # (B, K) each
+        sums = torch.stack([both, predicted, referenced])  # (3, B, K)
         if self.settings.batch_dice:
-            both, predicted, referenced = (
-                sums.sum(dim=0, keepdim=True) for sums in (both, predicted, referenced)
-            )
-        first = 0 if self.settings.include_background or self.num_classes == 1 else 1
-        sums = (both[:, first:], predicted[:, first:], referenced[:, first:])
-        form: Callable[..., Tensor] = {
-            "gdice": _generalised_dice,
-            "tversky": self._tversky,
-        }.get(self.settings.type, _dice)
-        return form(*sums)
-
-    def _tversky(self, both: Tensor, predicted: Tensor, referenced: Tensor) -> Tensor:
-        """Salehi et al., https://arxiv.org/abs/1706.05721."""
-        false_positive, false_negative = predicted - both, referenced - both
-        alpha, beta = self.settings.tversky_alpha, self.settings.tversky_beta
-        denominator = both + alpha * false_positive + beta * false_negative + SMOOTH
-        return (1 - (both + SMOOTH) / denominator).mean()
-
-
-def build_loss(settings: LossSettings, num_classes: int) -> SegmentationLoss:
-    """The loss of these settings for a network of `num_classes` outputs."""
-    return SegmentationLoss(settings, num_classes)
-
-
-def _class_sums(probabilities: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums over voxels, each (B, K): probability where the class is, probability, voxels of the class."""
-    batch, num_classes, _ = probabilities.shape
-    zeros = probabilities.new_zeros(batch, num_classes)
-    at_target = probabilities.gather(1, classes[:, None])[:, 0]  # (B, N)
-    both = zeros.scatter_add(1, classes, at_target)
-    referenced = zeros.scatter_add(1, classes, torch.ones_like(at_target))
-    return both, probabilities.sum(dim=2), referenced
+            sums = sums.sum(dim=1, keepdim=True)  # (3, 1, K)
+        if not self.settings.include_background:
+            sums = sums[:, :, 1:]
+        match self.settings.type:
+            case "gdice":
+                return _generalised_dice(*sums)
+            case "tversky":
+                return _tversky(*sums, self.settings.tversky_alpha, self.settings.tversky_beta)
+        return _dice(*sums)
 
 
 def _dice(both: Tensor, predicted: Tensor, referenced: Tensor) -> Tensor:
@@ -113,15 +110,65 @@ def _dice(both: Tensor, predicted: Tensor, referenced: Tensor) -> Tensor:
 
 
 def _generalised_dice(both: Tensor, predicted: Tensor, referenced: Tensor) -> Tensor:
-    """Sudre et al., https://arxiv.org/abs/1707.03237; absent classes weigh as much as the rarest present one."""
-    present = referenced > 0
-    weights = torch.where(present, 1 / referenced.clamp(min=1) ** 2, 0.0)
-    weights = torch.where(present, weights, weights.amax(dim=1, keepdim=True))
-    numerator = 2 * (both * weights).sum(dim=1) + SMOOTH
-    return (1 - numerator / (((predicted + referenced) * weights).sum(dim=1) + SMOOTH)).mean()
+    """Sudre et al., https://arxiv.org/abs/1707.03237; absent classes weigh as much as the rarest that is there."""
+    weights = torch.where(referenced > 0, referenced.clamp(min=1) ** -2, 0)
+    weights = torch.where(referenced > 0, weights, weights.amax(dim=1, keepdim=True))
+    overlap = 2 * (both * weights).sum(dim=1) + SMOOTH
+    return (1 - overlap / (((predicted + referenced) * weights).sum(dim=1) + SMOOTH)).mean()
+
+
+def _tversky(
+    both: Tensor, predicted: Tensor, referenced: Tensor, alpha: float, beta: float
+) -> Tensor:
+    """Salehi et al., https://arxiv.org/abs/1706.05721: false positives weigh alpha, false negatives beta."""
+    wrong = alpha * (predicted - both) + beta * (referenced - both)
+    return (1 - (both + SMOOTH) / (both + wrong + SMOOTH)).mean()
+
+
+def _sums_by_class(values: Tensor, classes: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Sum of `values` (B, N) over the voxels of each class, and the number of these, both (B, K).
+
+    In float64: one running sum over millions of voxels would lose digits in float32.
+    """
+    zeros = values.new_zeros(len(values), num_classes, dtype=torch.float64)
+    sums = zeros.scatter_add(1, classes, values.double())
+    counts = zeros.scatter_add(1, classes, torch.ones_like(values, dtype=torch.float64))
+    return sums.to(values), counts.to(values)
 
 
 def _sampled(target: Tensor, output: Tensor) -> Tensor:
     """Every n-th voxel of the target, so that it has the output's size."""
-    steps = [full // part for full, part in zip(target.shape[2:], output.shape[2:], strict=True)]
-    return target[:, :, :: steps[0], :: steps[1], :: steps[2]]
+    x, y, z = (whole // part for whole, part in zip(target.shape[2:], output.shape[2:], strict=True))
+    return target[:, :, ::x, ::y, ::z]
+
+
+class _SoftmaxSums(torch.autograd.Function):
+    """From logits (B, N, K) and classes (B, N): log-probability of the right class (B, N), summed probabilities (B, K).
+
+    Written out because autograd would keep a log-softmax, its exponential and a gradient of each.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        # torch's softmax wants its input contiguous, and runs along memory only if that is long enough to vectorise.
+        along_memory = logits.is_contiguous() and logits.shape[2] >= 16
+        log_probabilities = (
+            logits.log_softmax(dim=2)
+            if along_memory
+            else logits.transpose(1, 2).log_softmax(dim=1).transpose(1, 2)
+        )
+        right = log_probabilities.gather(2, classes[:, :, None])[:, :, 0]
+        probabilities = log_probabilities.exp_()
+        ctx.save_for_backward(probabilities, classes)
+        return right, probabilities.sum(dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """With p the softmax and o one-hot of the class: d right = o - p, d predicted_k = p_k (o_k - p)."""
+        probabilities, classes = ctx.saved_tensors
+        of_right, of_predicted = gradients[0][:, :, None], gradients[1][:, None, :]
+        of_logits = probabilities * of_predicted  # (B, N, K)
+        shared = of_logits.sum(dim=2, keepdim=True) + of_right  # (B, N, 1)
+        of_logits.addcmul_(probabilities, shared, value=-1)
+        return of_logits.scatter_add_(2, classes[:, :, None], of_right), None

@@ -10,6 +10,7 @@ for them along X, Y, Z through the properties of `Settings`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -35,6 +36,8 @@ from monaiseg.errors import MonaisegWarning, SettingsError, listed, nearest
 T = TypeVar("T")
 MAX_BYTES = 1 << 20
 """A settings file is a few kilobytes; one of more than 1 MiB is something else."""
+MAX_DEPTH = 8
+"""Levels of nesting, lists included, that any settings file has."""
 
 
 def _as_tuple(value: object) -> object:
@@ -42,14 +45,14 @@ def _as_tuple(value: object) -> object:
 
 
 def _all_or_positive(value: int) -> int:
-    if value != -1 and value < 1:
-        raise ValueError("use -1 for all, or a whole number of at least 1")
+    if value == 0:
+        raise ValueError("0 is not -1 or a whole number of at least 1")
     return value
 
 
-def _skip_all_or_positive(value: int) -> int:
-    if value < -1:
-        raise ValueError("use -1 for all, 0 for none, or a whole number of at least 1")
+def _all_or_classes(value: int) -> int:
+    if value in {0, 1}:
+        raise ValueError(f"{value} is not -1 or at least 2: background and a structure")
     return value
 
 
@@ -59,9 +62,11 @@ def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
-Count = Annotated[int, Field(ge=1)]
-AllOrCount = Annotated[int, Field(ge=-1), AfterValidator(_all_or_positive)]
-BatchLimit = Annotated[int, Field(ge=-1), AfterValidator(_skip_all_or_positive)]
+MOST = 2**31 - 1
+"""No count is greater: what counts voxels, steps and labels below holds 32 bits."""
+Count = Annotated[int, Field(ge=1, le=MOST)]
+AllOrCount = Annotated[int, Field(ge=-1, le=MOST), AfterValidator(_all_or_positive)]
+BatchLimit = Annotated[int, Field(ge=-1, le=MOST)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -73,11 +78,16 @@ Triple = Annotated[tuple[Count, Count, Count], BeforeValidator(_as_tuple)]
 SizeTriple = Annotated[tuple[AllOrCount, AllOrCount, AllOrCount], BeforeValidator(_as_tuple)]
 MarginTriple = Annotated[
     tuple[
-        Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]
+        Annotated[int, Field(ge=0, le=MOST)],
+        Annotated[int, Field(ge=0, le=MOST)],
+        Annotated[int, Field(ge=0, le=MOST)],
     ],
     BeforeValidator(_as_tuple),
 ]
 SpacingTriple = Annotated[tuple[Positive, Positive, Positive], BeforeValidator(_as_tuple)]
+Angle = Annotated[float, Field(ge=0, le=180)]
+AngleTriple = Annotated[tuple[Angle, Angle, Angle], BeforeValidator(_as_tuple)]
+ShiftTriple = Annotated[tuple[NonNegative, NonNegative, NonNegative], BeforeValidator(_as_tuple)]
 
 
 class Section(BaseModel):
@@ -129,6 +139,13 @@ class SamplingSettings(Section):
     """Weight of foreground centres under `pos_neg`."""
     neg: NonNegative = 1.0
     """Weight of background centres under `pos_neg`."""
+    centres_per_class: AllOrCount = -1
+    """At most so many different centres for each class of an image, evenly spread. -1: no limit."""
+    least_class_share: Probability = 0.0
+    """A patch holds at least this share of the image's voxels of the class it is centred on; all of the foreground is
+    one class under `pos_neg`. Where a patch holds less, it is drawn again, 20 times at most; then the fullest is taken."""
+    least_patch_share: Annotated[tuple[Probability, ...], BeforeValidator(_as_tuple)] = ()
+    """The same as shares of the patch, one a class, background first. Classes past the end go by `least_class_share`."""
 
     @model_validator(mode="after")
     def _some_weight(self) -> Self:
@@ -224,6 +241,45 @@ class FlipSettings(Section):
     """Share of patches mirrored bottom to top."""
 
 
+class RigidSettings(Section):
+    """Random rigid motion, normally distributed; EasyReg's `random_rigid_transform`."""
+
+    probability: Probability = 0.0
+    """Share of patches that are moved."""
+    rotation: AngleTriple = (0.0, 0.0, 0.0)
+    """Angle in degrees about each axis that 95 % of the rotations stay below: two standard deviations."""
+    translation: ShiftTriple = (0.5, 0.5, 0.5)
+    """Shift in voxels along each axis that 95 % of the shifts stay below: two standard deviations."""
+    target: Literal["both", "image", "label"] = "both"
+    """What moves: image and label map together, or one of them against the other."""
+
+
+class DeformationSettings(Section):
+    """Random smooth deformation by a B-spline through a coarse mesh; EasyReg's `bspline_transform`."""
+
+    probability: Probability = 0.0
+    """Share of patches that are deformed."""
+    mesh_size: Triple = (2, 2, 2)
+    """Cells of the mesh that spans the patch, along each axis."""
+    displacement: NonNegative = 1.0
+    """Displacement in voxels that 95 % of the mesh's points stay below, along each axis: two standard deviations."""
+    order: Annotated[int, Field(ge=1, le=3)] = 3
+    """Degree of the B-spline."""
+    interpolation: Literal["linear", "bspline"] = "linear"
+    """How the image is read between its voxels; `bspline` is cubic: sharper, and some ten times slower."""
+
+
+class BilateralSettings(Section):
+    """Smoothing that keeps edges, by a bilateral filter."""
+
+    probability: Probability = 0.0
+    """Share of patches that are filtered."""
+    domain_sigma: Annotated[float, Field(gt=0, le=2)] = 0.2
+    """Standard deviation in space, in voxels."""
+    range_sigma: Positive = 0.06
+    """Standard deviation in normalised intensity: greater differences are edges."""
+
+
 class AugmentationSettings(Section):
     """Random changes to each training patch, drawn anew every time."""
 
@@ -232,6 +288,9 @@ class AugmentationSettings(Section):
     rotation: RotationSettings = RotationSettings()
     scaling: ScalingSettings = ScalingSettings()
     flip: FlipSettings = FlipSettings()
+    rigid: RigidSettings = RigidSettings()
+    deformation: DeformationSettings = DeformationSettings()
+    bilateral: BilateralSettings = BilateralSettings()
     noise: NoiseSettings = NoiseSettings()
     smoothing: SmoothingSettings = SmoothingSettings()
     bias_field: BiasFieldSettings = BiasFieldSettings()
@@ -245,7 +304,9 @@ class SegDataSettings(Section):
     patch_size: Triple = (64, 64, 64)
     """Size of training patches and prediction windows, in voxels. Each must divide by the network's total stride."""
     interested_label_list: Annotated[
-        tuple[Annotated[int, Field(ge=-1)], ...], BeforeValidator(_as_tuple), Field(min_length=1)
+        tuple[Annotated[int, Field(ge=-1, le=MOST)], ...],
+        BeforeValidator(_as_tuple),
+        Field(min_length=1),
     ] = (-1,)
     """Label values to keep; all others become background. [-1]: every value that the data task has."""
     crops_per_image: Count = 1
@@ -255,6 +316,17 @@ class SegDataSettings(Section):
     sampling: SamplingSettings = SamplingSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     partition: PartitionSettings = PartitionSettings()
+
+    @model_validator(mode="after")
+    def _windows_advance(self) -> Self:
+        margins = self.partition.overlap_size or (0, 0, 0)
+        for axis, (margin, size) in enumerate(zip(margins, self.patch_size, strict=True)):
+            if 2 * margin >= size:
+                raise ValueError(
+                    f"partition.overlap_size: {margin} on both sides leaves nothing of patch_size "
+                    f"{size} (entry {axis + 1}); use 0 to {(size - 1) // 2}"
+                )
+        return self
 
 
 class DatasetSettings(Section):
@@ -405,7 +477,7 @@ class NetworkSettings(Section):
 class SegNetSettings(Section):
     """The network's classes."""
 
-    class_num: Annotated[int, Field(ge=-1)] = -1
+    class_num: Annotated[int, Field(ge=-1, le=MOST), AfterValidator(_all_or_classes)] = -1
     """Classes with background. -1: the size of the label table."""
 
 
@@ -430,9 +502,7 @@ class TaskSettings(Section):
     """Processes that cut and augment patches beside the computation."""
     amp: bool = True
     """Mixed precision where the device has it; CPUs compute in float32."""
-    batch_size: (
-        Count | Annotated[tuple[Count, Count, Count, Count], BeforeValidator(_as_tuple)]
-    ) = 2
+    batch_size: Count | Annotated[tuple[Count, Count, Count, Count], BeforeValidator(_as_tuple)] = 2
     """Patches per training step. EasyReg's list [train, val, test, debug] is accepted; only its first entry matters."""
     epochs: Count = 100
     """Epochs to train."""
@@ -497,26 +567,37 @@ class Settings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_weight_a_class(self) -> Self:
+        weights, classes = self.tsk_set.loss.ce.class_weight, self.tsk_set.seg.class_num
+        if weights is not None and classes not in (-1, len(weights)):
+            raise ValueError(
+                f"tsk_set.loss.ce.class_weight has {len(weights)} weights, but tsk_set.seg.class_num is "
+                f"{classes}; give one weight a class, background first"
+            )
+        return self
+
     # Along X, Y, Z, whatever the file's order; what the code below asks for.
 
-    def _xyz(self, triple: tuple[T, T, T]) -> tuple[T, T, T]:
+    def along_xyz(self, triple: tuple[T, T, T]) -> tuple[T, T, T]:
+        """A spatial list of the file along X, Y, Z."""
         return triple if self.dataset.axis_order == "xyz" else (triple[2], triple[1], triple[0])
 
     @property
     def patch_shape(self) -> tuple[int, int, int]:
         """Patch size in voxels along X, Y, Z."""
-        return self._xyz(self.dataset.seg.patch_size)
+        return self.along_xyz(self.dataset.seg.patch_size)
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
         """Size that images are resampled to along X, Y, Z, as given; None keeps their own."""
         shape = self.dataset.img_after_resize
-        return None if -1 in shape else self._xyz(shape)
+        return None if -1 in shape else self.along_xyz(shape)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float] | None:
         """Voxel size in mm along X, Y, Z that images are resampled to; None keeps their own."""
-        return None if self.dataset.spacing is None else self._xyz(self.dataset.spacing)
+        return None if self.dataset.spacing is None else self.along_xyz(self.dataset.spacing)
 
     @property
     def window_overlap(self) -> tuple[float, float, float]:
@@ -527,7 +608,7 @@ class Settings(Section):
         x, y, z = (
             2 * margin / size
             for margin, size in zip(
-                self._xyz(partition.overlap_size), self.patch_shape, strict=True
+                self.along_xyz(partition.overlap_size), self.patch_shape, strict=True
             )
         )
         return x, y, z
@@ -571,19 +652,22 @@ def parse_settings(raw: bytes | str, source: str = "settings") -> Settings:
 
 def settings_from_dict(document: Mapping[str, Any], source: str = "settings") -> Settings:
     """Settings from nested dictionaries as JSON makes them, in our spelling or EasyReg's."""
+    if _is_deep(document):
+        raise SettingsError(f"{source}: nested too deeply; settings are {MAX_DEPTH} levels deep")
     translation = easyreg.translate(document)
-    problems = list(translation.problems)
+    problems = [*translation.problems, *(f"{p}: {_unknown_key(p)}" for p in translation.unknown)]
     try:
         settings = Settings.model_validate_json(json.dumps(translation.document))
     except ValidationError as error:
-        problems += [_explain(fault, translation.document) for fault in error.errors()]
-    except ValueError as error:  # json.dumps: a NaN or Infinity that the caller's dictionary holds
-        problems.append(str(error))
+        problems += [_explain(fault, translation) for fault in error.errors()]
+    except (TypeError, ValueError) as error:  # json.dumps: what JSON does not have
+        problems.append(f"{error}; settings hold what JSON can write")
     if problems:
-        raise SettingsError(listed([f"{source}: {problem}" for problem in problems]))
+        lines = dict.fromkeys(f"{source}: {problem}" for problem in problems)
+        raise SettingsError(listed(list(lines)))
     if translation.ignored:
         warnings.warn(
-            f"{source}: these keys have no effect here: {', '.join(translation.ignored)}",
+            f"{source}: keys that have no effect here:\n" + listed(translation.ignored),
             MonaisegWarning,
             stacklevel=2,
         )
@@ -653,7 +737,7 @@ def _parse_json(raw: bytes, source: str) -> dict[str, Any]:
         ) from error
     except RecursionError as error:
         raise SettingsError(
-            f"{source}: nested too deeply; settings are six levels deep"
+            f"{source}: nested too deeply; settings are {MAX_DEPTH} levels deep"
         ) from error
     except SettingsError:
         raise
@@ -669,35 +753,55 @@ def _parse_json(raw: bytes, source: str) -> dict[str, Any]:
     return document
 
 
+def _is_deep(document: Mapping[str, Any]) -> bool:
+    """Whether anything lies deeper than `MAX_DEPTH`."""
+    level: list[Any] = [document]
+    for _ in range(MAX_DEPTH):
+        level = [
+            entry
+            for value in level
+            if isinstance(value, Mapping | list | tuple)
+            for entry in (value.values() if isinstance(value, Mapping) else value)
+        ]
+    return any(isinstance(value, Mapping | list | tuple) for value in level)
+
+
 # ---------------------------------------------------------------- faults in words
 
 
-def _explain(fault: Any, document: Mapping[str, Any]) -> str:
-    """One of pydantic's faults as `path.to.key: what; what to use`."""
-    location = [part for part in fault["loc"] if part in {*_key_names(), "$schema"} or isinstance(part, int)]
+def _explain(fault: Any, translation: easyreg.Translation) -> str:
+    """One of pydantic's faults as `path.to.key: what; what to use`, the path as the user wrote it."""
     if fault["type"] == "extra_forbidden":
-        location = list(fault["loc"])
-    path = ".".join(str(part) for part in location)
-    where = f"{path}: " if path else ""
-    if fault["type"] == "extra_forbidden":
-        return where + _unknown_key(location)
+        path = ".".join(map(str, fault["loc"]))
+        return f"{path}: {_unknown_key(path)}"
+    path, value = _place(fault["loc"], translation.document)
+    where = f"{translation.spelled.get(path, path)}: " if path else ""
     if fault["type"] == "value_error":
         return where + str(fault["ctx"]["error"])
-    expected = _expectation([part for part in location if isinstance(part, str)])
-    return f"{where}{_shown(fault['input'])} is not {expected}"
+    return f"{where}{_shown(value)} is not {_expectation(path)}"
 
 
-def _key_names() -> set[str]:
-    schema = Settings.model_json_schema()
-    sections = [schema, *schema["$defs"].values()]
-    return {name for section in sections for name in section.get("properties", {})}
+def _place(location: tuple[Any, ...], document: Mapping[str, Any]) -> tuple[str, Any]:
+    """Path and value of the key that a fault lies in: pydantic's location goes on into lists and unions."""
+    names: list[str] = []
+    value: Any = document
+    for part in location:
+        if not isinstance(value, Mapping) or part not in value:
+            break
+        names.append(part)
+        value = value[part]
+    return ".".join(names), value
 
 
-def _node(path: list[str]) -> dict[str, Any]:
+@functools.cache
+def _schema() -> dict[str, Any]:
+    return Settings.model_json_schema()
+
+
+def _node(path: str) -> dict[str, Any]:
     """The schema of the value at `path`."""
-    schema = Settings.model_json_schema()
-    node: dict[str, Any] = schema
-    for name in path:
+    node = schema = _schema()
+    for name in filter(None, path.split(".")):
         node = _resolved(node, schema).get("properties", {}).get(name, {})
     return {**_resolved(node, schema), **{k: v for k, v in node.items() if k != "$ref"}}
 
@@ -708,16 +812,16 @@ def _resolved(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     return cast(dict[str, Any], schema["$defs"][node["$ref"].rsplit("/", 1)[1]])
 
 
-def _unknown_key(location: list[Any]) -> str:
-    *parents, name = [str(part) for part in location]
-    known = list(_node(parents).get("properties", {}))
-    guess = nearest(name, known)
+def _unknown_key(path: str) -> str:
+    section, _, name = path.rpartition(".")
+    ours, theirs = list(_node(section).get("properties", {})), easyreg.names_at(section)
+    guess = nearest(name, [*ours, *theirs])
     if guess:
         return f"unknown key; did you mean {guess!r}?"
-    return f"unknown key; {'.'.join(parents) or 'a settings file'} has {', '.join(known)}"
+    return f"unknown key; {section or 'a settings file'} has {', '.join(ours or theirs)}"
 
 
-def _expectation(path: list[str]) -> str:
+def _expectation(path: str) -> str:
     node = _node(path)
     default = f" (default {json.dumps(node['default'])})" if _is_plain(node.get("default")) else ""
     return _in_words(node) + default
@@ -755,7 +859,7 @@ def _in_words(node: dict[str, Any]) -> str:
             ("maximum", "at most"),
             ("exclusiveMaximum", "below"),
         )
-        if key in node
+        if key in node and node[key] != MOST
     ]
     return " ".join([kinds.get(node.get("type", ""), "a value"), " and ".join(limits)]).strip()
 

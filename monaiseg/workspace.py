@@ -12,13 +12,14 @@ import json
 import logging
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from monaiseg.cases import SPLITS, VOLUMES_FOLDER
+from monaiseg.cases import CACHE_FOLDER, SPLITS, VOLUMES_FOLDER
 from monaiseg.errors import (
     BusyError,
     CheckpointError,
@@ -29,7 +30,6 @@ from monaiseg.errors import (
 from monaiseg.files import probe_writable, valid_name, write_atomic
 from monaiseg.settings import Settings, dump_settings
 
-CACHE_FOLDER = "cache"
 _TAKEN = {*SPLITS, VOLUMES_FOLDER, CACHE_FOLDER}
 """Names in a data task's folder that are not trainings."""
 
@@ -193,8 +193,18 @@ class _LogFile(logging.FileHandler):
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self._has_failed = False
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - logging's own
-        if not self._has_failed:
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line; logging itself does not catch what opening the file raises."""
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own
+        """Say once that lines are lost."""
+        if not isinstance(sys.exc_info()[1], OSError):  # a mistake of ours in the call
+            super().handleError(record)
+        elif not self._has_failed:
             self._has_failed = True
             warnings.warn(
                 f"{self.baseFilename}: cannot be written; the log of this training will have gaps",

@@ -17,6 +17,7 @@ from typing import Any
 import typer
 
 import monaiseg
+from monaiseg import easyreg
 from monaiseg.cli import app
 from monaiseg.settings import _in_words, json_schema
 
@@ -67,7 +68,12 @@ def settings_page() -> str:
     for path, section in _sections(schema, schema):
         title = f"## `{path}`" if "." not in path else f"### `{path}`"
         rows = [
-            (f"`{key}`", _in_words(node), _default_of(node), _said(node))
+            (
+                f"`{key}`",
+                _values_of(node),
+                _default_of(node),
+                _said(node) + _elsewhere(f"{path}.{key}"),
+            )
             for key, node in section["properties"].items()
             if "$ref" not in node
         ]
@@ -88,12 +94,22 @@ def _sections(
             yield from _sections(section, schema, here)
 
 
+def _values_of(node: dict[str, Any]) -> str:
+    return _in_words(node).replace(" and at most 2.14748e+09", "")  # what fits 32 bits is no advice
+
+
 def _default_of(node: dict[str, Any]) -> str:
     return f"`{json.dumps(node['default'])}`" if "default" in node else ""
 
 
 def _said(node: dict[str, Any]) -> str:
     return " ".join(node.get("description", "").split())
+
+
+def _elsewhere(path: str) -> str:
+    """A note of EasyReg's name for a key, where it has another one."""
+    names = [f"`{theirs}`" for theirs, ours in easyreg.RENAMED.items() if ours == path]
+    return f" In EasyReg: {', '.join(names)}." if names else ""
 
 
 # ---------------------------------------------------------------- command line

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given
@@ -39,7 +38,7 @@ from monaiseg.errors import DataError, SettingsError, StorageError
 from monaiseg.geometry import Grid
 from monaiseg.labels import LabelTable
 from monaiseg.settings import settings_from_dict
-from monaiseg.volumes import write_image, write_label_map
+from monaiseg.volumes import read_header, write_image, write_label_map
 
 SHAPE = (3, 4, 5)
 GRID = Grid.of(SHAPE, np.diag([1, 1, 2, 1]))
@@ -333,9 +332,12 @@ def test_every_case_is_in_one_split_whatever_the_files_order(ids, test, val, see
 def test_another_seed_makes_another_split():
     ids = [f"S{n}" for n in range(20)]
     assert split_cases(ids, seed=0) != split_cases(ids, seed=1)
-    assert {s: len(m) for s, m in split_cases(ids).items()} == dict(
-        train=14, val=2, test=4, debug=5
-    )
+    assert {s: len(m) for s, m in split_cases(ids).items()} == {
+        "train": 14,
+        "val": 2,
+        "test": 4,
+        "debug": 5,
+    }
 
 
 def test_a_new_case_leaves_the_order_of_the_others_alone():
@@ -369,7 +371,7 @@ def test_facts_are_those_of_the_drawing(tmp_path):
     facts = examine_cases([case])["a"]
 
     assert facts.shape == SHAPE
-    assert facts.spacing == (1, 1, 2)
+    assert facts.spacing == (1.0, 1.0, 2.0)
     assert facts.orientation == "RAS"
     assert facts.label_voxels == {0: 53, 1: 6, 4: 1}
     assert facts.foreground_share == pytest.approx(7 / 60)
@@ -719,9 +721,14 @@ def test_writing_again_replaces_a_data_task_but_nothing_else(task):
 
 def test_a_folder_that_fails_half_way_leaves_the_old_one(task):
     write_data_task(task)
-    with pytest.raises(StorageError, match="No space left"), fresh_folder(task.folder) as scratch:
-        (scratch / "half").touch()
-        raise OSError(28, "No space left on device")
+
+    def fill_the_disk() -> None:
+        with fresh_folder(task.folder) as scratch:
+            (scratch / "half").touch()
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError, match="No space left"):
+        fill_the_disk()
     assert read_data_task(task.folder) == task
     assert sorted(path.name for path in task.folder.parent.iterdir()) == ["task"]
 
@@ -757,4 +764,4 @@ def test_the_real_cases_are_found_and_examined(hippocampus):
     assert found.notes == ()
     assert scan_labels(facts).values == (0, 1, 2)
     assert {fact.orientation for fact in facts.values()} == {"RAS"}
-    assert nib.load(found.cases[0].images[0]).shape == facts[found.cases[0].id].shape
+    assert read_header(found.cases[0].images[0]).grid.shape == facts[found.cases[0].id].shape

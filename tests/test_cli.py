@@ -1,0 +1,195 @@
+"""The command line, as a user types it: from a folder of scans to scores and label maps, and bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from monaiseg.cli import app, find_settings
+from monaiseg.settings import Settings, dump_settings, load_settings
+
+RUNNER = CliRunner()
+
+
+def call(*words: object):
+    return RUNNER.invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture
+def small(settings: Settings, tmp_path: Path) -> Path:
+    document = json.loads(dump_settings(settings))
+    document["tsk_set"].update(epochs=1)
+    path = tmp_path / "settings" / "cur_task_setting.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(document))
+    return path
+
+
+def test_from_a_folder_of_scans_to_scores_and_label_maps(dataset, small, tmp_path):
+    names = ["--output_root_path", tmp_path / "out", "-dtn", "phantoms"]
+    prepared = call(
+        "prepare",
+        "--dataset_path",
+        dataset,
+        *names,
+        "--train_size",
+        60,
+        "--test_size",
+        20,
+        "--val_size",
+        20,
+    )
+    assert prepared.exit_code == 0, prepared.output
+    assert "monaiseg train" in prepared.output
+
+    trained = call("train", "-ts", small.parent, *names, "-tn", "first", "-g", -1)
+    assert trained.exit_code == 0, trained.output
+    assert "best mean Dice" in trained.output
+    model = tmp_path / "out" / "phantoms" / "first"
+
+    evaluated = call("evaluate", "-m", model, *names, "--save-predictions")
+    assert evaluated.exit_code == 0, evaluated.output
+    assert "label 4" in evaluated.output
+    summary = json.loads((model / "records" / "test" / "summary.json").read_text())
+    assert summary["cases"] == 1
+    assert [label["value"] for label in summary["labels"]] == [1, 4]
+    assert (model / "records" / "test" / "scores.csv").read_text().count("\n") == 3
+    assert len(list((model / "records" / "test" / "predictions").glob("*_pred.nii.gz"))) == 1
+
+    predicted = call("predict", "-m", model, "-i", dataset / "images", "-o", tmp_path / "labels")
+    assert predicted.exit_code == 0, predicted.output
+    assert len(list((tmp_path / "labels").glob("*_pred.nii.gz"))) == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["prepare", "--dataset-path", "nowhere", "-o", "out", "-dtn", "x"], "nowhere"),
+        (
+            ["train", "-ts", "missing.json", "-o", "out", "-dtn", "x", "-tn", "y"],
+            "no such settings file",
+        ),
+        (["settings", "check", "typo.json"], "did you mean 'patch_size'"),
+        (
+            ["settings", "check", "two_faults.json"],
+            "tsk_set.epochs: 0 is not a whole number of at least 1",
+        ),
+        (["predict", "-m", "nothing.pt", "-i", "a.nii.gz", "-o", "out"], "nothing.pt"),
+        (["evaluate", "-m", "nothing.pt", "-o", "out", "-dtn", "x"], "x"),
+    ],
+)
+def test_bad_input_gets_one_message_and_exit_code_2(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("typo.json").write_text('{"dataset": {"seg": {"patch_sise": [16, 16, 16]}}}')
+    Path("two_faults.json").write_text('{"tsk_set": {"epochs": 0, "optim": {"lr": -1}}}')
+    before = sorted(path.name for path in tmp_path.iterdir())
+
+    result = call(*words)
+
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_an_image_without_a_label_map_is_named(dataset, tmp_path):
+    (dataset / "labels" / "case_3.nii.gz").unlink()
+
+    result = call("prepare", "--dataset-path", dataset, "-o", tmp_path / "out", "-dtn", "x")
+
+    assert result.exit_code == 2
+    assert "case_3" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_text_file_named_nii_gz_is_named(dataset, tmp_path):
+    (dataset / "images" / "case_2.nii.gz").write_text("not a scan")
+
+    result = call("prepare", "--dataset-path", dataset, "-o", tmp_path / "out", "-dtn", "x")
+
+    assert result.exit_code == 2
+    assert "case_2" in result.output
+
+
+def test_a_patch_that_does_not_divide_is_refused_before_training(data_task, small):
+    document = json.loads(small.read_text())
+    document["dataset"]["seg"]["patch_size"] = [16, 27, 16]
+    small.write_text(json.dumps(document))
+
+    result = call(
+        "train",
+        "-ts",
+        small,
+        "-o",
+        data_task.folder.parent,
+        "-dtn",
+        data_task.folder.name,
+        "-tn",
+        "bad",
+    )
+
+    assert result.exit_code == 2
+    assert "use 24 or 28" in result.output
+    assert not list(data_task.folder.glob("bad/checkpoints/*"))
+
+
+def test_a_gpu_that_is_not_there_is_refused(data_task, small):
+    result = call(
+        "train",
+        "-ts",
+        small,
+        "-o",
+        data_task.folder.parent,
+        "-dtn",
+        data_task.folder.name,
+        "-tn",
+        "g",
+        "-g",
+        7,
+    )
+
+    assert result.exit_code == 2
+    assert "-1 for the CPU" in result.output
+
+
+@pytest.mark.parametrize(
+    "name", ["cur_task_setting.json", "curr_task_settings.json", "curr_task_setting.json"]
+)
+def test_a_settings_folder_is_searched_for_easyregs_names(name, tmp_path):
+    (tmp_path / name).write_text("{}")
+
+    assert find_settings(tmp_path) == tmp_path / name
+    assert call("settings", "check", tmp_path).exit_code == 0
+
+
+def test_settings_init_writes_what_check_accepts_and_show_prints(tmp_path):
+    path = tmp_path / "settings.json"
+    assert call("settings", "init", path).exit_code == 0
+
+    assert call("settings", "check", path).exit_code == 0
+    assert load_settings(path) == Settings()
+    assert call("settings", "show", path).output == path.read_text()
+    assert call("settings", "init", path).exit_code == 2
+
+
+def test_the_scripts_are_doors_to_the_same_commands(dataset, tmp_path):
+    scripts = Path(__file__).parent.parent / "scripts"
+    done = subprocess.run(
+        [sys.executable, "prepare_data.py", "--dataset_path", dataset, "--output_root_path", tmp_path / "o",
+         "--data_task_name", "lpba", "--task_type", "seg"],
+        cwd=scripts, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    lists = tmp_path / "o" / "lpba"
+    for split in ("train", "val", "test", "debug"):
+        assert (lists / split / "file_path_list.txt").is_file()
+        assert (lists / split / "file_name_list.txt").is_file()
+    assert (lists / "dataset.json").is_file()
+    shutil.rmtree(scripts / "__pycache__", ignore_errors=True)

@@ -1,0 +1,107 @@
+"""The network: planned strides, shapes in and out, errors that name the next sizes."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from monaiseg.errors import SettingsError
+from monaiseg.network import build_network, plan_topology
+from monaiseg.settings import NetworkSettings
+
+SMALL = NetworkSettings(channels=8, norm="instance")
+
+
+@pytest.mark.parametrize(
+    ("patch_shape", "total_stride"),
+    [
+        ((96, 96, 96), (16, 16, 16)),
+        (
+            (72, 72, 72),
+            (8, 8, 8),
+        ),  # EasyReg's LPBA patch: the fourth halving would leave half a voxel
+        ((40, 56, 40), (8, 8, 8)),
+        ((64, 64, 16), (16, 16, 4)),
+    ],
+)
+def test_an_axis_is_halved_while_four_voxels_remain(patch_shape, total_stride):
+    assert plan_topology(SMALL, patch_shape, (1.0, 1.0, 1.0)).total_stride == total_stride
+
+
+def test_a_patch_that_no_stride_divides_is_refused_with_the_next_sizes():
+    with pytest.raises(SettingsError, match="100 along Y is not a multiple of 16 .* use 96 or 112"):
+        plan_topology(SMALL, (96, 100, 96), (1.0, 1.0, 1.0))
+
+
+def test_thick_slices_wait_until_the_other_axes_have_caught_up():
+    topology = plan_topology(SMALL, (96, 96, 24), (1.0, 1.0, 4.0))
+
+    assert topology.strides[:3] == ((1, 1, 1), (2, 2, 1), (2, 2, 2))
+    assert topology.kernels[0] == (3, 3, 1)
+    assert topology.kernels[2] == (3, 3, 3)
+
+
+def test_channels_double_up_to_the_limit():
+    settings = NetworkSettings(channels=16, max_channels=40)
+
+    assert plan_topology(settings, (64, 64, 64), (1, 1, 1)).channels == (16, 32, 40, 40, 40)
+
+
+@pytest.mark.parametrize("variant", ["standard", "strided"])
+@given(multiples=st.tuples(*[st.integers(2, 3)] * 3))
+@hypothesis_settings(max_examples=5)
+def test_the_output_has_the_shape_of_every_divisible_input(variant, multiples):
+    settings = NetworkSettings(variant=variant, channels=8, num_stages=3)
+    topology = plan_topology(settings, (32, 32, 32), (1.0, 1.0, 1.0))
+    network = build_network(settings, topology, in_channels=2, num_classes=3).eval()
+    shape = tuple(n * s for n, s in zip(multiples, topology.total_stride, strict=True))
+
+    with torch.inference_mode():
+        assert network(torch.zeros(1, 2, *shape)).shape == (1, 3, *shape)
+
+
+@pytest.mark.parametrize("variant", ["standard", "strided"])
+def test_each_head_keeps_its_own_resolution_while_training(variant):
+    settings = NetworkSettings(variant=variant, channels=8, deep_supervision_heads=2)
+    topology = plan_topology(settings, (64, 64, 64), (1.0, 1.0, 1.0))
+    network = build_network(settings, topology, 1, 4)
+
+    outputs = network(torch.zeros(2, 1, 32, 32, 32))
+
+    assert [tuple(output.shape) for output in outputs] == [
+        (2, 4, 32, 32, 32),
+        (2, 4, 16, 16, 16),
+        (2, 4, 8, 8, 8),
+    ]
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch", "group", "none"])
+def test_every_norm_trains_and_a_reloaded_network_gives_the_same_logits(norm):
+    settings = NetworkSettings(norm=norm, channels=8, num_stages=2, deep_supervision_heads=0)
+    topology = plan_topology(settings, (16, 16, 16), (1.0, 1.0, 1.0))
+    network = build_network(settings, topology, 1, 2)
+    network(torch.randn(2, 1, 16, 16, 16)).square().mean().backward()
+    saved = io.BytesIO()
+    torch.save(network.state_dict(), saved)
+    saved.seek(0)
+    other = build_network(settings, topology, 1, 2)
+    other.load_state_dict(torch.load(saved, weights_only=True))
+    image = torch.randn(1, 1, 16, 16, 16)
+
+    with torch.inference_mode():
+        assert torch.equal(network.eval()(image), other.eval()(image))
+
+
+def test_the_same_seed_gives_the_same_weights():
+    topology = plan_topology(SMALL, (16, 16, 16), (1.0, 1.0, 1.0))
+    states = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        states.append(build_network(SMALL, topology, 1, 2).state_dict())
+
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

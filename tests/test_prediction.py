@@ -1,0 +1,79 @@
+"""Prediction comes back on the scan's own grid, whatever that is, with the files' label values."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from monaiseg.errors import DataError, SettingsError
+from monaiseg.phantom import make_phantom, write_phantom
+from monaiseg.prediction import Predictor, predict_files
+from monaiseg.volumes import read_label_table
+
+ORIENTATIONS = [
+    "".join(letters)
+    for axes in itertools.permutations(["RL", "AP", "SI"])
+    for letters in itertools.product(*axes)
+]
+
+
+@pytest.fixture(scope="module")
+def predictor(trained) -> Predictor:
+    return Predictor(trained.run_folder, device="cpu")
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_any_of_the_48_orientations_comes_back_on_its_own_grid(
+    orientation, predictor, phantom, tmp_path
+):
+    files = phantom((20, 24, 28), (1.2, 1.0, 0.8), orientation, label_values=(1, 4))
+    output = predictor.predict_file(files.image, tmp_path / "pred.nii.gz")
+
+    scan, prediction = nib.load(files.image), nib.load(output)
+    assert prediction.shape == scan.shape
+    assert np.array_equal(prediction.affine, scan.affine)
+    assert "".join(nib.aff2axcodes(prediction.affine)) == orientation
+    for code in ("qform_code", "sform_code"):
+        assert prediction.header[code] == scan.header[code]
+    assert prediction.get_data_dtype() == np.uint8
+
+
+def test_the_prediction_lies_where_the_structure_does(predictor, tmp_path):
+    made = make_phantom((24, 24, 24), (1.0, 1.0, 1.0), "PIR", (1, 4), seed=3)
+    image, label = write_phantom(tmp_path, "turned", made)
+    prediction, reference = predictor.predict(image), np.asarray(nib.load(label).dataobj)
+
+    inside = reference > 0
+    assert set(np.unique(prediction)) <= {0, 1, 4}
+    assert 2 * (inside & (prediction > 0)).sum() / (inside.sum() + (prediction > 0).sum()) > 0.6
+
+
+def test_a_scan_smaller_than_the_patch_is_labelled(predictor, phantom):
+    files = phantom((7, 30, 9), label_values=(1, 4))
+
+    assert predictor.predict(files.image).shape == (7, 30, 9)
+
+
+def test_names_and_colours_travel_with_the_label_map(predictor, phantom, tmp_path):
+    output = predictor.predict_file(phantom(label_values=(1, 4)).image, tmp_path / "pred.nii.gz")
+
+    assert read_label_table(output) == predictor.table
+
+
+def test_two_scans_of_one_name_are_not_written_over_each_other(predictor, phantom, tmp_path):
+    one, two = (phantom(folder=tmp_path / name).image for name in "ab")
+
+    with pytest.raises(SettingsError, match="would both be written"):
+        list(predict_files(predictor, [[one], [two]], tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_number_of_channels_is_refused(predictor, phantom, tmp_path):
+    image: Path = phantom().image
+
+    with pytest.raises(DataError, match="channel"):
+        predictor.predict([image, image])

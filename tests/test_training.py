@@ -1,0 +1,306 @@
+"""Training: the same weights however often it is stopped, the best model kept, rates that do what they say."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from monaiseg import checkpoint as checkpoints
+from monaiseg.cases import DataTask
+from monaiseg.errors import CheckpointError, NumericsError, SettingsError
+from monaiseg.schedule import LearningRate
+from monaiseg.settings import (
+    OptimSettings,
+    Settings,
+    dump_settings,
+    load_settings,
+    settings_from_dict,
+)
+from monaiseg.training import Training, ras_spacing, train
+
+
+def changed(settings: Settings, **tsk: object) -> Settings:
+    """The settings with other values in `tsk_set`."""
+    document = json.loads(dump_settings(settings))
+    document["tsk_set"].update(tsk)
+    return settings_from_dict(document)
+
+
+def run(settings: Settings, task: DataTask, name: str, **options: object):
+    return train(
+        settings,
+        output_root_path=task.folder.parent,
+        data_task_name=task.folder.name,
+        task_name=name,
+        **options,
+    )
+
+
+def state(folder: Path) -> tuple:
+    """All that two equal trainings have in common: weights, optimiser, best and history."""
+    saved = checkpoints.newest(folder)
+    optimizer = [
+        {k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in entry.items()}
+        for entry in saved.optimizer["state"].values()
+    ]
+    weights = {name: value.tolist() for name, value in saved.network.items()}
+    best = (saved.best.epoch, saved.best.value)  # its digest covers the name of the training too
+    return saved.step, weights, optimizer, best, [dict(row) for row in saved.history]
+
+
+@pytest.fixture
+def short(settings: Settings) -> Settings:
+    """Three epochs of three steps, with dropout, averaging and augmentation: all that is random takes part."""
+    document = json.loads(dump_settings(settings))
+    document["dataset"]["seg"]["augmentation"] = {"enabled": True}
+    document["tsk_set"].update(
+        epochs=3, val_period=1, checkpoint_period=1, checkpoint_steps=1, weight_averaging=0.9
+    )
+    document["tsk_set"]["network"]["dropout"] = 0.1
+    return settings_from_dict(document)
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL: nothing of ours catches it."""
+
+
+def kill_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training dies in its `step`-th step, after the weights have changed and before anything is saved."""
+    original = Training._end_step
+
+    def dying(self: Training, engine: object) -> None:
+        if engine.state.iteration == step:
+            raise Killed
+        original(self, engine)
+
+    monkeypatch.setattr(Training, "_end_step", dying)
+
+
+def test_it_learns_the_phantoms(trained):
+    assert trained.best is not None
+    assert trained.best.value > 0.5
+    assert not trained.interrupted
+
+
+def test_the_run_folder_holds_what_a_user_looks_for(trained):
+    names = {path.name for path in trained.run_folder.iterdir()}
+    assert {"cur_task_setting.json", "checkpoints", "records", "history.csv", "log.txt"} <= names
+    assert (
+        load_settings(trained.run_folder / "cur_task_setting.json").tsk_set.task_name == "trained"
+    )
+    with (trained.run_folder / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == [str(n) for n in range(1, 9)]
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+
+
+def test_tensorboard_holds_losses_rate_speed_and_dice_by_name(settings, data_task):
+    result = run(
+        changed(
+            settings,
+            epochs=1,
+            val_period=1,
+            print_step=[1, 1, 1],
+            save_fig_on=True,
+            save_val_fig_epoch=1,
+        ),
+        data_task,
+        "watched",
+    )
+    events = EventAccumulator(str(result.run_folder))
+    events.Reload()
+
+    scalars = set(events.Tags()["scalars"])
+    assert {"loss/train", "learning_rate", "seconds_per_iteration", "dice/mean"} <= scalars
+    assert {"dice/label 1", "dice/label 4"} <= scalars
+    (case,) = data_task.cases["val"]
+    assert events.Tags()["images"] == [f"slices/{case.id}"]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(short, data_task):
+    first, second = (state(run(short, data_task, name).run_folder) for name in ("a", "b"))
+    other = state(run(changed(short, seed=1), data_task, "c").run_folder)
+
+    assert first == second
+    assert first[1] != other[1]
+
+
+@pytest.mark.parametrize("step", [2, 3, 4, 6])
+def test_a_killed_training_resumes_to_the_same_weights_bit_for_bit(
+    step, short, data_task, monkeypatch
+):
+    whole = state(run(short, data_task, "whole").run_folder)
+    with monkeypatch.context() as patch:
+        kill_after(step, patch)
+        with pytest.raises(Killed):
+            run(short, data_task, "killed")
+
+    resumed = run(short, data_task, "killed", resume=True)
+
+    assert state(resumed.run_folder) == whole
+
+
+def test_worker_processes_change_nothing(short, data_task):
+    without = state(run(changed(short, epochs=1), data_task, "none").run_folder)
+    within = state(run(changed(short, epochs=1, num_workers=2), data_task, "two").run_folder)
+
+    assert within[1:3] == without[1:3]
+
+
+def test_a_finished_training_resumed_does_nothing(trained, settings, tmp_path):
+    task = tmp_path / "phantoms"
+    shutil.copytree(trained.run_folder.parent, task)
+    before = {p.name: p.read_bytes() for p in (task / "trained" / "checkpoints").iterdir()}
+
+    again = train(
+        settings,
+        output_root_path=tmp_path,
+        data_task_name="phantoms",
+        task_name="trained",
+        resume=True,
+    )
+
+    assert again.epochs == 8
+    assert before == {p.name: p.read_bytes() for p in (task / "trained" / "checkpoints").iterdir()}
+
+
+def test_extend_trains_longer(short, data_task):
+    run(changed(short, epochs=1), data_task, "longer")
+
+    result = run(changed(short, epochs=1), data_task, "longer", resume=True, extend=1)
+
+    assert result.epochs == 2
+    assert [row["epoch"] for row in checkpoints.newest(result.run_folder).history] == [1, 2]
+
+
+def test_a_resume_that_would_not_be_exact_is_refused_with_the_difference(short, data_task):
+    run(changed(short, epochs=1), data_task, "moved")
+    other = changed(short, epochs=1, batch_size=1)
+
+    with pytest.raises(CheckpointError, match=r"batch_size"):
+        run(other, data_task, "moved", resume=True)
+
+
+def test_a_second_training_does_not_overwrite_the_first(short, data_task):
+    run(changed(short, epochs=1), data_task, "mine")
+
+    with pytest.raises(SettingsError, match="--resume"):
+        run(changed(short, epochs=1), data_task, "mine")
+
+
+def test_there_is_nothing_to_resume_where_nothing_was_trained(short, data_task):
+    with pytest.raises(CheckpointError, match="no training to resume"):
+        run(short, data_task, "never", resume=True)
+
+
+def test_continue_train_takes_weights_epoch_and_best_from_another_training(short, data_task):
+    first = run(changed(short, epochs=2), data_task, "first")
+    path = str(first.run_folder)
+
+    more = changed(short, epochs=3, continue_train=True, continue_train_lr=5e-4, model_path=path)
+    second = run(more, data_task, "second")
+
+    saved = checkpoints.newest(second.run_folder)
+    best = checkpoints.load_checkpoint(first.run_folder)
+    assert saved.epoch == 3
+    assert second.best.value >= first.best.value
+    assert saved.scheduler["base"] == 5e-4
+    assert best.epoch <= 2
+    assert "continued from" in (second.run_folder / "log.txt").read_text()
+
+
+def test_reset_train_epoch_counts_from_the_epoch_given(short, data_task):
+    first = run(changed(short, epochs=2), data_task, "first")
+    again = changed(
+        short,
+        epochs=3,
+        continue_train=True,
+        reset_train_epoch=True,
+        load_model_but_train_from_epoch=1,
+        model_path=str(first.run_folder),
+    )
+
+    second = run(again, data_task, "reset")
+
+    assert [row["epoch"] for row in checkpoints.newest(second.run_folder).history] == [2, 3]
+
+
+def test_a_missing_checkpoint_to_continue_from_is_refused(short, data_task):
+    with pytest.raises(CheckpointError, match=r"nowhere\.pt"):
+        run(changed(short, continue_train=True, model_path="nowhere.pt"), data_task, "lost")
+
+
+def test_a_loss_that_is_no_number_stops_with_the_cases_names(short, data_task):
+    wild = changed(
+        short, optim={"optim_type": "sgd", "lr": 1e30}, gradient_clip=None, warmup_epochs=0.0
+    )
+
+    with pytest.raises(NumericsError, match="case_"):
+        run(wild, data_task, "wild")
+
+
+@pytest.mark.parametrize("loss", ["ce", "focal", "dice", "gdice", "tversky"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_every_loss_and_optimiser_trains(loss, optimizer, settings, data_task):
+    brief = changed(
+        settings,
+        epochs=1,
+        loss={"type": loss},
+        optim={"optim_type": optimizer, "lr": 1e-3, "lr_scheduler": {"type": "plateau"}},
+        gradient_accumulation_steps=2,
+    )
+
+    assert run(brief, data_task, "brief").epochs == 1
+
+
+# ---------------------------------------------------------------- learning rate
+
+
+def rate(kind: str, **schedule: object) -> LearningRate:
+    settings = OptimSettings.model_validate({"lr": 1.0, "lr_scheduler": {"type": kind, **schedule}})
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    return LearningRate(optimizer, settings, steps_per_epoch=10, epochs=10, warmup_epochs=2)
+
+
+def test_the_warm_up_rises_from_a_tenth_and_ends():
+    schedule = rate("constant")
+
+    assert schedule.at(1) == pytest.approx(0.1)
+    assert schedule.at(11) == pytest.approx(0.55)
+    assert [schedule.at(step) for step in (21, 50, 100)] == [1.0, 1.0, 1.0]
+
+
+def test_step_falls_at_its_epochs():
+    schedule = rate("step", step={"step_size": 3, "gamma": 0.5})
+
+    assert [schedule.at(10 * epoch + 1) for epoch in (2, 3, 5, 6)] == [1.0, 0.5, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("kind", ["poly", "cosine"])
+def test_poly_and_cosine_fall_from_the_full_rate_to_nothing(kind):
+    schedule = rate(kind)
+    values = [schedule.at(step) for step in range(21, 101)]
+
+    assert values[0] == pytest.approx(1.0)
+    assert values[-1] < 0.03
+    assert all(a > b for a, b in zip(values, values[1:], strict=False))
+
+
+def test_plateau_falls_when_dice_stops_rising_and_not_before():
+    schedule = rate("plateau", plateau={"patience": 1, "factor": 0.5, "min_lr": 0.3})
+    seen = []
+    for dice in (0.1, 0.5, 0.8, 0.8, 0.8, 0.9, 0.9, 0.9):
+        schedule.validated(dice)
+        seen.append(schedule.at(50))
+
+    assert seen == [1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.3]
+
+
+def test_the_spacing_of_a_file_is_turned_to_ras():
+    assert ras_spacing((1.0, 2.0, 3.0), "SRP") == (2.0, 3.0, 1.0)
