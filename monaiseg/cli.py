@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 from monaiseg.errors import MonaisegError, MonaisegWarning, SettingsError
 
 if TYPE_CHECKING:
-    from monaiseg.cases import DataTask
+    from monaiseg.cases import Case, DataTask
     from monaiseg.evaluation import Evaluation
     from monaiseg.settings import Settings
 
@@ -28,8 +28,15 @@ SETTINGS_NAMES = ("cur_task_setting.json", "curr_task_settings.json", "curr_task
 """Names that a settings file goes by in EasyReg's folders, its code's first."""
 
 
+SEVERAL = {"-i", "--image", "--image-list", "-li", "--limage-list"}
+"""Options that are followed by one value or more."""
+
+
 class _Commands(TyperGroup):
     """Ends every command with the project's exit codes: 2 for what the user can put right, 130 when interrupted."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _spread(args))
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -44,6 +51,25 @@ class _Commands(TyperGroup):
         except BrokenPipeError as error:  # `monaiseg ... | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from error
+
+
+def _spread(words: list[str]) -> list[str]:
+    """`-i a b` as `-i a -i b`: options that take several values, as EasyReg's do.
+
+    >>> _spread(["predict", "-i", "a", "b", "-o", "out"])
+    ['predict', '-i', 'a', '-i', 'b', '-o', 'out']
+    """
+    spread: list[str] = []
+    option, values = "", 0
+    for word in words:
+        if word.startswith("-") and word[1:2] not in {"", *"0123456789"}:
+            option, values = word, 0
+        elif _with_hyphens(option) in SEVERAL:
+            values += 1
+            if values > 1:
+                spread.append(option)
+        spread.append(word)
+    return spread
 
 
 def _with_hyphens(name: str) -> str:
@@ -77,7 +103,10 @@ TaskName = Annotated[str, typer.Option("--task-name", "-tn", help="Name of the t
 SettingsPath = Annotated[
     Path,
     typer.Option(
-        "--setting-folder-path", "--settings", "-ts", help="Settings file, or the folder that holds it."
+        "--setting-folder-path",
+        "--settings",
+        "-ts",
+        help="Settings file, or the folder that holds it.",
     ),
 ]
 Gpu = Annotated[
@@ -85,7 +114,8 @@ Gpu = Annotated[
     typer.Option("--gpu-id", "-g", help="CUDA device; -1 is the CPU. Default: as in the settings."),
 ]
 Model = Annotated[
-    Path, typer.Option("--model", "--model-path", "-m", help="Checkpoint, or the folder of a training.")
+    Path,
+    typer.Option("--model", "--model-path", "-m", help="Checkpoint, or the folder of a training."),
 ]
 
 
@@ -108,12 +138,20 @@ def prepare(
     data_task_name: DataTaskName,
     task_type: Annotated[str, typer.Option(help="The one kind of task: seg.")] = "seg",
     train_size: Annotated[int, typer.Option(help="Per cent of the cases to train on.")] = 70,
-    test_size: Annotated[int, typer.Option(help="Per cent of the cases held out for the test.")] = 20,
+    test_size: Annotated[
+        int, typer.Option(help="Per cent of the cases held out for the test.")
+    ] = 20,
     val_size: Annotated[int, typer.Option(help="Per cent of the cases to validate on.")] = 10,
     seed: Annotated[int, typer.Option(help="The split follows from this number.")] = 0,
     label_table: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="CSV file with the columns value, name and, as wanted, partner, color."),
+    ] = None,
+    preprocess: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Settings to check the cases against and to resample them by, once for all."
+        ),
     ] = None,
 ) -> None:
     """Organise a dataset: pair, check and split its cases, and write the lists that training reads."""
@@ -130,6 +168,7 @@ def prepare(
             val_size=val_size,
             seed=seed,
             label_table=label_table,
+            preprocess=None if preprocess is None else find_settings(preprocess),
             on_progress=advance,
         )
     _show_task(task)
@@ -146,7 +185,9 @@ def train(
     data_task_name: DataTaskName,
     task_name: TaskName,
     gpu_id: Gpu = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where this training stopped.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where this training stopped.")
+    ] = False,
     extend: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="With --resume: train so many epochs more than the settings say."),
@@ -186,7 +227,9 @@ def train(
         )
         raise typer.Exit(130)
     if result.best is not None:
-        typer.echo(f"best mean Dice {result.best.value:.4f} on the validation cases, epoch {result.best.epoch}")
+        typer.echo(
+            f"best mean Dice {result.best.value:.4f} on the validation cases, epoch {result.best.epoch}"
+        )
     typer.echo(f"written: {result.run_folder}")
     _next(
         f'monaiseg evaluate -m "{result.run_folder}" -o "{output_root_path}" -dtn "{data_task_name}"',
@@ -202,7 +245,9 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, val, test or debug.")] = "test",
     report: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder for scores.csv and summary.json. Default: records/<split> of the training."),
+        typer.Option(
+            help="Folder for scores.csv and summary.json. Default: records/<split> of the training."
+        ),
     ] = None,
     save_predictions: Annotated[
         bool, typer.Option("--save-predictions", help="Write the label maps beside the scores.")
@@ -242,13 +287,9 @@ def predict(
     model: Model,
     image: Annotated[
         list[Path],
-        typer.Option("--image", "-i", help="An image, or a folder of them; once for each image."),
+        typer.Option("--image", "-i", help="Images, or folders of them."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the label maps.")],
-    more: Annotated[
-        Optional[list[Path]],  # noqa: UP045
-        typer.Argument(metavar="[IMAGE]...", help="More images, so that `-i *.nii.gz` works."),
-    ] = None,
     overlap: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(min=0.0, max=0.95, help="Share of the patch that windows have in common."),
@@ -258,7 +299,7 @@ def predict(
     """Label new scans: each label map comes back on its scan's own grid."""
     from monaiseg.prediction import Predictor, predict_files
 
-    images = _images([*image, *(more or [])])
+    images = _images(image)
     predictor = Predictor(model, device=_device(gpu_id), overlap=overlap)
     channels = predictor.settings.dataset.num_channels
     if channels > 1 and len(images) % channels:
@@ -274,11 +315,83 @@ def predict(
             typer.echo(f"{file.output}  ({found} of {predictor.table.num_classes - 1} labels)")
 
 
+@app.command("eval-seg")
+def eval_seg(
+    task_output_path: Annotated[
+        Path, typer.Option("--task-output-path", "-o", help="Folder for everything it writes.")
+    ],
+    setting_folder_path: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--setting-folder-path", "-ts", help="Settings that name the model, where -m does not."
+        ),
+    ] = None,
+    model_path: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--model-path", "-m", help="Checkpoint, or the folder of a training."),
+    ] = None,
+    file_txt_path: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--file-txt-path",
+            "-txt",
+            help="List file: an image and, if known, its label map a line.",
+        ),
+    ] = None,
+    image_list: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option("--image-list", "-i", help="Images."),
+    ] = None,
+    limage_list: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option("--limage-list", "-li", help="Their label maps, in the same order."),
+    ] = None,
+    gpu_id: Gpu = None,
+) -> None:
+    """Label listed scans and score those with label maps: EasyReg's eval_seg.py."""
+    from monaiseg.evaluation import evaluate as evaluate_cases
+    from monaiseg.prediction import Predictor, predict_files
+    from monaiseg.report import write_report
+
+    if model_path is None:
+        named = "" if setting_folder_path is None else _load(setting_folder_path).tsk_set.model_path
+        if not named:
+            raise SettingsError(
+                "no model: give its checkpoint with -m, or as tsk_set.model_path in the settings"
+            )
+        model_path = Path(named)
+    cases = _listed_cases(file_txt_path, image_list or [], limage_list or [])
+    predictor = Predictor(model_path, device=_device(gpu_id))
+    records = task_output_path / "seg" / "res" / "records"
+    with _progress("labelling") as advance:
+        counter = itertools.count(1)
+        known = [case for case in cases if case.label is not None]
+        unknown = [case.images for case in cases if case.label is None]
+        for file in predict_files(predictor, unknown, records / "3D") if unknown else ():
+            advance(next(counter), len(cases))
+            typer.echo(str(file.output))
+        if known:
+            evaluation = evaluate_cases(
+                predictor,
+                known,
+                model=str(model_path),
+                predictions=records / "3D",
+                on_case=lambda _: advance(next(counter), len(cases)),
+            )
+            write_report(evaluation, records)
+            _show_scores(evaluation)
+    typer.echo(f"written: {records}")
+
+
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="A new folder for everything it makes.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A new folder for everything it makes.")
+    ],
     epochs: Annotated[int, typer.Option(min=1, help="Epochs to train.")] = 12,
-    seed: Annotated[int, typer.Option(min=0, help="Brains, split and training follow from this number.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Brains, split and training follow from this number.")
+    ] = 0,
 ) -> None:
     """See the whole of it in a few minutes: made brains, prepare, train, evaluate, predict, pictures."""
     from monaiseg.demo import run_demo
@@ -299,7 +412,9 @@ def settings_init(
     from monaiseg.settings import Settings, dump_settings
 
     if file.exists() and not force:
-        raise SettingsError(f"{file}: is there already; choose another name, or replace it with --force")
+        raise SettingsError(
+            f"{file}: is there already; choose another name, or replace it with --force"
+        )
     write_atomic(file, dump_settings(Settings()).encode())
     typer.echo(f"written: {file}")
     _next(f'monaiseg settings check "{file}"')
@@ -370,13 +485,36 @@ def _records(model: Path) -> Path:
     return (model.parent.parent if model.parent.name == "checkpoints" else model.parent) / "records"
 
 
+def _listed_cases(
+    list_file: Path | None, images: list[Path], labels: list[Path]
+) -> tuple[Case, ...]:
+    from monaiseg.cases import Case, read_list_file
+    from monaiseg.volumes import volume_stem
+
+    if (list_file is None) == (not images):
+        raise SettingsError("give the scans either as a list file with -txt, or one by one with -i")
+    if list_file is not None:
+        return read_list_file(list_file)
+    if labels and len(labels) != len(images):
+        raise SettingsError(
+            f"{len(images)} images and {len(labels)} label maps; give one label map an image, or none"
+        )
+    known: list[Path | None] = [*labels] if labels else [None] * len(images)
+    return tuple(
+        Case(volume_stem(image), (image,), label)
+        for image, label in zip(images, known, strict=True)
+    )
+
+
 def _images(paths: list[Path]) -> list[Path]:
     from monaiseg.volumes import is_volume_name
 
     images: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if is_volume_name(p.name) and p.name[0] != ".")
+            inside = sorted(
+                p for p in path.iterdir() if is_volume_name(p.name) and p.name[0] != "."
+            )
             if not inside:
                 raise SettingsError(f"{path}: holds no .nii or .nii.gz file")
             images += inside
@@ -389,11 +527,19 @@ def _images(paths: list[Path]) -> list[Path]:
 def _progress(what: str) -> Iterator[Any]:
     """A bar on a terminal, with time left; silent otherwise."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task(what, total=None)
 
         def advance(done: int, total: int) -> None:

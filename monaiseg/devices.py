@@ -26,12 +26,16 @@ def choose_device(wanted: str | torch.device | int | None = None) -> torch.devic
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
         there = f"GPUs 0 to {count - 1}" if count else "no GPU"
-        raise SettingsError(f"device {device}: this computer has {there} that torch can use; use -1 for the CPU")
+        raise SettingsError(
+            f"device {device}: this computer has {there} that torch can use; use -1 for the CPU"
+        )
     return device
 
 
 def set_threads(num_threads: int | None) -> int:
     """Set the threads of the CPU's compute, one a usable core unless given; returns their number."""
-    number = num_threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    number = (
+        num_threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    )
     torch.set_num_threads(num_threads or number or os.cpu_count() or 1)
     return torch.get_num_threads()

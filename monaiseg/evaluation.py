@@ -116,9 +116,7 @@ def _score(predictor: Predictor, case: Case, predictions: Path | None) -> CaseSc
             like=case.images[0],
             table=predictor.table,
         )
-    labels = score_label_maps(
-        reference, prediction, predictor.table, header.grid.voxel_volume_mm3
-    )
+    labels = score_label_maps(reference, prediction, predictor.table, header.grid.voxel_volume_mm3)
     return CaseScores(case.id, tuple(labels), seconds)
 
 

@@ -26,6 +26,7 @@ class Grid:
 
     @classmethod
     def of(cls, shape: Sequence[int], affine: ArrayLike) -> Grid:
+        """Grid from any three whole numbers and any 4 x 4 numbers."""
         x, y, z = (int(n) for n in shape)
         rows = np.asarray(affine, dtype=float)
         return cls((x, y, z), tuple(tuple(float(v) for v in row) for row in rows))
@@ -48,6 +49,7 @@ class Grid:
 
     @property
     def voxel_volume_mm3(self) -> float:
+        """Volume of a voxel."""
         return float(abs(np.linalg.det(self.array[:3, :3])))
 
     def difference(self, other: Grid, tolerance_mm: float = 0.1) -> str | None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
-from monai.inferers import Inferer
-from monai.utils import BlendMode
+from monai.inferers.inferer import Inferer
+from monai.utils.enums import BlendMode
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -100,7 +100,9 @@ class _Scorer:
         partner_classes: Sequence[int] | None,
     ) -> None:
         self.network, self.device = network, device
-        self.mirrors = [[axis for bit, axis in enumerate(flips) if n >> bit & 1] for n in range(2 ** len(flips))]
+        self.mirrors = [
+            [axis for bit, axis in enumerate(flips) if n >> bit & 1] for n in range(2 ** len(flips))
+        ]
         self.partners = None if partner_classes is None else list(partner_classes)
 
     def __call__(self, windows: Tensor) -> Tensor:
@@ -137,8 +139,8 @@ def _windows(
         patch if patch == whole else max(int(patch * (1 - share)), 1)
         for whole, patch, share in zip(size, patch_shape, overlap, strict=True)
     ]
-    windows = dense_patch_slices(size, patch_shape, interval)
-    return sorted(windows, key=lambda window: window[axis].start)  # type: ignore[return-value]  # MONAI: tuple[slice, ...]
+    windows = cast(list[Window], dense_patch_slices(size, patch_shape, interval))
+    return sorted(windows, key=lambda window: window[axis].start)
 
 
 def _batches(windows: list[Window], size: int) -> Iterator[list[Window]]:
@@ -187,7 +189,12 @@ class SlidingWindow(Inferer):
         self.patch_shape = settings.patch_shape
 
     def __call__(
-        self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
+        self,
+        inputs: Tensor,
+        network: Callable[..., Any],
+        *args: Any,  # noqa: ARG002  MONAI's signature
+        **kwargs: Any,  # noqa: ARG002
     ) -> Tensor:
+        """Class map (1, 1, X, Y, Z) of an image (1, C, X, Y, Z)."""
         class_map = sliding_window_class_map(network, inputs, self.patch_shape, **self.options)
         return class_map[None, None]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import colorsys
 import csv
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -53,7 +54,7 @@ class LabelTable:
         values, names = self.values, self.names
         if not values or values[0] != 0:
             raise DataError(f"label values {_few(values)}: the first is the background, 0; add it")
-        if any(a >= b for a, b in zip(values, values[1:], strict=False)):
+        if any(a >= b for a, b in itertools.pairwise(values)):
             raise DataError(f"label values {_few(values)} do not ascend; list each once, in order")
         if len(values) > MAX_CLASSES:
             raise DataError(f"{len(values)} labels; a table holds at most {MAX_CLASSES}")
@@ -70,7 +71,9 @@ class LabelTable:
                 )
 
     @classmethod
-    def from_values(cls, values: Iterable[int], names: Mapping[int, str] | None = None) -> LabelTable:
+    def from_values(
+        cls, values: Iterable[int], names: Mapping[int, str] | None = None
+    ) -> LabelTable:
         """Table of the given values and background; names default to "label N", partners follow from the names."""
         names = {0: "background", **(names or {})}
         ordered = sorted({0, *map(int, values)})
@@ -98,11 +101,15 @@ class LabelTable:
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{path}: cannot be read as a label table ({error})") from error
         if not rows or not {"value", "name"} <= rows[0].keys():
-            raise DataError(f"{path}: a label table is a CSV file with the columns value, name, partner")
+            raise DataError(
+                f"{path}: a label table is a CSV file with the columns value, name, partner"
+            )
         try:
             named = {int(row["value"]): row["name"].strip() for row in rows}
             partner = {int(row["value"]): int(row["partner"]) for row in rows if row.get("partner")}
-            color = {int(row["value"]): _parse_color(row["color"]) for row in rows if row.get("color")}
+            color = {
+                int(row["value"]): _parse_color(row["color"]) for row in rows if row.get("color")
+            }
         except (ValueError, AttributeError, TypeError) as error:
             raise DataError(f"{path}: {error}; values and partners are whole numbers") from error
         if len(named) < len(rows):
@@ -153,18 +160,22 @@ class LabelTable:
 
     @property
     def num_classes(self) -> int:
+        """Classes of the network, background included."""
         return len(self.labels)
 
     @property
     def values(self) -> tuple[int, ...]:
+        """Label value of each class."""
         return tuple(label.value for label in self.labels)
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Name of each class."""
         return tuple(label.name for label in self.labels)
 
     @property
     def foreground(self) -> tuple[Label, ...]:
+        """All labels but the background."""
         return self.labels[1:]
 
     def restricted_to(self, values: Iterable[int]) -> LabelTable:
@@ -175,10 +186,17 @@ class LabelTable:
         """
         wanted = {0, *values}
         if strange := sorted(wanted - set(self.values)):
-            raise DataError(f"label values {_few(strange)} are not in the table {_few(self.values)}")
+            raise DataError(
+                f"label values {_few(strange)} are not in the table {_few(self.values)}"
+            )
         return LabelTable(
             tuple(
-                Label(label.value, label.name, label.color, label.partner if label.partner in wanted else None)
+                Label(
+                    label.value,
+                    label.name,
+                    label.color,
+                    label.partner if label.partner in wanted else None,
+                )
                 for label in self.labels
                 if label.value in wanted
             )
@@ -219,8 +237,11 @@ class LabelTable:
 
     def label_values(self, class_map: NDArray[Any]) -> NDArray[Any]:
         """Label value of every voxel, in the smallest of uint8, int16 and int32 that holds all the table's values."""
-        dtype = next(d for d in (np.uint8, np.int16, np.int32) if self.values[-1] <= np.iinfo(d).max)
-        return np.asarray(self.values, dtype=dtype)[class_map]
+        dtype: type[np.integer[Any]] = next(
+            d for d in (np.uint8, np.int16, np.int32) if self.values[-1] <= np.iinfo(d).max
+        )
+        values: NDArray[Any] = np.asarray(self.values, dtype=dtype)[class_map]
+        return values
 
     @cached_property
     def partner_classes(self) -> tuple[int, ...]:
@@ -230,7 +251,9 @@ class LabelTable:
             SettingsError: a name has a side, but the table gives it no partner.
         """
         index = {value: i for i, value in enumerate(self.values)}
-        lone = [l for l in self.labels if l.partner is None and _SIDE.search(l.name)]
+        lone = [
+            label for label in self.labels if label.partner is None and _SIDE.search(label.name)
+        ]
         if lone:
             raise SettingsError(
                 f"label {lone[0].value} ({lone[0].name}) has a side but no partner"
@@ -258,7 +281,9 @@ def _color(index: int) -> Color:
     """Colours that differ well from their neighbours: hues a golden angle apart. Background is black."""
     if index == 0:
         return (0, 0, 0)
-    red, green, blue = colorsys.hsv_to_rgb((index * 0.61803398875) % 1, 0.55 + 0.4 * (index % 2), 0.95)
+    red, green, blue = colorsys.hsv_to_rgb(
+        (index * 0.61803398875) % 1, 0.55 + 0.4 * (index % 2), 0.95
+    )
     return round(255 * red), round(255 * green), round(255 * blue)
 
 

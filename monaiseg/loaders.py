@@ -466,7 +466,9 @@ class CaseLoader(DataLoader[Item]):
             except RuntimeError as error:
                 if (fault := worker_fault(error)) is None:
                     raise
-                for worker in batches._workers:  # a hanging one would not heed SIGTERM, nor let us exit
+                for (
+                    worker
+                ) in batches._workers:  # a hanging one would not heed SIGTERM, nor let us exit
                     worker.kill()
                 ahead = (self.batch_size or 1) * self.num_workers * (self.prefetch_factor or 1)
                 raise DataError(f"{fault}; in work: {self._named(coming[:ahead])}") from error

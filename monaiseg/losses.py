@@ -66,8 +66,10 @@ class SegmentationLoss(nn.Module):
 
     def _of_one_output(self, logits: Tensor, target: Tensor) -> Tensor:
         classes = target.flatten(1).long()  # (B, N)
-        voxels = logits.float().flatten(2).transpose(1, 2)  # (B, N, K), in memory order if channels are last
-        right, predicted = _SoftmaxSums.apply(voxels, classes)  # (B, N), (B, K)
+        voxels = (
+            logits.float().flatten(2).transpose(1, 2)
+        )  # (B, N, K), in memory order if channels are last
+        right, predicted = _SoftmaxSums.apply(voxels, classes)  # type: ignore[no-untyped-call]  # torch's; (B, N), (B, K)
         match self.settings.type:
             case "ce":
                 return self._cross_entropy(right, classes)
@@ -100,7 +102,8 @@ class SegmentationLoss(nn.Module):
             case "gdice":
                 return _generalised_dice(*sums)
             case "tversky":
-                return _tversky(*sums, self.settings.tversky_alpha, self.settings.tversky_beta)
+                alpha, beta = self.settings.tversky_alpha, self.settings.tversky_beta
+                return _tversky(sums[0], sums[1], sums[2], alpha, beta)
         return _dice(*sums)
 
 
@@ -138,7 +141,9 @@ def _sums_by_class(values: Tensor, classes: Tensor, num_classes: int) -> tuple[T
 
 def _sampled(target: Tensor, output: Tensor) -> Tensor:
     """Every n-th voxel of the target, so that it has the output's size."""
-    x, y, z = (whole // part for whole, part in zip(target.shape[2:], output.shape[2:], strict=True))
+    x, y, z = (
+        whole // part for whole, part in zip(target.shape[2:], output.shape[2:], strict=True)
+    )
     return target[:, :, ::x, ::y, ::z]
 
 

@@ -37,7 +37,8 @@ def score_label_maps(
     """Scores of every foreground label of the table.
 
     Args:
-        reference, prediction: label values, of one shape. Values that the table lacks count as background.
+        reference: label values. Values that the table lacks count as background.
+        prediction: the same, of the same shape.
         table: the labels.
         voxel_volume_mm3: volume of a voxel.
     """
@@ -57,9 +58,7 @@ def score_label_maps(
             reference_ml=referenced * millilitres,
             prediction_ml=predicted * millilitres,
         )
-        for label, (both, predicted, referenced) in zip(
-            table.foreground, counts[1:], strict=True
-        )
+        for label, (both, predicted, referenced) in zip(table.foreground, counts[1:], strict=True)
     )
 
 

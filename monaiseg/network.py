@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from monai.networks.blocks.dynunet_block import (
@@ -74,14 +75,14 @@ def plan_topology(settings: NetworkSettings, patch_shape: Shape, spacing: Spacin
     kernels, strides = [_kernel(spacing)], [first_stride]
     while any(left) and len(strides) < (settings.num_stages or MOST_HALVINGS + 1):
         finest = min(voxel[axis] for axis in range(3) if left[axis])
-        stride = tuple(
-            2 if left[axis] and voxel[axis] <= 2 * finest else 1 for axis in range(3)
-        )
+        stride = tuple(2 if left[axis] and voxel[axis] <= 2 * finest else 1 for axis in range(3))
         kernels.append(_kernel(voxel))
         strides.append((stride[0], stride[1], stride[2]))
         left = [count - (step == 2) for count, step in zip(left, stride, strict=True)]
         voxel = [size * step for size, step in zip(voxel, stride, strict=True)]
-    channels = [min(settings.channels * 2**stage, settings.max_channels) for stage in range(len(strides))]
+    channels = [
+        min(settings.channels * 2**stage, settings.max_channels) for stage in range(len(strides))
+    ]
     return Topology(tuple(kernels), tuple(strides), tuple(channels))
 
 
@@ -121,7 +122,10 @@ class ResidualUNet(nn.Module):
     ) -> None:
         super().__init__()
         kernels, strides, channels = topology.kernels, topology.strides, topology.channels
-        common = {"norm_name": _norm(settings.norm, channels), "dropout": settings.dropout or None}
+        common: dict[str, Any] = {
+            "norm_name": _norm(settings.norm, channels),
+            "dropout": settings.dropout or None,
+        }
         block = UnetResBlock if settings.residual else UnetBasicBlock
         self.encoder = nn.ModuleList(
             block(3, inputs, outputs, kernel, stride, **common)
@@ -151,13 +155,13 @@ class ResidualUNet(nn.Module):
         self.apply(_initialise)
         # channels_last_3d is what oneDNN's convolutions want: forward and backward of the strided network took
         # 0.81 of the time of the default layout on two cores (see benchmarks/RESULTS.md).
-        self.to(memory_format=torch.channels_last_3d)
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's stubs lack it
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         """Logits (B, K, X, Y, Z) of an image (B, C, X, Y, Z); while training with coarser outputs a list, finest first."""
         image = image.contiguous(memory_format=torch.channels_last_3d)
         features = self._decode(self._encode(image))  # finest first
-        logits = self.head(self._full_resolution(image, features[0]))  # (B, K, X, Y, Z)
+        logits: Tensor = self.head(self._full_resolution(image, features[0]))  # (B, K, X, Y, Z)
         if not (self.training and len(self.coarse_heads)):
             return logits
         coarser = features if self.strided else features[1:]

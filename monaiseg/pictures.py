@@ -66,5 +66,7 @@ def write_comparison(
     classes = [table.class_indices(label_map, others="background") for label_map in label_maps]
     picture = Image.fromarray(slice_picture(scan, classes, table))
     scale = max(1, 288 // picture.height)
-    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(output)
+    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(
+        output
+    )
     return Path(output)

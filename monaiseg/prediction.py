@@ -138,7 +138,9 @@ def predict_files(
         SettingsError: two images would be written to one name, or an output would overwrite an input.
     """
     folder = Path(folder)
-    plan = [(files, folder / f"{volume_stem(files[0])}_pred.nii.gz") for files in map(_files, images)]
+    plan = [
+        (files, folder / f"{volume_stem(files[0])}_pred.nii.gz") for files in map(_files, images)
+    ]
     _check_outputs(plan)
     folder.mkdir(parents=True, exist_ok=True)
     for files, output in plan:

@@ -92,7 +92,9 @@ def label_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
             "name": column[0].name,
             "cases": int(np.isfinite(dice).sum()),
             "dice": _mean(dice),
-            "dice_sd": float(np.std(dice[np.isfinite(dice)])) if np.isfinite(dice).any() else math.nan,
+            "dice_sd": float(np.std(dice[np.isfinite(dice)]))
+            if np.isfinite(dice).any()
+            else math.nan,
             "precision": _mean(np.array([score.precision for score in column])),
             "recall": _mean(np.array([score.recall for score in column])),
             "volume_error_ml": _mean(np.array(errors)),

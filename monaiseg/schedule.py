@@ -87,9 +87,16 @@ class LearningRate:
             self._fallen, self._waited = self._fallen * plateau.factor, 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"base": self.base, "fallen": self._fallen, "best": self._best, "waited": self._waited}
+        """What a checkpoint keeps."""
+        return {
+            "base": self.base,
+            "fallen": self._fallen,
+            "best": self._best,
+            "waited": self._waited,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on as `state_dict` left it."""
         self.base = float(state["base"])
         self._fallen, self._best = float(state["fallen"]), float(state["best"])
         self._waited = int(state["waited"])

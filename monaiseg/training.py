@@ -8,23 +8,25 @@ the seed, so that a training that was killed and resumed ends with the same weig
 from __future__ import annotations
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ignite.engine import Engine, Events
-from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.engines.evaluator import SupervisedEvaluator
+from monai.engines.trainer import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from monaiseg import checkpoint as checkpoints
-from monaiseg.cases import Case, DataTask, read_data_task
+from monaiseg.cases import Case, DataTask, check_unchanged, read_data_task
 from monaiseg.checkpoint import Best, Checkpoint
 from monaiseg.devices import choose_device, set_threads
 from monaiseg.errors import CheckpointError, DataError, MonaisegWarning, SettingsError
@@ -44,8 +46,9 @@ from monaiseg.inference import SlidingWindow
 from monaiseg.labels import LabelTable
 from monaiseg.loaders import (
     CaseLoader,
-    build_training_loader,
+    EpochSampler,
     build_case_loader,
+    build_training_loader,
     derive,
 )
 from monaiseg.losses import build_loss
@@ -134,6 +137,10 @@ class Training:
     ) -> None:
         self.settings, self.task, self.folder, self.device = settings, task, folder, device
         self.table = task.label_table(settings)
+        check_unchanged(
+            [case for split in ("train", "val", "debug") for case in task.cases.get(split, ())],
+            task.facts,
+        )
         self.spacing = network_spacing(task, settings)
         self.epochs = settings.tsk_set.epochs
         self.fingerprint = checkpoints.fingerprint(
@@ -152,6 +159,7 @@ class Training:
             limited(task, "train", settings), settings, self.table, task.folder / "cache", device
         )
         log.info("train: %s", self.loader.note)
+        self.sampler = cast(EpochSampler, self.loader.sampler)
         self.rate = self._learning_rate(base=None)
         self.validation = {
             split: build_evaluator(self.network, loader, settings, self.table, device)
@@ -179,6 +187,7 @@ class Training:
             self.trainer.run()
 
     def result(self, seconds: float) -> TrainingResult:
+        """What the run left behind, after so many seconds of wall time."""
         return TrainingResult(
             self.folder.path, self.best, self.trainer.state.epoch, self.stop.requested, seconds
         )
@@ -230,7 +239,7 @@ class Training:
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
 
     def _start_epoch(self, engine: Engine) -> None:
-        self.loader.sampler.epoch = engine.state.epoch  # type: ignore[union-attr]  # ours: EpochSampler
+        self.sampler.epoch = engine.state.epoch
         if engine.state.iteration % self.steps == 0:
             self.losses = []
 
@@ -239,14 +248,14 @@ class Training:
         self.rate.apply(step)
         torch.manual_seed(derive(self.settings.tsk_set.seed, "step", step))  # dropout
 
-    def _clip(self, engine: Engine) -> None:
+    def _clip(self) -> None:
         if not self._weights_change():
             return
         if self.trainer.scaler is not None:
             self.trainer.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.tsk_set.gradient_clip)  # type: ignore[arg-type]  # attached only where it is set
 
-    def _end_step(self, engine: Engine) -> None:
+    def _end_step(self, engine: Any) -> None:
         step = engine.state.iteration
         self.losses.append(float(engine.state.output["loss"].detach()))
         if self._weights_change():
@@ -285,7 +294,10 @@ class Training:
     def _validate(self, epoch: int) -> dict[str, Any]:
         """Scores of the validation and debug cases; saves the weights where the validation is the best so far."""
         row: dict[str, Any] = {}
-        figures = self.settings.tsk_set.save_fig_on and epoch % self.settings.tsk_set.save_val_fig_epoch == 0
+        figures = (
+            self.settings.tsk_set.save_fig_on
+            and epoch % self.settings.tsk_set.save_val_fig_epoch == 0
+        )
         with self.average.swapped_in():
             for split, evaluator in self.validation.items():
                 evaluator.run(epoch)
@@ -298,7 +310,7 @@ class Training:
                 if figures and split == "val":
                     self._draw(evaluator)
         dice = row.get("dice/mean")
-        if dice is not None and dice == dice:  # NaN: no validation case has any structure
+        if dice is not None and not math.isnan(dice):  # NaN: no validation case has any structure
             self.rate.validated(dice)
             if self.best is None or dice > self.best.value:
                 self.best = checkpoints.save_best(
@@ -314,7 +326,7 @@ class Training:
 
     def _weights_change(self) -> bool:
         """Whether this step ends an accumulation, by the trainer's own rule."""
-        place = (self.trainer.state.iteration - 1) % self.steps + 1
+        place = int(self.trainer.state.iteration - 1) % self.steps + 1
         every = self.settings.tsk_set.gradient_accumulation_steps
         return place % every == 0 or place == self.steps
 
@@ -441,7 +453,8 @@ class Training:
         if saved.scaler is not None:
             scaler = dict(saved.scaler)
             self.trainer.add_event_handler(  # MONAI makes a new scaler whenever a run starts
-                Events.STARTED, lambda engine: engine.scaler and engine.scaler.load_state_dict(scaler)
+                Events.STARTED,
+                lambda engine: engine.scaler and engine.scaler.load_state_dict(scaler),
             )
 
     def _stand_at(self, step: int) -> None:
@@ -449,7 +462,7 @@ class Training:
         self.trainer.load_state_dict(
             {"iteration": step, "max_epochs": self.epochs, "epoch_length": self.steps}
         )
-        self.loader.sampler.skip = (step % self.steps) * self.loader.batch_size  # type: ignore[union-attr,operator]  # ours
+        self.sampler.skip = (step % self.steps) * self.settings.batch_size
         self.board.stand_at(step)
 
 
@@ -527,7 +540,9 @@ def limited(task: DataTask, split: str, settings: Settings) -> tuple[Case, ...]:
     """
     cases = task.cases.get(split, ())
     if split == "train" and not cases:
-        raise DataError(f"{task.folder}: no training cases; prepare the data task with a training split")
+        raise DataError(
+            f"{task.folder}: no training cases; prepare the data task with a training split"
+        )
     most = settings.dataset.max_num_for_loading[("train", "val", "test", "debug").index(split)]
     if most == -1 or most >= len(cases):
         return cases
@@ -571,4 +586,7 @@ def _name_of(device: torch.device) -> str:
 
 def _plain(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights as the strict loader wants them: on the CPU, contiguous, apart from the network's memory."""
-    return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
+    return {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in weights.items()
+    }

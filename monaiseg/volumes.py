@@ -630,8 +630,8 @@ def write_label_map(
     The header has the orientation codes and units of the file `like`, and none of its text. Names and colours of
     `table` travel in an extension that Connectome Workbench reads, and `read_label_table`.
     """
-    assert label_map.shape == grid.shape, (label_map.shape, grid.shape)  # noqa: S101  our own mistake
-    assert label_map.dtype.kind in "iub", label_map.dtype  # noqa: S101
+    assert label_map.shape == grid.shape, (label_map.shape, grid.shape)
+    assert label_map.dtype.kind in "iub", label_map.dtype
     high = max(int(label_map.max()), table.values[-1] if table else 0)
     image = _image(label_map.astype(_smallest_integer(int(label_map.min()), high)), grid, like)
     image.header.set_intent("label")
@@ -644,7 +644,7 @@ def write_image(
     path: str | Path, image: NDArray[Any], grid: Grid, like: str | Path | None = None
 ) -> None:
     """Writes intensities (X, Y, Z) or (X, Y, Z, C) on `grid` as float32, whole or not at all; header as in `like`."""
-    assert image.shape[:3] == grid.shape, (image.shape, grid.shape)  # noqa: S101  our own mistake
+    assert image.shape[:3] == grid.shape, (image.shape, grid.shape)
     _write(Path(path), _image(image.astype(np.float32, copy=False), grid, like))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -289,7 +290,7 @@ def test_poly_and_cosine_fall_from_the_full_rate_to_nothing(kind):
 
     assert values[0] == pytest.approx(1.0)
     assert values[-1] < 0.03
-    assert all(a > b for a, b in zip(values, values[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(values))
 
 
 def test_plateau_falls_when_dice_stops_rising_and_not_before():
