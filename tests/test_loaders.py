@@ -451,41 +451,40 @@ def test_our_own_mistake_in_a_worker_names_the_cases_of_its_batch(shared, tmp_pa
     assert "a mistake of ours" in str(caught.value.__cause__)
 
 
-class Slow(torch.utils.data.Dataset[Any]):
-    """Items that take ten seconds each."""
+class Fatal(torch.utils.data.Dataset[Any]):
+    """Items that end the process that asks for them, or keep it for ever."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def __getitem__(self, index: int) -> Any:
+        if self.how == "kills":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(600)
 
     def __len__(self) -> int:
         return 4
 
-    def __getitem__(self, index: int) -> Any:
-        time.sleep(10)
-        return {"image": torch.zeros(1)}
 
-
-def test_a_killed_worker_is_named_and_not_waited_for(shared, tmp_path):
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("kills", r"worker process \(pid.* \d+\).*; if memory ran out, lower .*"),
+        ("hangs", "a worker process has not delivered for 1 seconds; check .*"),
+    ],
+)
+def test_a_dead_or_hanging_worker_is_named_and_not_waited_for(
+    shared, tmp_path, monkeypatch, how, words
+):
+    monkeypatch.setattr(loaders, "WORKER_TIMEOUT_SECONDS", 1 if how == "hangs" else 60)
     prepared = cached_cases(shared, settings_of("none"), TABLE, tmp_path, for_training=True)
-    loader = CaseLoader(Slow(), prepared, batch_size=1, num_workers=1)
-    started = time.perf_counter()
+    loader = CaseLoader(Fatal(how), prepared, batch_size=1, num_workers=1)
 
-    def kill(*_: Any) -> None:
-        os.kill(loader._iterator._workers[0].pid, signal.SIGKILL)  # type: ignore[union-attr]
-
-    signal.signal(signal.SIGALRM, kill)
-    signal.setitimer(signal.ITIMER_REAL, 1.0)
-    with pytest.raises(DataError, match=r"worker process \(pid.* \d+\).*; if memory ran out, .*in work: cases 'a', 'b'"):  # fmt: skip
+    with pytest.raises(DataError, match=f"{words}; in work: cases 'a', 'b'"):
         list(loader)
-    assert time.perf_counter() - started < 8
 
-
-def test_a_hanging_worker_is_named_and_not_waited_for(shared, tmp_path, monkeypatch):
-    monkeypatch.setattr(loaders, "WORKER_TIMEOUT_SECONDS", 1)
-    prepared = cached_cases(shared, settings_of("none"), TABLE, tmp_path, for_training=True)
-    loader = CaseLoader(Slow(), prepared, batch_size=1, num_workers=1)
-
-    with pytest.raises(DataError, match="not delivered for 1 seconds; check .*in work: cases 'a', 'b'"):  # fmt: skip
-        list(loader)
     (worker,) = loader._iterator._workers  # type: ignore[union-attr]
-    worker.join(2)
+    worker.join(20)
     assert worker.exitcode == -signal.SIGKILL
 
 
