@@ -258,19 +258,16 @@ def _plain(value: Any, name: str) -> Any:
 def _prune(folder: Path, checkpoint: Checkpoint) -> None:
     """Remove all but the present and the last intact earlier generation, and the best.
 
-    Later steps stem from a line that was given up because its newest generation was damaged. A record goes before its
-    file, so that none ever stands without.
+    Later steps stem from a line that was given up because its newest generation was damaged.
     """
     current = f"step-{checkpoint.step:09d}"
     earlier = (path for path in _step_records(folder) if path.stem < current)
     older = next((path.stem for path in earlier if _is_intact(path.with_suffix(".pt"))), None)
     best = None if checkpoint.best is None else Path(checkpoint.best.file).stem
     own = [path for path in folder.iterdir() if _OWN_NAME.fullmatch(path.name)]
-    for path in sorted(own, key=lambda path: (path.suffix != ".json", path.name)):
-        if path.stem not in {current, older, best}:
-            remove(path)
-    for leftover in folder.glob(TEMPORARY):
-        remove(leftover)
+    superfluous = [path for path in own if path.stem not in {current, older, best}]
+    for path in [*superfluous, *folder.glob(TEMPORARY)]:
+        remove(path)
 
 
 # ---------------------------------------------------------------- reading

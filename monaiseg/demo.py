@@ -22,19 +22,22 @@ SHAPE = (64, 72, 64)
 
 
 def demo_settings(epochs: int, seed: int) -> Settings:
-    """Settings for made brains of 57 classes: small patches, the strided network, one epoch in seconds."""
+    """Settings that learn eight structures of made brains, left and right apart, in a few minutes on two cores."""
     return settings_from_dict(
         {
             "dataset": {
-                "axis_order": "xyz",
-                "spacing": [2.0, 2.0, 2.0],
-                "seg": {"patch_size": [48, 48, 48], "sampling": {"pos": 4.0, "neg": 1.0}},
+                "spacing": [4.0, 4.0, 4.0],
+                "seg": {
+                    "patch_size": [40, 40, 40],
+                    "interested_label_list": [0, 161, 162, 163, 164, 165, 166, 181, 182],
+                    "sampling": {"pos": 4.0, "neg": 1.0},
+                },
             },
             "tsk_set": {
                 "seed": seed,
                 "epochs": epochs,
                 "batch_size": 2,
-                "max_batch_num_per_epoch": [16, -1, 1],
+                "max_batch_num_per_epoch": [40, -1, 1],
                 "val_period": max(epochs // 3, 1),
                 "optim": {"lr": 0.004},
                 "network": {

@@ -10,8 +10,10 @@ random state. An epoch's position is arithmetic, so a resumed training skips wha
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -108,8 +110,7 @@ def cached_cases(
         StorageError: the disk is full, read-only or failing.
     """
     wanted = settings.dataset.cache
-    shapes = [target_shape(read_header(case.images[0]).grid, settings) for case in cases]
-    need = sum(_prepared_bytes(shape, settings, table, for_training) for shape in shapes)
+    need = sum(_prepared_bytes(case, settings, table, for_training) for case in cases)
     allowance = _memory_allowance(wanted.memory_gb, taken_bytes)
     fits = need <= allowance
     where = ("memory" if fits else "disk") if wanted.where == "auto" else wanted.where
@@ -135,10 +136,11 @@ def cached_cases(
     return PreparedCases(items, ids, need if where == "memory" else 0, note)
 
 
-def _prepared_bytes(
-    shape: Sequence[int], settings: Settings, table: LabelTable, for_training: bool
-) -> int:
-    voxels = int(np.prod(shape))
+def _prepared_bytes(case: Case, settings: Settings, table: LabelTable, for_training: bool) -> int:
+    try:
+        voxels = math.prod(target_shape(read_header(case.images[0]).grid, settings))
+    except DataError as error:
+        raise DataError(f"case {case.id!r}: {error}") from error
     index_bytes = 1 if table.num_classes <= 256 else 2
     groups = {"uniform": 0, "pos_neg": 2, "balanced": table.num_classes}
     centres = groups[settings.dataset.seg.sampling.method] * MAX_CENTRES if for_training else 0
@@ -157,9 +159,7 @@ def free_memory() -> int:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         fields = dict(line.split(":", 1) for line in lines)
         free = int(fields["MemAvailable"].split()[0]) * 1024
-        with contextlib.suppress(
-            OSError, ValueError
-        ):  # no container, or one without a limit: "max"
+        with contextlib.suppress(OSError, ValueError):  # no container, or no limit: "max"
             limit, used = (
                 int(Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="ascii"))
                 for name in ("max", "current")
@@ -215,12 +215,16 @@ class DiskCache(Dataset[Item]):
         chain_digest: str,
         need_bytes: int,
     ) -> None:
-        self.data, self.chain, self.folder = data, chain, folder
+        self.data, self.chain = data, chain
         with _writing(folder, need_bytes):
             folder.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(folder)
         with ThreadPoolExecutor(_num_threads()) as pool:
-            self._entries = list(pool.map(lambda item: self._entry(item, chain_digest), data))
+            keys = pool.map(lambda item: _content_key(item, chain_digest), data)
+            self._entries = [folder / key for key in keys]
+            missing = [i for i, entry in enumerate(self._entries) if not entry.is_dir()]
+            _check_room(folder, need_bytes * len(missing) // max(len(data), 1))
+            list(pool.map(self._prepare, missing))
 
     def __len__(self) -> int:
         return len(self.data)
@@ -240,32 +244,40 @@ class DiskCache(Dataset[Item]):
             )
         return {**tensors, "case_id": case_id}
 
-    def _entry(self, item: Item, chain_digest: str) -> Path:
-        """Folder of one case, written if it is not there."""
-        files = [*item["image"], item["label"]]
-        key = json.dumps([chain_digest, *(file_sha256(path) for path in files)])
-        entry = self.folder / hashlib.sha256(key.encode()).hexdigest()[:32]
-        if not entry.is_dir():
-            tensors = {k: v for k, v in self.chain(item).items() if isinstance(v, torch.Tensor)}
-            with _writing(self.folder, sum(t.nbytes for t in tensors.values())):
-                self._write(entry, tensors)
-        return entry
+    def _prepare(self, index: int) -> None:
+        entry, item = self._entries[index], self.chain(self.data[index])
+        tensors = {k: v for k, v in item.items() if isinstance(v, torch.Tensor)}
+        with _writing(entry.parent, sum(tensor.nbytes for tensor in tensors.values())):
+            _write_entry(entry, tensors)
 
-    def _write(self, entry: Path, tensors: dict[str, torch.Tensor]) -> None:
-        prefix, suffix = TEMPORARY.split("*")
-        temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=self.folder))
-        try:
-            for name, tensor in tensors.items():
-                with (temporary / f"{name}.npy").open("wb") as file:
-                    np.save(file, tensor.numpy())
-                    file.flush()
-                    os.fsync(file.fileno())
-            temporary.rename(entry)
-        except OSError:
-            if not entry.is_dir():  # else another training was quicker
-                raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+
+def _content_key(item: Item, chain_digest: str) -> str:
+    digests = [file_sha256(path) for path in (*item["image"], item["label"])]
+    return hashlib.sha256(json.dumps([chain_digest, *digests]).encode()).hexdigest()[:32]
+
+
+def _write_entry(entry: Path, tensors: dict[str, torch.Tensor]) -> None:
+    prefix, suffix = TEMPORARY.split("*")
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=entry.parent))
+    try:
+        for name, tensor in tensors.items():
+            with (temporary / f"{name}.npy").open("wb") as file:
+                np.save(file, tensor.numpy())
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.rename(entry)
+    except OSError:
+        if not entry.is_dir():  # else another training was quicker
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_room(folder: Path, need_bytes: int) -> None:
+    """Better before the first entry than with a full disk, which checkpoints need as well."""
+    with _writing(folder, need_bytes):
+        if need_bytes > shutil.disk_usage(folder).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -446,7 +458,7 @@ class CaseLoader(DataLoader[Item]):
         super().__init__(
             dataset,
             collate_fn=_collate,
-            worker_init_fn=_ignore_interrupts,
+            worker_init_fn=_heed_the_main_process,
             persistent_workers=workers > 0,
             timeout=WORKER_TIMEOUT_SECONDS if workers else 0,
             generator=torch.Generator(),  # else every pass draws from the global one
@@ -569,6 +581,11 @@ def _collate(patches: list[Item] | _Fault) -> Any:
     return patches if isinstance(patches, _Fault) else default_collate(patches)
 
 
-def _ignore_interrupts(worker_id: int) -> None:  # noqa: ARG001  torch calls it with the worker's number
-    """Ctrl-C goes to every process at the terminal; the main one finishes its step and needs its batches for that."""
+def _heed_the_main_process(worker_id: int) -> None:  # noqa: ARG001  torch calls it with the worker's number
+    """Signals that go to every process of a group are left to the main one, which needs batches to end its step.
+
+    Ctrl-C is ignored. So is the first SIGTERM, as a cluster sends it; the second, as torch sends it to a worker that
+    hangs, ends it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

@@ -81,7 +81,8 @@ def dice_from_counts(counts: Tensor) -> Tensor:
 def mean_over_cases(dice: Tensor) -> tuple[float, list[float]]:
     """Mean over foreground labels of their means over cases, and those: from (cases, K), NaN left out.
 
-    >>> mean_over_cases(torch.tensor([[1.0, 0.5, float("nan")], [1.0, 0.7, 0.0]]))[0]
+    >>> dice = torch.tensor([[1.0, 0.5, float("nan")], [1.0, 0.7, 0.0]], dtype=torch.double)
+    >>> mean_over_cases(dice)[0]
     0.3
     """
     labels = [_mean(column[~column.isnan()].tolist()) for column in dice[:, 1:].double().unbind(1)]

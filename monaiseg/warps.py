@@ -26,7 +26,7 @@ from monaiseg.settings import BilateralSettings, DeformationSettings, RigidSetti
 Item = dict[str, Any]
 
 
-def extra_transforms(settings: Settings) -> list[Transform]:
+def extra_transforms(settings: Settings) -> list[RandRigidd | RandDeformd | RandBilaterald]:
     """Rigid motion, deformation and bilateral filter, those that are on, for items with a cut patch.
 
     Items have `image` (C, X, Y, Z) float32, `label` (1, X, Y, Z) integers and `affine` (4, 4), whose voxel size the
@@ -35,7 +35,7 @@ def extra_transforms(settings: Settings) -> list[Transform]:
     change = settings.dataset.seg.augmentation
     if not change.enabled:
         return []
-    chain: list[Transform] = []
+    chain: list[RandRigidd | RandDeformd | RandBilaterald] = []
     if change.rigid.probability:
         angles = settings.along_xyz(change.rigid.rotation)
         shifts = settings.along_xyz(change.rigid.translation)

@@ -350,6 +350,12 @@ def test_every_key_that_the_tables_know_is_tried():
     assert not easyreg.KEYS - tried - {"tsk_set.loss.ce.weighted"}  # that has a test of its own
 
 
+def test_the_migration_page_tells_every_key():
+    page = (SCRIPTS.parent / "docs" / "migration.md").read_text(encoding="utf-8")
+    assert not [key for key in easyreg.KEYS if key.rsplit(".", 1)[1] not in page]
+    assert not [name for name in easyreg.TRANSFORMS if name not in page]
+
+
 def test_no_key_of_easyreg_is_one_of_ours():
     schema = json_schema()
 

@@ -489,6 +489,7 @@ def test_time_left_follows_from_the_steps_of_this_process(monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_asks_and_does_not_break_in(number, capfd):
+    signal.signal(number, signal.SIG_DFL)  # also under nohup, which has SIGHUP ignored
     before = signal.getsignal(number)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     stop = StopOnSignal()

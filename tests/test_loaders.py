@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 import signal
 import time
 from collections import Counter
@@ -197,8 +198,9 @@ def test_another_seed_gives_other_batches(shared, tmp_path, two_epochs):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_global_random_states_are_left_alone(shared, tmp_path, workers):
     def states():
-        python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
-        return python, legacy[1].tobytes(), legacy[2], torch.get_rng_state().tolist(), get_track_meta()  # fmt: skip
+        legacy: Any = np.random.get_state()  # noqa: NPY002
+        streams = random.getstate(), legacy[1].tobytes(), legacy[2], torch.get_rng_state().tolist()
+        return streams, get_track_meta(), torch.get_num_threads()
 
     before = states()
     loader = build_training_loader(shared, settings_of(num_workers=workers), TABLE, tmp_path)
@@ -356,6 +358,17 @@ def test_a_full_disk_is_named_and_nothing_half_written_stays(shared, tmp_path, m
     assert entries(tmp_path / "cache") == {}
 
 
+def test_a_disk_without_room_is_not_filled(shared, tmp_path, monkeypatch):
+    prepare(shared[:3], tmp_path)
+    usage = shutil.disk_usage(tmp_path)._replace(free=400_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+
+    prepare(shared, tmp_path)  # one more entry has room
+    with pytest.raises(StorageError, match="needs 1 MiB, 0 MiB are free"):
+        prepare(shared, tmp_path, for_training=False)
+    assert len(entries(tmp_path / "cache")) == 4
+
+
 def test_a_folder_that_cannot_be_made_is_named(shared, tmp_path):
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(StorageError, match="cache: the cache cannot be written"):
@@ -425,6 +438,13 @@ def test_a_case_that_breaks_in_a_worker_is_named_with_its_fault_alone(cases, tmp
     assert "Traceback" in str(caught.value.__cause__)
 
 
+@pytest.mark.parametrize("where", ["memory", "disk", "none"])
+def test_a_case_that_vanished_is_named_at_once(cases, tmp_path, where):
+    cases[1].images[0].unlink()
+    with pytest.raises(DataError, match=r"case 'b': .*b.nii.gz: is not there"):
+        build_training_loader(cases, settings_of(where), TABLE, tmp_path)
+
+
 class UnpicklableError(Exception):
     def __init__(self) -> None:
         super().__init__("a mistake of ours")
@@ -488,11 +508,12 @@ def test_a_dead_or_hanging_worker_is_named_and_not_waited_for(
     assert worker.exitcode == -signal.SIGKILL
 
 
-def test_ctrl_c_at_the_terminal_leaves_the_workers_at_work(shared, tmp_path, two_epochs):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_to_the_whole_group_leaves_the_workers_at_work(shared, tmp_path, two_epochs, name):
     loader = build_training_loader(shared, settings_of(num_workers=1), TABLE, tmp_path)
     batches = iter(loader)
     first = next(batches)
-    os.kill(loader._iterator._workers[0].pid, signal.SIGINT)  # type: ignore[union-attr]
+    os.kill(loader._iterator._workers[0].pid, getattr(signal, name))  # type: ignore[union-attr]
     assert bits([first, *batches]) == two_epochs[0]
 
 

@@ -154,13 +154,13 @@ def test_worker_processes_change_nothing(short, data_task):
     assert within[1:3] == without[1:3]
 
 
-def test_a_finished_training_resumed_does_nothing(trained, settings, tmp_path):
+def test_a_finished_training_resumed_does_nothing(trained, tmp_path):
     task = tmp_path / "phantoms"
     shutil.copytree(trained.run_folder.parent, task)
     before = {p.name: p.read_bytes() for p in (task / "trained" / "checkpoints").iterdir()}
 
     again = train(
-        settings,
+        load_settings(trained.run_folder / "cur_task_setting.json"),
         output_root_path=tmp_path,
         data_task_name="phantoms",
         task_name="trained",

@@ -662,7 +662,58 @@ def test_centres_of_a_large_group_are_thinned_evenly(monkeypatch):
     item = cached(np.zeros((6, 6, 6)), np.zeros((6, 6, 6)), num_groups=3)
 
     assert item["centre_ends"].tolist() == [10, 10, 10]  # and the empty groups stay empty
-    assert item["centres"].tolist() == [0, 23, 47, 71, 95, 119, 143, 167, 191, 215]
+    assert item["centres"].tolist() == [10, 32, 54, 75, 97, 118, 140, 162, 183, 205]
+
+
+def test_of_a_group_of_few_centres_they_are_not_all_at_its_edge():
+    label = np.zeros((8, 8, 8))
+    label[2:6, 2:6, 2:6] = 1
+    item = FindCentresd(2, most=1)(cached(label, label))
+
+    assert item["centre_ends"].tolist() == [1, 2]
+    assert item["group_voxels"].tolist() == [448, 64]
+    assert item["centres"].tolist() == [256, 4 * 64 + 2 * 8 + 2]  # the middle one of each group
+
+
+BOX = np.zeros((48, 48, 48))
+BOX[10:38, 10:38, 10:38] = 1
+BOX[20:22, 20:22, 20:22] = 2
+"""A cube of 28 voxels with a small one in it: a patch of 16 holds at most 19 % of the large one."""
+
+
+@pytest.mark.parametrize("method", ["balanced", "pos_neg"])
+def test_a_patch_holds_the_least_share_of_what_it_is_centred_on(method):
+    least = {"least_class_share": 0.12, "least_patch_share": [0.5]}
+    item = cached(BOX, BOX, num_groups=3 if method == "balanced" else 2)
+
+    def groups(sampling):
+        chosen = settings_of(seg={"augmentation": {"enabled": False}, "sampling": sampling})
+        for patch in patches(item, chosen, 60):
+            label = patch["label"]
+            holds = ((label == 0).float().mean() >= 0.5, (label > 0).sum() >= 0.12 * 28**3)
+            yield bool(any(holds) or (label == 2).any())
+
+    assert all(groups({"method": method, **least}))
+    assert not all(groups({"method": method}))
+
+
+def test_a_share_that_no_patch_can_hold_ends_with_the_fullest():
+    item = cached(BOX, BOX, num_groups=2)
+    sampling = {"pos": 1, "neg": 0, "least_class_share": 1.0}
+    chosen = settings_of(seg={"augmentation": {"enabled": False}, "sampling": sampling})
+    held = [int((patch["label"] > 0).sum()) for patch in patches(item, chosen, 10)]
+    assert min(held) > 0.8 * 16**3
+
+
+def test_what_easyreg_lists_runs_after_the_cut():
+    names = ["random_rigid_transform", "bspline_transform", "bilateral_filter"]
+    chosen = settings_of(seg={"augmentation": {}, "transform": {"transform_seq": names}})
+    chain = [type(transform).__name__ for transform in training_chain(chosen, TABLE)]
+    assert chain[:4] == ["RandPatchd", "RandRigidd", "RandDeformd", "RandBilaterald"]
+
+    item = cached(position_image(), num_groups=2)
+    for patch in patches(item, chosen, 3):
+        assert patch["image"].shape == (1, 16, 16, 16)
 
 
 # ---------------------------------------------------------------- augmentation

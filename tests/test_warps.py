@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from monaiseg.settings import Settings, settings_from_dict
 from monaiseg.warps import (
+    RandDeformd,
     bilateral,
     cubic,
     extra_transforms,
@@ -20,11 +23,11 @@ from monaiseg.warps import (
 SHAPE = (9, 8, 11)
 
 
-def changing(**augmentation: dict) -> Settings:
+def changing(**augmentation: Any) -> Settings:
     return settings_from_dict({"dataset": {"seg": {"augmentation": augmentation}}})
 
 
-def item(shape: tuple[int, int, int] = SHAPE, channels: int = 1) -> dict:
+def item(shape: tuple[int, int, int] = SHAPE, channels: int = 1) -> dict[str, Any]:
     random = torch.Generator().manual_seed(0)
     return {
         "image": torch.rand(channels, *shape, generator=random),
@@ -34,7 +37,7 @@ def item(shape: tuple[int, int, int] = SHAPE, channels: int = 1) -> dict:
     }
 
 
-def changed(settings: Settings, data: dict, seed: int = 0) -> dict:
+def changed(settings: Settings, data: dict[str, Any], seed: int = 0) -> dict[str, Any]:
     for transform in extra_transforms(settings):
         transform.set_random_state(seed)
         data = transform(data)
@@ -46,7 +49,7 @@ def still(shape: tuple[int, ...]) -> torch.Tensor:
     return rigid_warp(shape, np.zeros(3), np.zeros(3), (1, 1, 1))
 
 
-EVERYTHING = {
+EVERYTHING: dict[str, Any] = {
     "rigid": {"probability": 1.0, "rotation": [20, 20, 20]},
     "deformation": {"probability": 1.0, "displacement": 4.0},
     "bilateral": {"probability": 1.0, "domain_sigma": 0.5, "range_sigma": 0.5},
@@ -197,6 +200,7 @@ def test_the_mesh_is_written_in_the_files_order():
     (transform,) = extra_transforms(
         changing(deformation={"probability": 1.0, "mesh_size": [4, 3, 2]})
     )
+    assert isinstance(transform, RandDeformd)
     assert transform.mesh == (2, 3, 4)
 
 
