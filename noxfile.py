@@ -92,6 +92,8 @@ def schema(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def bundle(session: nox.Session) -> None:
     """MONAI verifies the bundle's metadata and its network's input and output."""
+    if not Path("tests/test_bundle.py").exists():
+        session.skip("there is no bundle yet")
     pytest(session, "tests/test_bundle.py")
 
 
