@@ -101,7 +101,7 @@ def run_demo(
             case.images[0],
             case.label,
             predictions / f"{case.id}_pred.nii.gz",
-            table,
+            predictor.table,
         )
         for case in held_out
         if case.label is not None
