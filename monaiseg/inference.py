@@ -1,35 +1,32 @@
 """Sliding-window inference that keeps only what it still needs.
 
-A *window* is one patch of the volume, a *slab* the scores of all classes over one patch's thickness of it. Windows
-run in order of their start along the longest axis; what no later window reaches is reduced to class indices at once.
-Memory is that of the slab, not of K volumes, and the result is that of
-`monai.inferers.sliding_window_inference(...).argmax(dim=1)`.
+Windows are run in order of their start along the longest axis. Their scores add up in a slab one patch thick; what
+no later window touches is reduced to class indices at once. Memory is that of the slab, not of K volumes, and the
+result is `monai.inferers.sliding_window_inference(...).argmax(dim=1)`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import combinations, groupby
-from typing import Any
+from itertools import groupby
+from typing import Any, cast
 
 import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
-from monai.inferers import Inferer
-from monai.utils import BlendMode
+from monai.inferers.inferer import Inferer
+from monai.utils.enums import BlendMode
 from torch import Tensor
 from torch.nn import functional as F
 
-from monaiseg.errors import SettingsError
 from monaiseg.geometry import Shape
 from monaiseg.settings import Settings
 
-Network = Callable[[Tensor], Tensor]
 Window = tuple[slice, slice, slice]
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def sliding_window_class_map(
-    network: Network,
+    network: Callable[[Tensor], Tensor],
     image: Tensor,
     patch_shape: Shape,
     *,
@@ -55,42 +52,119 @@ def sliding_window_class_map(
         padding_mode: of `torch.nn.functional.pad`.
         window_batch: windows that go through the network together.
         device: where windows are computed and added up.
-        flips: axes (0 X, 1 Y, 2 Z) along which each window is mirrored too, in every combination, and the scores added.
-        partner_classes: for each class, the class it becomes in a left-right mirror image; wanted when `flips` holds 0.
-        on_progress: called after each batch with windows done and windows in all.
+        flips: axes (0 X, 1 Y, 2 Z) along which each window is mirrored too, and the scores averaged.
+        partner_classes: class indices after a left-right mirror, wanted when `flips` holds 0.
+        on_progress: called with windows done and windows in all.
 
     Returns:
         (X, Y, Z) on the CPU, uint8 up to 256 classes, else int16.
-
-    Raises:
-        SettingsError: the image is too small for `padding_mode` to fill a patch with.
     """
-    image, inside = _padded(image, patch_shape, padding_mode)
+    image, inside = _at_least(image, patch_shape, padding_mode)
     size = image.shape[2:]
     axis = max(range(3), key=lambda a: size[a])
     windows = _windows(size, patch_shape, overlap, axis)
     weights = compute_importance_map(
         patch_shape, mode=BlendMode(blending), sigma_scale=0.125, device=device
     )
-    class_map = torch.empty(size, dtype=torch.uint8 if num_classes <= 256 else torch.int16)
-    extent = [patch_shape[a] if a == axis else size[a] for a in range(3)]
-    slab = torch.zeros(num_classes, *extent, device=device)
+    score = _Scorer(network, torch.device(device), tuple(flips), partner_classes)
+
+    classes = torch.empty(size, dtype=torch.uint8 if num_classes <= 256 else torch.int16)
+    slab_shape = [num_classes, *size]
+    slab_shape[1 + axis] = patch_shape[axis]
+    slab = torch.zeros(slab_shape, device=device)
     start = done = 0
-    for first, group in groupby(windows, key=lambda window: window[axis].start):
-        _advance(slab, class_map, axis, start, first)
-        start = first
+    for next_start, group in groupby(windows, key=lambda window: window[axis].start):
+        slab = _advance(slab, classes, axis, start, next_start)
+        start = next_start
         for batch in _batches(list(group), window_batch):
-            crops = torch.cat([image[(..., *window)] for window in batch]).to(device)
-            for window, scores in zip(
-                batch, _scores(network, crops, flips, partner_classes), strict=True
-            ):
-                place = (slice(None) if a == axis else window[a] for a in range(3))
-                slab[(..., *place)] += scores * weights
+            logits = score(torch.cat([image[(slice(None), slice(None), *w)] for w in batch]))
+            for window, scores in zip(batch, logits, strict=True):
+                place = list(window)
+                place[axis] = slice(None)
+                slab[(slice(None), *place)] += scores * weights
             done += len(batch)
             if on_progress is not None:
                 on_progress(done, len(windows))
-    _advance(slab, class_map, axis, start, size[axis])
-    return class_map[inside]
+    _finish(slab, classes, axis, start, size[axis])
+    return classes[inside]
+
+
+class _Scorer:
+    """Logits of a batch of windows, averaged over mirror images where asked for."""
+
+    def __init__(
+        self,
+        network: Callable[[Tensor], Tensor],
+        device: torch.device,
+        flips: tuple[int, ...],
+        partner_classes: Sequence[int] | None,
+    ) -> None:
+        self.network, self.device = network, device
+        self.mirrors = [
+            [axis for bit, axis in enumerate(flips) if n >> bit & 1] for n in range(2 ** len(flips))
+        ]
+        self.partners = None if partner_classes is None else list(partner_classes)
+
+    def __call__(self, windows: Tensor) -> Tensor:
+        windows = windows.to(self.device, non_blocking=True)
+        total = self._mirrored(windows, self.mirrors[0])
+        for axes in self.mirrors[1:]:
+            total = total + self._mirrored(windows, axes)
+        return total / len(self.mirrors)
+
+    def _mirrored(self, windows: Tensor, axes: list[int]) -> Tensor:
+        dims = [axis + 2 for axis in axes]
+        logits: Tensor = self.network(windows.flip(dims)).float().flip(dims)
+        return logits[:, self.partners] if 0 in axes and self.partners is not None else logits
+
+
+def _at_least(image: Tensor, shape: Shape, mode: str) -> tuple[Tensor, Window]:
+    """The image padded on both sides to at least `shape`, and where it lies in the result."""
+    short = [max(0, want - have) for want, have in zip(shape, image.shape[2:], strict=True)]
+    before = [missing // 2 for missing in short]
+    x, y, z = (
+        slice(first, first + size) for first, size in zip(before, image.shape[2:], strict=True)
+    )
+    if any(short):
+        pads = [n for b, s in zip(before[::-1], short[::-1], strict=True) for n in (b, s - b)]
+        image = F.pad(image, pads, mode=mode)
+    return image, (x, y, z)
+
+
+def _windows(
+    size: Sequence[int], patch_shape: Shape, overlap: Sequence[float], axis: int
+) -> list[Window]:
+    """Windows that cover a volume, in order of their start along `axis`."""
+    interval = [
+        patch if patch == whole else max(int(patch * (1 - share)), 1)
+        for whole, patch, share in zip(size, patch_shape, overlap, strict=True)
+    ]
+    windows = cast(list[Window], dense_patch_slices(size, patch_shape, interval))
+    return sorted(windows, key=lambda window: window[axis].start)
+
+
+def _batches(windows: list[Window], size: int) -> Iterator[list[Window]]:
+    for first in range(0, len(windows), size):
+        yield windows[first : first + size]
+
+
+def _advance(slab: Tensor, classes: Tensor, axis: int, start: int, next_start: int) -> Tensor:
+    """Reduce the part of the slab that lies before `next_start`, and move the rest to its beginning."""
+    moved = next_start - start
+    if moved == 0:
+        return slab
+    _finish(slab, classes, axis, start, next_start)
+    kept = slab.shape[1 + axis] - moved
+    fresh = torch.zeros_like(slab)
+    if kept > 0:
+        fresh.narrow(1 + axis, 0, kept).copy_(slab.narrow(1 + axis, moved, kept))
+    return fresh
+
+
+def _finish(slab: Tensor, classes: Tensor, axis: int, start: int, stop: int) -> None:
+    length = min(stop - start, slab.shape[1 + axis])
+    reduced = slab.narrow(1 + axis, 0, length).argmax(dim=0)
+    classes.narrow(axis, start, length).copy_(reduced)
 
 
 class SlidingWindow(Inferer):
@@ -105,7 +179,6 @@ class SlidingWindow(Inferer):
     def __init__(self, settings: Settings, num_classes: int, device: torch.device) -> None:
         super().__init__()
         partition = settings.dataset.seg.partition
-        self.patch_shape = settings.patch_shape
         self.options: dict[str, Any] = {
             "overlap": settings.window_overlap,
             "num_classes": num_classes,
@@ -113,70 +186,15 @@ class SlidingWindow(Inferer):
             "padding_mode": partition.padding_mode,
             "device": device,
         }
+        self.patch_shape = settings.patch_shape
 
-    def __call__(self, inputs: Tensor, network: Network, *_: Any, **__: Any) -> Tensor:
+    def __call__(
+        self,
+        inputs: Tensor,
+        network: Callable[..., Any],
+        *args: Any,  # noqa: ARG002  MONAI's signature
+        **kwargs: Any,  # noqa: ARG002
+    ) -> Tensor:
         """Class map (1, 1, X, Y, Z) of an image (1, C, X, Y, Z)."""
-        return sliding_window_class_map(network, inputs, self.patch_shape, **self.options)[None, None]
-
-
-def _padded(image: Tensor, shape: Shape, mode: str) -> tuple[Tensor, Window]:
-    """The image padded on both sides to at least `shape`, and where it lies in the result."""
-    size = image.shape[2:]
-    short = [max(want - have, 0) for want, have in zip(shape, size, strict=True)]
-    before = [missing // 2 for missing in short]
-    x, y, z = (slice(first, first + have) for first, have in zip(before, size, strict=True))
-    if not any(short):
-        return image, (x, y, z)
-    pads = [n for left, both in zip(before[::-1], short[::-1], strict=True) for n in (left, both - left)]
-    try:
-        return F.pad(image, pads, mode=mode), (x, y, z)
-    except RuntimeError as error:
-        raise SettingsError(
-            f"dataset.seg.partition.padding_mode: {mode} cannot fill a patch of {shape} from an image of "
-            f"{tuple(size)} voxels along X, Y, Z; use constant or replicate, or a smaller patch_size"
-        ) from error
-
-
-def _windows(
-    size: Sequence[int], patch_shape: Shape, overlap: Sequence[float], axis: int
-) -> list[Window]:
-    """MONAI's windows over a volume, in order of their start along `axis`."""
-    interval = [
-        patch if patch == whole else max(int(patch * (1 - share)), 1)
-        for whole, patch, share in zip(size, patch_shape, overlap, strict=True)
-    ]
-    windows = dense_patch_slices(size, patch_shape, interval)
-    return sorted(windows, key=lambda window: window[axis].start)  # type: ignore[return-value]  # MONAI: tuple[slice, ...]
-
-
-def _batches(windows: list[Window], size: int) -> Iterator[list[Window]]:
-    for first in range(0, len(windows), size):
-        yield windows[first : first + size]
-
-
-def _scores(
-    network: Network, windows: Tensor, flips: Sequence[int], partner_classes: Sequence[int] | None
-) -> Tensor:
-    """Logits (B, K, X, Y, Z) of windows, added up over their mirror images."""
-    total = network(windows).float()
-    for count in range(1, len(flips) + 1):
-        for axes in combinations(flips, count):
-            dims = [axis + 2 for axis in axes]
-            logits = network(windows.flip(dims)).float().flip(dims)
-            if 0 in axes and partner_classes is not None:
-                logits = logits[:, list(partner_classes)]
-            total = total + logits
-    return total
-
-
-def _advance(slab: Tensor, class_map: Tensor, axis: int, start: int, stop: int) -> None:
-    """Move a slab that lies at `start` to `stop`: planes before it become class indices, new ones are zero."""
-    planes, thickness = stop - start, slab.shape[1 + axis]
-    if planes == 0:
-        return
-    retired = slab.narrow(1 + axis, 0, planes)
-    class_map.narrow(axis, start, planes).copy_(retired.argmax(dim=0))
-    for first in range(planes, thickness, planes):  # in steps that do not overlap: no second slab
-        count = min(planes, thickness - first)
-        slab.narrow(1 + axis, first - planes, count).copy_(slab.narrow(1 + axis, first, count))
-    slab.narrow(1 + axis, thickness - planes, planes).zero_()
+        class_map = sliding_window_class_map(network, inputs, self.patch_shape, **self.options)
+        return class_map[None, None]

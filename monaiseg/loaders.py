@@ -9,6 +9,7 @@ random state. An epoch's position is arithmetic, so a resumed training skips wha
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import hashlib
@@ -21,6 +22,7 @@ import signal
 import tempfile
 import time
 import traceback
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -447,6 +449,16 @@ def _untracked() -> Iterator[None]:
 # ---------------------------------------------------------------- loaders
 
 
+_OPEN: weakref.WeakSet[CaseLoader] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Before multiprocessing's own exit, which sends workers one SIGTERM, that they leave alone, and waits for ever."""
+    for loader in list(_OPEN):
+        loader.close()
+
+
 class CaseLoader(DataLoader[Item]):
     """A DataLoader that says which cases were in work when a worker fails, dies or hangs.
 
@@ -466,6 +478,13 @@ class CaseLoader(DataLoader[Item]):
         )
         self.ids, self.note = prepared.ids, prepared.note
         self.memory_bytes = prepared.memory_bytes
+        _OPEN.add(self)
+
+    def close(self) -> None:
+        """End the worker processes; the next pass starts others."""
+        if self._iterator is not None:
+            self._iterator._shutdown_workers()  # type: ignore[attr-defined]  # of the kind that has workers
+            self._iterator = None
 
     def __iter__(self) -> Iterator[Item]:  # type: ignore[override]  # a generator serves where torch's iterator does
         coming = self._coming()

@@ -183,8 +183,11 @@ class Training:
             log.info("already complete: %d epochs; --extend N trains longer", self.epochs)
             return
         self.folder.write_settings(self.settings)
-        with self.stop.listening(), self.display.shown(), self.board:
-            self.trainer.run()
+        try:
+            with self.stop.listening(), self.display.shown(), self.board:
+                self.trainer.run()
+        finally:
+            self.loader.close()
 
     def result(self, seconds: float) -> TrainingResult:
         """What the run left behind, after so many seconds of wall time."""
