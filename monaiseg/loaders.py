@@ -497,9 +497,8 @@ class CaseLoader(DataLoader[Item]):
             except RuntimeError as error:
                 if (fault := worker_fault(error)) is None:
                     raise
-                for (
-                    worker
-                ) in batches._workers:  # a hanging one would not heed SIGTERM, nor let us exit
+                batches._shutdown_workers()  # torch no longer watches them, whose end it would raise
+                for worker in batches._workers:
                     worker.kill()
                 ahead = (self.batch_size or 1) * self.num_workers * (self.prefetch_factor or 1)
                 raise DataError(f"{fault}; in work: {self._named(coming[:ahead])}") from error
@@ -603,8 +602,7 @@ def _collate(patches: list[Item] | _Fault) -> Any:
 def _heed_the_main_process(worker_id: int) -> None:  # noqa: ARG001  torch calls it with the worker's number
     """Signals that go to every process of a group are left to the main one, which needs batches to end its step.
 
-    Ctrl-C is ignored. So is the first SIGTERM, as a cluster sends it; the second, as torch sends it to a worker that
-    hangs, ends it.
+    Ctrl-C is ignored. So is the first SIGTERM, as a cluster sends it; a second ends the worker.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

@@ -179,15 +179,22 @@ def test_a_resumed_epoch_is_the_tail_of_the_whole_one(shared, tmp_path, two_epoc
     assert epoch(loader, 2) == two_epochs[1]
 
 
-def test_threads_change_nothing(shared, tmp_path, two_epochs):
+def test_threads_change_nothing(tmp_path):
+    # 64 x 64 x 64: torch shares a sum among threads from 32768 voxels on, and then rounds it otherwise
+    case = written(tmp_path, "large", 0, shape=(64, 64, 64))
+    always = {name: {"probability": 1.0} for name in ("contrast", "gamma", "smoothing")}
+    chosen = settings_of(seg={"patch_size": [64, 64, 64], "augmentation": always})
     threads = torch.get_num_threads()
-    torch.set_num_threads(3)
     try:
-        loader = build_training_loader(shared, settings_of(), TABLE, tmp_path)
-        assert epoch(loader) == two_epochs[0]
-        assert torch.get_num_threads() == 3
+        seen = []
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            loader = build_training_loader((case,), chosen, TABLE, tmp_path)
+            seen.append(epoch(loader))
+            assert torch.get_num_threads() == number
     finally:
         torch.set_num_threads(threads)
+    assert seen[0] == seen[1]
 
 
 def test_another_seed_gives_other_batches(shared, tmp_path, two_epochs):
@@ -224,6 +231,14 @@ def test_a_transform_that_uses_global_random_states_repeats_too(shared, tmp_path
     torch.rand(3)
     assert torch.equal(draws[1, 5, 2]["image"], first)
     assert not torch.equal(draws[1, 6, 2]["image"], first)
+
+
+def test_a_case_is_cut_anew_at_every_position_of_every_epoch(shared, tmp_path):
+    chosen = settings_of()
+    prepared = cached_cases(shared, chosen, TABLE, tmp_path, for_training=True)
+    draws: Any = SeededDataset(prepared.items, CaseChain(training_chain(chosen, TABLE)), 0)
+    keys = [(epoch, position, 0) for epoch in (1, 2) for position in (0, 1)]
+    assert len({draws[key]["image"].numpy().tobytes() for key in keys}) == 4
 
 
 # ---------------------------------------------------------------- batches
@@ -497,6 +512,7 @@ def test_a_dead_or_hanging_worker_is_named_and_not_waited_for(
     shared, tmp_path, monkeypatch, how, words
 ):
     monkeypatch.setattr(loaders, "WORKER_TIMEOUT_SECONDS", 1 if how == "hangs" else 60)
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
     prepared = cached_cases(shared, settings_of("none"), TABLE, tmp_path, for_training=True)
     loader = CaseLoader(Fatal(how), prepared, batch_size=1, num_workers=1)
 
