@@ -6,8 +6,10 @@ import pytest
 import torch
 from monai.inferers import sliding_window_inference
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from monaiseg.inference import sliding_window_class_map
+from monaiseg.inference import SlidingWindow, sliding_window_class_map
+from monaiseg.settings import settings_from_dict
 
 K = 5
 
@@ -75,6 +77,45 @@ def test_mirrored_windows_exchange_partners_left_to_right():
     assert torch.equal(plain, mirrored)
 
 
+def test_mirror_images_make_any_network_symmetric(network):
+    image = torch.randn(1, 1, 16, 16, 16)
+    partners = (0, 2, 1, 4, 3)
+    options = {
+        "overlap": (0.0,) * 3,
+        "num_classes": K,
+        "flips": (0, 1),
+        "partner_classes": partners,
+    }
+
+    plain = sliding_window_class_map(network, image, (16, 16, 16), **options)
+    mirrored = sliding_window_class_map(network, image.flip(2), (16, 16, 16), **options)
+
+    assert torch.equal(torch.tensor(partners)[mirrored.long().flip(0)], plain.long())
+
+
+def test_no_tensor_is_as_large_as_the_scores_of_the_volume():
+    image, largest = torch.zeros(1, 1, 8, 64, 8), 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            output = function(*args, **(kwargs or {}))
+            if isinstance(output, torch.Tensor):
+                largest = max(largest, output.numel())
+            return output
+
+    def scores(windows):
+        return torch.zeros(len(windows), 50, *windows.shape[2:])
+
+    with Watch():
+        sliding_window_class_map(scores, image, (8, 8, 8), overlap=(0.5,) * 3, num_classes=50)
+
+    assert (
+        largest <= 2 * 50 * 8**3
+    )  # the scores of a batch of two windows; the volume has 50 x 8 x 64 x 8
+    assert largest < 50 * image.numel() / 3
+
+
 def test_progress_counts_every_window(network):
     seen = []
     image = torch.zeros(1, 1, 32, 16, 16)
@@ -88,3 +129,16 @@ def test_progress_counts_every_window(network):
     )
 
     assert seen[-1] == (3, 3)
+
+
+def test_the_engines_inferer_gives_a_batch_of_one_class_map(network):
+    settings = settings_from_dict({"dataset": {"seg": {"patch_size": [16, 16, 16]}}})
+    image = torch.randn(1, 1, 20, 16, 16)
+
+    class_map = SlidingWindow(settings, K, torch.device("cpu"))(image, network)
+
+    expected = sliding_window_class_map(
+        network, image, (16, 16, 16), overlap=(0.5,) * 3, num_classes=K
+    )
+    assert class_map.shape == (1, 1, 20, 16, 16)
+    assert torch.equal(class_map[0, 0], expected)

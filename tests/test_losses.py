@@ -7,6 +7,7 @@ import torch
 from monai.losses import DiceCELoss, DiceLoss, FocalLoss, GeneralizedDiceLoss, TverskyLoss
 from torch.nn import functional as F
 
+from monaiseg.errors import SettingsError
 from monaiseg.losses import build_loss
 from monaiseg.settings import LossSettings
 
@@ -30,7 +31,8 @@ def example(seed=0):
         ("dice_ce", DiceCELoss, False),
         ("tversky", TverskyLoss, True),
         ("tversky", TverskyLoss, False),
-        ("gdice", GeneralizedDiceLoss, False),  # a batch's weights: the next test
+        ("gdice", GeneralizedDiceLoss, True),
+        ("gdice", GeneralizedDiceLoss, False),
     ],
 )
 def test_overlap_losses_and_their_gradients_are_monais(
@@ -113,6 +115,61 @@ def test_coarser_outputs_weigh_half_as_much_and_see_every_second_voxel():
     expected = (2 * loss(fine, target) + loss(coarse, target[:, :, ::2, ::2, ::2])) / 3
 
     assert torch.allclose(loss([fine, coarse], target), expected)
+
+
+@pytest.mark.parametrize("kind", ["dice_ce", "focal", "gdice", "tversky"])
+@pytest.mark.parametrize("classes", [3, 20])
+def test_memory_layout_changes_neither_loss_nor_gradient(kind, classes):
+    torch.manual_seed(0)
+    logits = torch.randn(2, classes, 4, 5, 6)
+    target = torch.randint(0, classes, (2, 1, 4, 5, 6))
+    loss, results = build_loss(LossSettings(type=kind), classes), []
+    for layout in (torch.contiguous_format, torch.channels_last_3d):
+        leaf = logits.clone(memory_format=layout).requires_grad_()
+        loss(leaf, target).backward()
+        results.append((loss(leaf, target).detach(), leaf.grad))
+
+    for first, second in zip(*results, strict=True):
+        assert torch.allclose(first, second, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_gradients_are_finite_where_the_network_is_certain(gamma):
+    target = torch.tensor([0, 1]).view(1, 1, 2, 1, 1)
+    logits = torch.tensor([[500.0, 500.0], [-500.0, -500.0]]).view(1, 2, 2, 1, 1).requires_grad_()
+    for kind in ("dice_ce", "focal", "gdice", "tversky"):
+        loss = build_loss(LossSettings(type=kind, focal_gamma=gamma), 2)(logits, target)
+        (gradient,) = torch.autograd.grad(loss, logits)
+
+        assert gradient.isfinite().all()
+
+
+def test_one_map_of_all_classes_is_kept_for_the_backward_pass():
+    logits, target = example()
+    sizes = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda saved: sizes.append(saved.numel()) or saved, lambda saved: saved
+    ):
+        build_loss(LossSettings(), K)(logits, target)
+
+    assert sum(size >= logits.numel() for size in sizes) == 1
+
+
+def test_a_class_weight_too_few_is_refused_with_the_right_number():
+    settings = LossSettings.model_validate({"type": "ce", "ce": {"class_weight": (1.0, 2.0, 3.0)}})
+
+    with pytest.raises(SettingsError, match="3 weights for 4 classes"):
+        build_loss(settings, K)
+
+
+def test_a_patch_without_foreground_costs_no_cross_entropy_where_background_is_left_out():
+    settings = LossSettings.model_validate({"type": "ce", "ce": {"include_background": False}})
+    logits, _ = example()
+
+    loss = build_loss(settings, K)(logits, torch.zeros(2, 1, 6, 5, 4, dtype=torch.uint8))
+
+    assert loss == 0
+    assert torch.autograd.grad(loss, logits)[0].abs().max() == 0
 
 
 def test_a_perfect_prediction_costs_nothing():

@@ -70,6 +70,16 @@ def test_a_missed_structure_scores_zero_and_an_absent_one_nothing(
     )
 
 
+def test_counts_hold_for_any_pair_of_integer_types():
+    reference, prediction = torch.tensor([0, 200, 200, 299]), torch.tensor([0, 200, 299, 299])
+
+    counts = class_counts(prediction.to(torch.int16), reference, 300)
+
+    assert counts.sum(dim=0).tolist() == [3, 4, 4]
+    assert counts[200].tolist() == [1, 1, 2]
+    assert counts[299].tolist() == [1, 2, 1]
+
+
 def test_missing_a_structure_lowers_the_mean_and_never_raises_it():
     found = torch.tensor([[1.0, 0.4, 0.8], [1.0, 0.6, 0.8]])
     missed = found.clone()
