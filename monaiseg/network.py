@@ -32,6 +32,9 @@ LEAST_SIZE = 4
 """An axis is halved while at least so many voxels remain in the coarsest stage."""
 DETAIL_CHANNELS = 16
 """Full-resolution channels of the strided variant's head."""
+LAYOUT = torch.channels_last_3d
+"""Of weights and features: a step of the strided network with group norm takes 0.77 of the time that torch's default
+layout takes on two cores, the other variants 0.95 to 1.05 (benchmarks/RESULTS.md)."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ class ResidualUNet(nn.Module):
         self, settings: NetworkSettings, topology: Topology, in_channels: int, num_classes: int
     ) -> None:
         super().__init__()
+        self.topology = topology
         kernels, strides, channels = topology.kernels, topology.strides, topology.channels
         common: dict[str, Any] = {
             "norm_name": _norm(settings.norm, channels),
@@ -153,13 +157,11 @@ class ResidualUNet(nn.Module):
         widths = channels[finest:-1][: settings.deep_supervision_heads]
         self.coarse_heads = nn.ModuleList(UnetOutBlock(3, width, num_classes) for width in widths)
         self.apply(_initialise)
-        # channels_last_3d is what oneDNN's convolutions want: forward and backward of the strided network took
-        # 0.81 of the time of the default layout on two cores (see benchmarks/RESULTS.md).
-        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's stubs lack it
+        self.to(memory_format=LAYOUT)  # type: ignore[call-overload]  # torch's stubs lack it
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         """Logits (B, K, X, Y, Z) of an image (B, C, X, Y, Z); while training with coarser outputs a list, finest first."""
-        image = image.contiguous(memory_format=torch.channels_last_3d)
+        image = image.contiguous(memory_format=LAYOUT)
         features = self._decode(self._encode(image))  # finest first
         logits: Tensor = self.head(self._full_resolution(image, features[0]))  # (B, K, X, Y, Z)
         if not (self.training and len(self.coarse_heads)):
@@ -192,11 +194,7 @@ class ResidualUNet(nn.Module):
 def build_network(
     settings: NetworkSettings, topology: Topology, in_channels: int, num_classes: int
 ) -> ResidualUNet:
-    """The network of these settings, initialised from torch's global random state (He et al., 2015).
-
-    With 32 channels, 57 classes and five stages the standard variant has about 9 million parameters a DynUNet of
-    the same sizes has too; the strided one of 24 channels and four stages 1.2 million.
-    """
+    """The network of these settings, initialised from torch's global random state (He et al., 2015)."""
     return ResidualUNet(settings, topology, in_channels, num_classes)
 
 
