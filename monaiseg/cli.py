@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from monaiseg.evaluation import Evaluation
     from monaiseg.settings import Settings
 
-SETTINGS_NAMES = ("cur_task_setting.json", "curr_task_settings.json", "curr_task_setting.json")
-"""Names that a settings file goes by in EasyReg's folders, its code's first."""
-
-
 SEVERAL = {"-i", "--image", "--image-list", "-li", "--limage-list"}
 """Options that are followed by one value or more."""
 
@@ -168,7 +164,7 @@ def prepare(
             val_size=val_size,
             seed=seed,
             label_table=label_table,
-            preprocess=None if preprocess is None else find_settings(preprocess),
+            preprocess=preprocess,
             on_progress=advance,
         )
     _show_task(task)
@@ -425,6 +421,8 @@ def settings_check(
     file: Annotated[Path, typer.Argument(help="Settings file, or the folder that holds it.")],
 ) -> None:
     """Check a settings file: every fault at once, each with what to use instead."""
+    from monaiseg.settings import find_settings
+
     _load(file)
     typer.echo(f"{find_settings(file)}: all keys are known and in range")
 
@@ -452,22 +450,8 @@ def settings_schema() -> None:
 # ---------------------------------------------------------------- helpers of the commands
 
 
-def find_settings(path: Path) -> Path:
-    """The settings file at `path`: itself, or the one in a folder under EasyReg's names."""
-    if not path.is_dir():
-        if path.exists():
-            return path
-        beside = [path.parent / name for name in SETTINGS_NAMES if (path.parent / name).is_file()]
-        hint = f"; did you mean {beside[0]}?" if beside else "; `monaiseg settings init` writes one"
-        raise SettingsError(f"{path}: there is no such settings file{hint}")
-    found = [path / name for name in SETTINGS_NAMES if (path / name).is_file()]
-    if not found:
-        raise SettingsError(f"{path}: holds no settings file; put it there as {SETTINGS_NAMES[0]}")
-    return found[0]
-
-
 def _load(path: Path) -> Settings:
-    from monaiseg.settings import load_settings
+    from monaiseg.settings import find_settings, load_settings
 
     return load_settings(find_settings(path))
 

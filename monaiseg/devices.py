@@ -34,8 +34,7 @@ def choose_device(wanted: str | torch.device | int | None = None) -> torch.devic
 
 def set_threads(num_threads: int | None) -> int:
     """Set the threads of the CPU's compute, one a usable core unless given; returns their number."""
-    number = (
-        num_threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    )
-    torch.set_num_threads(num_threads or number or os.cpu_count() or 1)
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux: the cores that this process may use
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    torch.set_num_threads(num_threads or cores)
     return torch.get_num_threads()

@@ -167,6 +167,16 @@ def _finish(slab: Tensor, classes: Tensor, axis: int, start: int, stop: int) -> 
     classes.narrow(axis, start, length).copy_(reduced)
 
 
+def window_options(settings: Settings) -> dict[str, Any]:
+    """Overlap, blending and padding of the window, as validation and prediction both take them."""
+    partition = settings.dataset.seg.partition
+    return {
+        "overlap": settings.window_overlap,
+        "blending": partition.blending,
+        "padding_mode": partition.padding_mode,
+    }
+
+
 class SlidingWindow(Inferer):
     """The sliding window as MONAI's engines call it: from a batch of one image to its class map (1, 1, X, Y, Z).
 
@@ -178,14 +188,7 @@ class SlidingWindow(Inferer):
 
     def __init__(self, settings: Settings, num_classes: int, device: torch.device) -> None:
         super().__init__()
-        partition = settings.dataset.seg.partition
-        self.options: dict[str, Any] = {
-            "overlap": settings.window_overlap,
-            "num_classes": num_classes,
-            "blending": partition.blending,
-            "padding_mode": partition.padding_mode,
-            "device": device,
-        }
+        self.options = window_options(settings) | {"num_classes": num_classes, "device": device}
         self.patch_shape = settings.patch_shape
 
     def __call__(

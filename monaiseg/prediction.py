@@ -19,7 +19,7 @@ from monaiseg.cases import Case
 from monaiseg.checkpoint import Checkpoint, check_weights, load_checkpoint
 from monaiseg.devices import choose_device
 from monaiseg.errors import DataError, SettingsError
-from monaiseg.inference import sliding_window_class_map
+from monaiseg.inference import sliding_window_class_map, window_options
 from monaiseg.labels import LabelTable
 from monaiseg.network import network_of
 from monaiseg.settings import Settings, parse_settings
@@ -56,7 +56,9 @@ class Predictor:
         self.settings: Settings = parse_settings(checkpoint.settings, source=str(checkpoint.path))
         self.table = LabelTable.from_records(checkpoint.labels)
         self.device = choose_device(device)
-        self.overlap = self.settings.window_overlap if overlap is None else (overlap,) * 3
+        self._window = window_options(self.settings)
+        if overlap is not None:
+            self._window["overlap"] = (overlap,) * 3
         self.flips = tuple(flips)
         network = network_of(self.settings, self.table, checkpoint.spacing)
         weights = checkpoint.weights
@@ -91,13 +93,12 @@ class Predictor:
             self.network,
             volume.as_tensor()[None],
             self.settings.patch_shape,
-            overlap=self.overlap,
             num_classes=self.table.num_classes,
-            blending=self.settings.dataset.seg.partition.blending,
             device=self.device,
             flips=self.flips,
             partner_classes=self.table.partner_classes if 0 in self.flips else None,
             on_progress=on_progress,
+            **self._window,
         )
         classes = to_file_grid(class_map, item, self._chain)
         expected = read_header(files[0]).grid.shape

@@ -37,10 +37,8 @@ from monaiseg.errors import SettingsError
 from monaiseg.files import valid_name
 from monaiseg.geometry import Grid
 from monaiseg.labels import LabelTable
-from monaiseg.settings import Settings, load_settings
+from monaiseg.settings import Settings, find_settings, load_settings
 from monaiseg.volumes import write_image, write_label_map
-
-SETTINGS_FILE = "cur_task_setting.json"
 
 
 def prepare(
@@ -88,7 +86,7 @@ def prepare(
         raise SettingsError(f"task_type: {task_type!r} is not a kind of task here; use seg")
     folder = Path(output_root_path).absolute() / valid_name(data_task_name, "data_task_name")
     table = None if label_table is None else LabelTable.read_csv(label_table)
-    settings = None if preprocess is None else _settings(Path(preprocess))
+    settings = None if preprocess is None else load_settings(find_settings(preprocess))
     found = find_cases(dataset_path)
     _check_apart(folder, Path(dataset_path), found.cases)
     splits = _splits(found, (train_size, test_size, val_size), seed)
@@ -118,10 +116,6 @@ def prepare(
         return _preprocess(task, settings, on_progress)
     write_data_task(task)
     return task
-
-
-def _settings(path: Path) -> Settings:
-    return load_settings(path / SETTINGS_FILE if path.is_dir() else path)
 
 
 def _check_apart(folder: Path, dataset: Path, cases: Sequence[Case]) -> None:

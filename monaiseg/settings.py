@@ -34,6 +34,10 @@ from monaiseg import easyreg
 from monaiseg.errors import MonaisegWarning, SettingsError, listed, nearest
 
 T = TypeVar("T")
+SETTINGS_NAMES = ("cur_task_setting.json", "curr_task_settings.json", "curr_task_setting.json")
+"""Names that a settings file goes by in EasyReg's folders, its code's first."""
+
+
 MAX_BYTES = 1 << 20
 """A settings file is a few kilobytes; one of more than 1 MiB is something else."""
 MAX_DEPTH = 8
@@ -625,6 +629,25 @@ class Settings(Section):
 
 
 # ---------------------------------------------------------------- JSON in and out
+
+
+def find_settings(path: str | Path) -> Path:
+    """The settings file at `path`: itself, or the one in a folder under EasyReg's names.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        if path.exists():
+            return path
+        beside = [path.parent / name for name in SETTINGS_NAMES if (path.parent / name).is_file()]
+        hint = f"; did you mean {beside[0]}?" if beside else "; `monaiseg settings init` writes one"
+        raise SettingsError(f"{path}: there is no such settings file{hint}")
+    found = [path / name for name in SETTINGS_NAMES if (path / name).is_file()]
+    if not found:
+        raise SettingsError(f"{path}: holds no settings file; put it there as {SETTINGS_NAMES[0]}")
+    return found[0]
 
 
 def load_settings(path: str | Path) -> Settings:

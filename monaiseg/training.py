@@ -11,7 +11,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from monaiseg import checkpoint as checkpoints
-from monaiseg.cases import Case, DataTask, check_unchanged, read_data_task
+from monaiseg.cases import CACHE_FOLDER, Case, DataTask, check_unchanged, read_data_task
 from monaiseg.checkpoint import Best, Checkpoint
 from monaiseg.devices import choose_device, set_threads
 from monaiseg.errors import CheckpointError, DataError, MonaisegWarning, SettingsError
@@ -52,7 +52,7 @@ from monaiseg.loaders import (
     derive,
 )
 from monaiseg.losses import build_loss
-from monaiseg.network import network_of, plan_topology
+from monaiseg.network import network_of
 from monaiseg.schedule import LearningRate
 from monaiseg.settings import OptimSettings, Settings, dump_settings
 from monaiseg.workspace import RunFolder
@@ -137,15 +137,12 @@ class Training:
     ) -> None:
         self.settings, self.task, self.folder, self.device = settings, task, folder, device
         self.table = task.label_table(settings)
-        check_unchanged(
-            [case for split in ("train", "val", "debug") for case in task.cases.get(split, ())],
-            task.facts,
-        )
+        check_unchanged(dict(_seen_cases(task)).values(), task.facts)
         self.spacing = network_spacing(task, settings)
         self.epochs = settings.tsk_set.epochs
         self.fingerprint = checkpoints.fingerprint(
             settings,
-            _checksums(task),
+            {name: task.facts[case.id].checksum for name, case in _seen_cases(task)},
             self.table.digest(),
             num_threads=set_threads(settings.tsk_set.num_threads),
             device=_name_of(device),
@@ -156,7 +153,11 @@ class Training:
         self.average = ModelAverage(self.network, settings.tsk_set.weight_averaging)
         self.optimizer = build_optimizer(self.network, settings.tsk_set.optim)
         self.loader = build_training_loader(
-            limited(task, "train", settings), settings, self.table, task.folder / "cache", device
+            limited(task, "train", settings),
+            settings,
+            self.table,
+            task.folder / CACHE_FOLDER,
+            device,
         )
         log.info("train: %s", self.loader.note)
         self.sampler = cast(EpochSampler, self.loader.sampler)
@@ -353,7 +354,11 @@ class Training:
             cases = limited(self.task, split, self.settings)
             if cases := cases if limit == -1 else cases[:limit]:
                 loaders[split] = build_case_loader(
-                    cases, self.settings, self.table, self.task.folder / "cache", taken_bytes=taken
+                    cases,
+                    self.settings,
+                    self.table,
+                    self.task.folder / CACHE_FOLDER,
+                    taken_bytes=taken,
                 )
                 taken += loaders[split].memory_bytes
                 log.info("%s: %s", split, loaders[split].note)
@@ -364,9 +369,7 @@ class Training:
     def _checkpoint(self, *, epoch_closed: bool) -> Checkpoint:
         state = self.trainer.state
         scaler = self.trainer.scaler
-        topology = plan_topology(
-            self.settings.tsk_set.network, self.settings.patch_shape, self.spacing
-        )
+        topology = self.network.topology
         return Checkpoint(
             step=state.iteration,
             epoch=state.epoch,
@@ -575,12 +578,11 @@ def _choose_device(settings: Settings, gpu_id: int | None) -> torch.device:
     return choose_device(wanted)
 
 
-def _checksums(task: DataTask) -> dict[str, str]:
-    return {
-        f"{split}/{case.id}": task.facts[case.id].checksum
-        for split in ("train", "val", "debug")
-        for case in task.cases.get(split, ())
-    }
+def _seen_cases(task: DataTask) -> Iterator[tuple[str, Case]]:
+    """The cases that a training looks at, by "split/case id": all but those of the test."""
+    for split in ("train", "val", "debug"):
+        for case in task.cases.get(split, ()):
+            yield f"{split}/{case.id}", case
 
 
 def _name_of(device: torch.device) -> str:

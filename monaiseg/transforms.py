@@ -43,7 +43,7 @@ from typing_extensions import Self, override
 
 from monaiseg.cases import Case
 from monaiseg.errors import DataError, MonaisegError
-from monaiseg.geometry import Grid, Shape, Spacing, padded_shape
+from monaiseg.geometry import Grid, Shape, padded_shape
 from monaiseg.labels import LabelTable
 from monaiseg.settings import (
     IntensitySettings,
@@ -53,7 +53,7 @@ from monaiseg.settings import (
     Settings,
 )
 from monaiseg.volumes import read_label_map, read_volume
-from monaiseg.warps import extra_transforms
+from monaiseg.warps import extra_transforms, turn_matrix
 
 Item = dict[str, Any]
 MULTIPLE = (16, 16, 16)
@@ -557,33 +557,6 @@ class RandPatchd(Randomizable, Transform):
             return None
         x, y, z = np.linalg.norm(affine.numpy()[:3, :3], axis=0)
         return turn_matrix(angles * turns, factor if zooms else 1.0, (x, y, z))
-
-
-def turn_matrix(
-    degrees: Sequence[float] | NDArray[Any], factor: float, spacing: Spacing
-) -> NDArray[np.float64]:
-    """Matrix (3, 3) from offsets in a turned and zoomed patch to offsets in the volume, both in voxels.
-
-    Args:
-        degrees: angles about X, then Y, then Z. Positive ones turn Y to Z, Z to X and X to Y.
-        factor: above 1 structures grow.
-        spacing: of the volume, in mm.
-    """
-    rotation = np.eye(3)
-    for axis, (cosine, sine) in enumerate(
-        zip(np.cos(np.radians(degrees)), np.sin(np.radians(degrees)), strict=True)
-    ):
-        first, second = (axis + 1) % 3, (axis + 2) % 3
-        step = np.eye(3)
-        step[[first, second, first, second], [first, second, second, first]] = (
-            cosine,
-            cosine,
-            -sine,
-            sine,
-        )
-        rotation = step @ rotation
-    scale = np.array(spacing)
-    return np.asarray(rotation.T * scale / scale[:, None] / factor)
 
 
 def turned_patch(

@@ -93,18 +93,31 @@ def rigid_warp(
         shift: along X, Y, Z, in voxels.
         spacing: of the patch, in mm.
     """
+    back = torch.from_numpy(turn_matrix(degrees, 1.0, spacing).astype(np.float32))
+    centre = (torch.tensor(shape, dtype=torch.float32) - 1) / 2
+    offsets = _voxels(shape) - centre - torch.from_numpy(shift.astype(np.float32))
+    return offsets @ back.T + centre
+
+
+def turn_matrix(
+    degrees: Sequence[float] | NDArray[Any], factor: float, spacing: Spacing
+) -> NDArray[np.float64]:
+    """Matrix (3, 3) from offsets in a turned and zoomed patch to offsets in the volume, both in voxels.
+
+    Args:
+        degrees: angles about X, then Y, then Z. Positive ones turn Y to Z, Z to X and X to Y.
+        factor: above 1 structures grow.
+        spacing: of the volume, in mm.
+    """
     rotation = np.eye(3)
     for axis, angle in enumerate(np.radians(degrees)):
         first, second = (axis + 1) % 3, (axis + 2) % 3
         step = np.eye(3)
         step[first, first] = step[second, second] = math.cos(angle)
-        step[second, first], step[first, second] = math.sin(angle), -math.sin(angle)
+        step[first, second], step[second, first] = -math.sin(angle), math.sin(angle)
         rotation = step @ rotation
     scale = np.array(spacing)
-    back = torch.from_numpy((rotation.T * scale / scale[:, None]).astype(np.float32))
-    centre = (torch.tensor(shape, dtype=torch.float32) - 1) / 2
-    offsets = _voxels(shape) - centre - torch.from_numpy(shift.astype(np.float32))
-    return offsets @ back.T + centre
+    return np.asarray(rotation.T * scale / scale[:, None] / factor)
 
 
 # ---------------------------------------------------------------- deformation

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from monaiseg.cli import app, find_settings
-from monaiseg.settings import Settings, dump_settings, load_settings
+from monaiseg.cli import app
+from monaiseg.settings import Settings, dump_settings, find_settings, load_settings
 
 RUNNER = CliRunner()
 
