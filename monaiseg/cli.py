@@ -20,7 +20,8 @@ from typer.core import TyperGroup
 from monaiseg.errors import MonaisegError, MonaisegWarning, SettingsError
 
 if TYPE_CHECKING:
-    from monaiseg.cases import Case, DataTask
+    from monaiseg.cases import Case
+    from monaiseg.data_tasks import DataTask
     from monaiseg.evaluation import Evaluation
     from monaiseg.settings import Settings
 
@@ -251,7 +252,7 @@ def evaluate(
     gpu_id: Gpu = None,
 ) -> None:
     """Score a trained network on the held-out cases of its data task."""
-    from monaiseg.cases import read_data_task
+    from monaiseg.data_tasks import read_data_task
     from monaiseg.evaluation import evaluate as evaluate_cases
     from monaiseg.prediction import Predictor
     from monaiseg.report import write_report
@@ -472,7 +473,8 @@ def _records(model: Path) -> Path:
 def _listed_cases(
     list_file: Path | None, images: list[Path], labels: list[Path]
 ) -> tuple[Case, ...]:
-    from monaiseg.cases import Case, read_list_file
+    from monaiseg.cases import Case
+    from monaiseg.lists import read_list_file
     from monaiseg.volumes import volume_stem
 
     if (list_file is None) == (not images):

@@ -7,7 +7,8 @@ exits with 2; anything else that is raised is our own mistake and shows its trac
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class MonaisegError(Exception):
@@ -62,3 +63,12 @@ def listed(problems: Sequence[str], cap: int = 50) -> str:
     """
     rest = len(problems) - cap
     return "\n".join([*problems[:cap], *([f"... and {rest} more"] if rest > 0 else [])])
+
+
+@contextmanager
+def collecting(problems: list[str], prefix: str = "") -> Iterator[None]:
+    """Puts a fault on the list instead of stopping at it, so that all can be named at once."""
+    try:
+        yield
+    except DataError as error:
+        problems.append(f"{prefix}{error}")

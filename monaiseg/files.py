@@ -13,13 +13,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 import secrets
 import shutil
+import stat
 from pathlib import Path
+from typing import Any
 
-from monaiseg.errors import SettingsError, StorageError
+from monaiseg.errors import DataError, SettingsError, StorageError
 
 TEMPORARY = ".monaiseg-*.tmp"
 """Glob pattern of temporary files: a leftover was never part of anything and may be removed."""
@@ -30,6 +33,8 @@ _NEW_FILE = (
 )
 _NAME = re.compile(r"\w[\w .-]{0,63}")
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+MAX_TEXT_BYTES = 256 << 20
+"""A text file of more than 256 MiB is something else."""
 _ADVICE = {
     errno.ENOSPC: "make room, or choose a folder on another disk",
     errno.EDQUOT: "make room within your quota, or choose a folder on another disk",
@@ -169,3 +174,33 @@ def _storage_error(path: Path, needed: int, error: OSError) -> StorageError:
     return StorageError(
         f"{path}: cannot be written ({reason}): needs {needed} bytes, {free}; {advice}"
     )
+
+
+def read_text(path: Path) -> str:
+    """A small UTF-8 text file; nothing but regular files is opened."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{path}: is not a regular file; give a text file")
+        if status.st_size > MAX_TEXT_BYTES:
+            raise DataError(
+                f"{path}: has {status.st_size} bytes, at most {MAX_TEXT_BYTES} are read; split it"
+            )
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from error
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; whatever is wrong with it is a DataError."""
+    try:
+        document = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: is not JSON ({error}); mend it or write it again") from error
+    if not isinstance(document, dict):
+        raise DataError(f"{path}: holds no JSON object; mend it or write it again")
+    return document

@@ -13,27 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
-from monaiseg.cases import (
-    VOLUMES_FOLDER,
-    Case,
+from monaiseg.cases import Case, FoundCases, choose_debug, find_cases, split_cases
+from monaiseg.data_tasks import VOLUMES_FOLDER, DataTask, fresh_folder, write_data_task, write_lists
+from monaiseg.errors import SettingsError
+from monaiseg.facts import (
     CaseFacts,
-    DataTask,
-    FoundCases,
     Progress,
     check_duplicates,
     check_labels,
-    choose_debug,
     examine_cases,
     file_notes,
-    find_cases,
-    fresh_folder,
     label_notes,
     scan_labels,
-    split_cases,
-    write_data_task,
-    write_lists,
 )
-from monaiseg.errors import SettingsError
 from monaiseg.files import valid_name
 from monaiseg.geometry import Grid
 from monaiseg.labels import LabelTable

@@ -26,10 +26,12 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from monaiseg import checkpoint as checkpoints
-from monaiseg.cases import CACHE_FOLDER, Case, DataTask, check_unchanged, read_data_task
+from monaiseg.cases import Case
 from monaiseg.checkpoint import Best, Checkpoint
+from monaiseg.data_tasks import CACHE_FOLDER, DataTask, read_data_task
 from monaiseg.devices import choose_device, set_threads
 from monaiseg.errors import CheckpointError, DataError, MonaisegWarning, SettingsError
+from monaiseg.facts import check_unchanged
 from monaiseg.handlers import (
     DiceOfLabels,
     HistoryCsv,

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from monaiseg.cases import CACHE_FOLDER, SPLITS, VOLUMES_FOLDER
+from monaiseg.cases import SPLITS
+from monaiseg.data_tasks import CACHE_FOLDER, VOLUMES_FOLDER
 from monaiseg.errors import (
     BusyError,
     CheckpointError,

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import hypothesis
 import pytest
 
+from drawings import write_case
 from monaiseg.geometry import Shape, Spacing
 from monaiseg.phantom import Phantom, make_phantom, write_phantom
 from monaiseg.settings import Settings, settings_from_dict
 
 if TYPE_CHECKING:
-    from monaiseg.cases import DataTask
+    from monaiseg.cases import Case
+    from monaiseg.data_tasks import DataTask
     from monaiseg.training import TrainingResult
 
 REPOSITORY = Path(__file__).parent.parent
@@ -125,7 +127,7 @@ def _data_task(_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Data
 @pytest.fixture
 def data_task(_data_task: DataTask, tmp_path: Path) -> DataTask:
     """`dataset`, prepared: three cases to train on, one to validate, one to test. The test's own copy."""
-    from monaiseg.cases import read_data_task
+    from monaiseg.data_tasks import read_data_task
 
     return read_data_task(shutil.copytree(_data_task.folder, tmp_path / "tasks" / "phantoms"))
 
@@ -149,6 +151,19 @@ def trained(_data_task: DataTask, settings: Settings) -> TrainingResult:
         data_task_name=_data_task.folder.name,
         task_name="trained",
     )
+
+
+@pytest.fixture
+def cases(tmp_path) -> Callable[[int], tuple[Case, ...]]:
+    """Writes that many cases with different images."""
+
+    def write(count: int) -> tuple[Case, ...]:
+        return tuple(
+            write_case(tmp_path / f"images/S{n}.nii.gz", tmp_path / f"labels/S{n}.nii.gz", seed=n)
+            for n in range(count)
+        )
+
+    return write
 
 
 @pytest.fixture(scope="session")

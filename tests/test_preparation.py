@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monaiseg.cases import DataTask, find_cases, read_data_task
+from monaiseg.cases import find_cases
+from monaiseg.data_tasks import DataTask, read_data_task
 from monaiseg.errors import DataError, SettingsError
 from monaiseg.preparation import prepare
 from monaiseg.settings import Settings, dump_settings, settings_from_dict

@@ -13,7 +13,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from monaiseg import checkpoint as checkpoints
-from monaiseg.cases import DataTask
+from monaiseg.data_tasks import DataTask
 from monaiseg.errors import CheckpointError, NumericsError, SettingsError
 from monaiseg.schedule import LearningRate
 from monaiseg.settings import (
