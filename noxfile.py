@@ -21,6 +21,8 @@ nox.options.sessions = ["lint", "types", "tests"]
 PROJECT = nox.project.load_toml("pyproject.toml")
 CONSTRAINTS = ("--constraint", "constraints.txt")
 EXTRAS = "bundle,itk,onnx"
+SIDE_BY_SIDE = ("--numprocesses", "auto", "--maxprocesses", "4")
+"""More than four processes would train the shared networks of the tests more often than they save."""
 
 
 def group(name: str) -> tuple[str, ...]:
@@ -60,7 +62,7 @@ def types(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """Every test that takes seconds."""
-    pytest(session, "-m", "not slow")
+    pytest(session, "-m", "not slow", *SIDE_BY_SIDE)
 
 
 @nox.session(venv_backend="none", default=False)
