@@ -59,7 +59,8 @@ def plan_topology(settings: NetworkSettings, patch_shape: Shape, spacing: Spacin
     as the shortest wait, with kernels of size 1, until the others have caught up (nnU-Net's rule).
 
     Raises:
-        SettingsError: an axis does not divide by the strides that its size calls for.
+        SettingsError: an axis does not divide by the strides that its size calls for, or the patch allows fewer
+            stages than the settings ask for.
 
     >>> plan_topology(NetworkSettings(channels=16), (96, 96, 96), (1.0, 1.0, 1.0)).total_stride
     (16, 16, 16)
@@ -83,6 +84,11 @@ def plan_topology(settings: NetworkSettings, patch_shape: Shape, spacing: Spacin
         strides.append((stride[0], stride[1], stride[2]))
         left = [count - (step == 2) for count, step in zip(left, stride, strict=True)]
         voxel = [size * step for size, step in zip(voxel, stride, strict=True)]
+    if len(strides) < (settings.num_stages or 0):
+        raise SettingsError(
+            f"tsk_set.network.num_stages: {settings.num_stages} stages, but patches of {patch_shape} along X, Y, Z allow "
+            f"{len(strides)}; use at most {len(strides)}, null for as many as fit, or a larger patch"
+        )
     channels = [
         min(settings.channels * 2**stage, settings.max_channels) for stage in range(len(strides))
     ]
@@ -157,6 +163,7 @@ class ResidualUNet(nn.Module):
         widths = channels[finest:-1][: settings.deep_supervision_heads]
         self.coarse_heads = nn.ModuleList(UnetOutBlock(3, width, num_classes) for width in widths)
         self.apply(_initialise)
+        self.apply(_drop_channels)
         self.to(memory_format=LAYOUT)  # type: ignore[call-overload]  # torch's stubs lack it
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
@@ -219,3 +226,13 @@ def _initialise(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, a=0.01)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def _drop_channels(module: nn.Module) -> None:
+    """MONAI's blocks drop single voxels, which their neighbours give away; whole channels are dropped here.
+
+    Tompson et al., https://arxiv.org/abs/1411.4280.
+    """
+    for name, child in module.named_children():
+        if type(child) is nn.Dropout:
+            setattr(module, name, nn.Dropout3d(child.p))

@@ -467,7 +467,7 @@ class NetworkSettings(Section):
     max_channels: Count = 320
     """Channels of a stage do not grow past this."""
     num_stages: Annotated[int, Field(ge=2, le=8)] | None = None
-    """Resolutions of the network. null: as many as the patch allows, at most 5."""
+    """Resolutions of the network, refused where the patch does not allow so many. null: as many as it allows, at most 5."""
     norm: Literal["instance", "batch", "group", "none"] = "instance"
     """Normalisation after each convolution."""
     residual: bool = True

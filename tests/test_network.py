@@ -46,6 +46,16 @@ def test_thick_slices_wait_until_the_other_axes_have_caught_up():
     assert topology.kernels[2] == (3, 3, 3)
 
 
+@pytest.mark.parametrize(("variant", "most"), [("standard", 3), ("strided", 2)])
+def test_more_stages_than_the_patch_allows_are_refused_with_the_number_that_fits(variant, most):
+    five = NetworkSettings(variant=variant, num_stages=5)
+    fitting = NetworkSettings(variant=variant, num_stages=most)
+    with pytest.raises(SettingsError, match=rf"num_stages: 5 stages, .* use at most {most}, null"):
+        plan_topology(five, (16, 16, 16), (1.0, 1.0, 1.0))
+
+    assert len(plan_topology(fitting, (16, 16, 16), (1.0, 1.0, 1.0)).strides) == most
+
+
 def test_channels_double_up_to_the_limit():
     settings = NetworkSettings(channels=16, max_channels=40)
 
@@ -95,6 +105,34 @@ def test_every_norm_trains_and_a_reloaded_network_gives_the_same_logits(norm):
 
     with torch.inference_mode():
         assert torch.equal(network.eval()(image), other.eval()(image))
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_dropout_drops_whole_channels_and_only_while_training(residual):
+    settings = NetworkSettings(
+        channels=32,
+        num_stages=2,
+        residual=residual,
+        norm="none",
+        dropout=0.5,
+        deep_supervision_heads=0,
+    )
+    network = build_network(settings, plan_topology(settings, (16,) * 3, (1.0,) * 3), 1, 2)
+    seen = []
+    first = network.encoder[0].conv1
+    first.register_forward_hook(lambda *call: seen.append(call[2].detach()))
+    image = torch.rand(1, 1, 16, 16, 16) + 1
+
+    network(image)
+    network.eval()(image)
+
+    dropped, kept = ((features == 0).flatten(2).float().mean(dim=2) for features in seen)
+    assert set(dropped.unique().tolist()) == {
+        0.0,
+        1.0,
+    }  # of each channel: none of its voxels, or all
+    assert 0.2 < dropped.mean() < 0.8
+    assert kept.max() == 0
 
 
 def test_the_same_seed_gives_the_same_weights():
