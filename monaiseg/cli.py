@@ -9,7 +9,7 @@ import itertools
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -577,13 +577,22 @@ def _show_task(task: DataTask) -> None:
     _print_table(f"{task.name}: cases", ["split", "cases"], rows)
     facts = list(task.facts.values())
     if facts:
-        for name, values in (
-            ("shape", [fact.shape for fact in facts]),
-            ("spacing (mm)", [tuple(round(s, 3) for s in fact.spacing) for fact in facts]),
-        ):
-            typer.echo(f"{name}: {min(values)} to {max(values)}")
+        typer.echo(f"shape (voxels): {_ranges([fact.shape for fact in facts])}")
+        typer.echo(f"spacing (mm): {_ranges([fact.spacing for fact in facts])}")
     typer.echo(f"labels: {task.table.num_classes - 1} and background")
     typer.echo(f"written: {task.folder}")
+
+
+def _ranges(triples: Sequence[tuple[float, float, float]]) -> str:
+    """Least and greatest along each axis.
+
+    >>> _ranges([(31, 54, 34), (43, 42, 34)])
+    '31 to 43, 42 to 54, 34'
+    """
+    ends = ((min(axis), max(axis)) for axis in zip(*triples, strict=True))
+    return ", ".join(
+        f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}" for low, high in ends
+    )
 
 
 def _show_scores(evaluation: Evaluation, most: int | None = None) -> None:
