@@ -113,6 +113,12 @@ def fuzz(session: nox.Session) -> None:
     pytest(session, "-m", "hypothesis", "--hypothesis-profile", "fuzz", "--timeout", "0")
 
 
+@nox.session(venv_backend="none", default=False)
+def mutants(session: nox.Session) -> None:
+    """Do the tests bite? Faults put into a copy of the source, each of which named tests must notice: minutes."""
+    in_runtime(session, "python", "tests/mutants.py", *session.posargs)
+
+
 @nox.session
 def build(session: nox.Session) -> None:
     """Wheel and source archive; the wheel's `monaiseg --help` runs where neither torch nor MONAI is."""

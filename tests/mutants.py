@@ -1,0 +1,306 @@
+"""Do the tests bite? Each mutant here breaks one promise by one edit of the source, and the tests named with it must fail.
+
+    python tests/mutants.py              all of them
+    python tests/mutants.py lock best    those with one of these words in their name
+
+A *mutant* replaces text that stands exactly once in a module. It is tried in a copy of the repository; a mutant whose
+tests pass all the same *survives*, and is a test that is missing. `tests/test_mutants.py` keeps the table true.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent
+COPIED = ("monaiseg", "tests", "scripts", "benchmarks", "pyproject.toml")
+TESTS_FAILED = 1
+"""pytest's exit code; others mean that it did not come to the tests."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One edit of one module, and the tests that must notice."""
+
+    name: str
+    module: str
+    """File in `monaiseg/`."""
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    """`test_module.py::test_name`, in `tests/`."""
+
+
+MUTANTS = [
+    # ------------------------------------------------------------ files: atomic and durable
+    Mutant(
+        "a new file is not synced",
+        "files.py",
+        "        os.fsync(descriptor)\n    finally:\n        os.close(descriptor)\n\n\ndef _sync_folder",
+        "    finally:\n        os.close(descriptor)\n\n\ndef _sync_folder",
+        ("test_checkpoint.py::test_a_power_cut_at_any_moment_leaves_a_generation",),
+    ),
+    Mutant(
+        "the folder is not synced after a rename",
+        "files.py",
+        "        os.replace(temporary, path)\n        _sync_folder(path.parent)\n",
+        "        os.replace(temporary, path)\n",
+        (
+            "test_files.py::test_what_is_written_is_synced_before_it_is_renamed_and_the_folder_after",
+            "test_checkpoint.py::test_a_power_cut_at_any_moment_leaves_a_generation",
+        ),
+    ),
+    Mutant(
+        "files are written in place",
+        "files.py",
+        "    temporary = _temporary_in(path.parent)\n    try:\n        _write_new(temporary, payload)\n"
+        "        os.replace(temporary, path)\n",
+        "    temporary = path\n    try:\n        path.write_bytes(payload)\n",
+        ("test_files.py::test_whichever_call_fails_the_file_is_the_old_or_the_new",),
+    ),
+    Mutant(
+        "a link under the temporary name is followed",
+        "files.py",
+        'os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)',
+        "os.O_WRONLY | os.O_CREAT",
+        ("test_files.py::test_a_link_planted_under_the_temporary_name_is_refused",),
+    ),
+    # ------------------------------------------------------------ checkpoints
+    Mutant(
+        "older generations go before the new one is written",
+        "checkpoint.py",
+        '    path, _ = _write(folder, f"step-{checkpoint.step:09d}", checkpoint)\n'
+        "    _prune(folder, checkpoint)\n",
+        "    _prune(folder, checkpoint)\n"
+        '    path, _ = _write(folder, f"step-{checkpoint.step:09d}", checkpoint)\n',
+        ("test_checkpoint.py::test_whichever_call_fails_a_generation_can_be_loaded",),
+    ),
+    Mutant(
+        "the record comes before its file",
+        "checkpoint.py",
+        "    write_atomic(path, payload)\n"
+        '    write_atomic(_record_path(path), (json.dumps(record, indent=2) + "\\n").encode())\n',
+        '    write_atomic(_record_path(path), (json.dumps(record, indent=2) + "\\n").encode())\n'
+        "    write_atomic(path, payload)\n",
+        ("test_checkpoint.py::test_killed_before_whichever_call_a_generation_can_be_loaded",),
+    ),
+    Mutant(
+        "one generation is kept",
+        "checkpoint.py",
+        "superfluous = [path for path in own if path.stem not in {current, older, best}]",
+        "superfluous = [path for path in own if path.stem not in {current, best}]",
+        ("test_checkpoint.py::test_two_generations_the_best_and_the_kept_ones_stay",),
+    ),
+    Mutant(
+        "the SHA-256 is not compared",
+        "checkpoint.py",
+        'if record and (record["size"], record["sha256"]) != (len(payload), digest):',
+        'if record and record["size"] != len(payload):',
+        ("test_checkpoint.py::test_two_hundred_flipped_bits_are_all_seen",),
+    ),
+    Mutant(
+        "the best is not held against its pointer",
+        "checkpoint.py",
+        "if expected_sha256 and digest != expected_sha256:",
+        "if False and digest != expected_sha256:",
+        (
+            "test_checkpoint.py::test_a_best_that_is_not_the_one_committed_is_refused_for_prediction_and_forgotten_in_training",
+        ),
+    ),
+    Mutant(
+        "checkpoints are unpickled",
+        "checkpoint.py",
+        'state = torch.load(_repacked(payload), map_location="cpu", weights_only=True)',
+        'state = torch.load(_repacked(payload), map_location="cpu", weights_only=False)',
+        ("test_source_gates.py::test_no_module_can_run_what_it_reads",),
+    ),
+    Mutant(
+        "the pickle is not surveyed",
+        "checkpoint.py",
+        "                _check_opcodes(record)\n",
+        "                pass\n",
+        ("test_checkpoint.py::test_code_in_a_pickle_of_any_protocol_does_not_run",),
+    ),
+    Mutant(
+        "compressed records are taken",
+        "checkpoint.py",
+        "if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:",
+        "if False:",
+        ("test_checkpoint.py::test_a_compressed_record_is_refused_however_small",),
+    ),
+    Mutant(
+        "weights that are not finite are committed",
+        "checkpoint.py",
+        "    if broken := _first_not_finite(state):\n        raise NumericsError(",
+        "    if broken := None:\n        raise NumericsError(",
+        ("test_checkpoint.py::test_weights_that_are_not_finite_are_never_committed",),
+    ),
+    Mutant(
+        "threads are not in the fingerprint",
+        "checkpoint.py",
+        '"threads": num_threads,',
+        '"threads": 0,',
+        ("test_checkpoint.py::test_what_has_changed_since_is_said_in_words",),
+    ),
+    # ------------------------------------------------------------ loaders: the same bits, whoever asks
+    Mutant(
+        "what a resume skips is skipped in every epoch",
+        "loaders.py",
+        "        skip, self.skip = self.skip, 0\n",
+        "        skip = self.skip\n",
+        ("test_loaders.py::test_skip_leaves_the_tail_of_that_pass_and_of_no_other",),
+    ),
+    Mutant(
+        "the epoch is not in the seed of the augmentation",
+        "loaders.py",
+        'seed = derive(self.seed, "augment", epoch, position)',
+        'seed = derive(self.seed, "augment", position)',
+        ("test_loaders.py::test_a_case_is_cut_anew_at_every_position_of_every_epoch",),
+    ),
+    Mutant(
+        "transforms keep their random states",
+        "loaders.py",
+        "            self.chain.set_random_state(seed=seed)\n",
+        "",
+        ("test_loaders.py::test_workers_give_the_same_bits",),
+    ),
+    Mutant(
+        "a cache is found by its path",
+        "loaders.py",
+        'digests = [file_sha256(path) for path in (*item["image"], item["label"])]',
+        'digests = [str(path) for path in (*item["image"], item["label"])]',
+        ("test_loaders.py::test_a_replaced_file_gives_the_new_voxels",),
+    ),
+    # ------------------------------------------------------------ run folder, signals, numbers
+    Mutant(
+        "the lock is not taken",
+        "workspace.py",
+        "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "fcntl.flock(descriptor, fcntl.LOCK_UN)",
+        ("test_workspace.py::test_a_second_training_is_refused_at_once_with_who_and_since_when",),
+    ),
+    Mutant(
+        "workers inherit the lock",
+        "workspace.py",
+        "os.register_at_fork(after_in_child=_leave_to_parent)\n",
+        "",
+        (
+            "test_workspace.py::test_a_worker_that_outlives_its_trainer_does_not_keep_the_folder_locked",
+        ),
+    ),
+    Mutant(
+        "SIGTERM is not heard",
+        "handlers.py",
+        "numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)",
+        "numbers = (signal.SIGINT, signal.SIGHUP)",
+        ("test_handlers.py::test_a_process_that_is_signalled_finishes_its_step_and_commits",),
+    ),
+    Mutant(
+        "a loss that is no number goes on",
+        "handlers.py",
+        "        if math.isfinite(loss):\n            return\n",
+        "        if True:\n            return\n",
+        ("test_training.py::test_a_loss_that_is_no_number_stops_with_the_cases_names",),
+    ),
+    Mutant(
+        "TensorBoard keeps what a killed training wrote",
+        "handlers.py",
+        "purge_step=purge)",
+        "purge_step=None)",
+        (
+            "test_handlers.py::test_a_resumed_training_takes_back_what_the_killed_one_wrote_after_its_commit",
+        ),
+    ),
+    # ------------------------------------------------------------ training: resume
+    Mutant(
+        "a resume that is not exact is not refused",
+        "training.py",
+        "if changes and not accept_inexact:",
+        "if False and not accept_inexact:",
+        ("test_training.py::test_a_resume_that_would_not_be_exact_is_refused_with_the_difference",),
+    ),
+]
+
+
+def tried(mutant: Mutant, copy: Path) -> bool:
+    """Whether the mutant's tests fail on it, as they should."""
+    path = copy / "monaiseg" / mutant.module
+    source = path.read_text(encoding="utf-8")
+    if source.count(mutant.old) != 1:
+        raise ValueError(
+            f"{mutant.name}: its text stands {source.count(mutant.old)} times in {path}"
+        )
+    path.write_text(source.replace(mutant.old, mutant.new), encoding="utf-8")
+    try:
+        return run_tests(mutant.tests, copy) == TESTS_FAILED
+    finally:
+        path.write_text(source, encoding="utf-8")
+
+
+def run_tests(tests: Sequence[str], copy: Path) -> int:
+    """pytest's exit code for these tests of a copy of the repository."""
+    command = [sys.executable, "-m", "pytest", "-q", "--exitfirst", "-p", "no:cacheprovider"]
+    finished = subprocess.run(
+        [*command, *(f"tests/{test}" for test in tests)],
+        cwd=copy,
+        env=os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "CI": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if finished.returncode not in {0, TESTS_FAILED}:
+        raise RuntimeError(finished.stdout[-3000:] + finished.stderr[-3000:])
+    return finished.returncode
+
+
+def copied(folder: Path) -> Path:
+    """A copy of what the tests need of the repository."""
+    for name in COPIED:
+        source = REPOSITORY / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+    return folder
+
+
+def survivors(mutants: Sequence[Mutant]) -> Iterator[Mutant]:
+    """Try each mutant, say how it went, and give those that live on."""
+    with tempfile.TemporaryDirectory(prefix="mutants-") as name:
+        copy = copied(Path(name))
+        named = sorted({test for mutant in mutants for test in mutant.tests})
+        if run_tests(named, copy):
+            raise RuntimeError("the named tests fail without any mutant: mend that first")
+        for number, mutant in enumerate(mutants, start=1):
+            started = time.monotonic()
+            killed = tried(mutant, copy)
+            took = time.monotonic() - started
+            word = "killed" if killed else "SURVIVES"
+            print(
+                f"{number:3} of {len(mutants)}  {word:8}  {took:5.1f} s  {mutant.name}", flush=True
+            )
+            if not killed:
+                yield mutant
+
+
+def main() -> None:
+    """Try the mutants that were asked for; exits with 1 if one survives."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("words", nargs="*", help="only mutants with one of these in their name")
+    words = parser.parse_args().words
+    chosen = [m for m in MUTANTS if not words or any(word in m.name for word in words)]
+    alive = list(survivors(chosen))
+    print(f"{len(chosen) - len(alive)} of {len(chosen)} mutants killed")
+    sys.exit(1 if alive else 0)
+
+
+if __name__ == "__main__":
+    main()
