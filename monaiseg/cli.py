@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -198,6 +199,7 @@ def train(
     ] = False,
 ) -> None:
     """Train a network on a prepared data task."""
+    started = time.monotonic()  # importing torch takes seconds of the budget
     from monaiseg.training import train as train_network
 
     settings = _load(setting_folder_path)
@@ -215,6 +217,7 @@ def train(
         resume=resume,
         extend=extend,
         accept_inexact=accept_inexact,
+        started=started,
         say=typer.echo,
     )
     if result.interrupted:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -73,6 +74,15 @@ class CaseFacts:
     def foreground_share(self) -> float:
         """Labelled voxels, as a share of all."""
         return 1 - self.label_voxels.get(0, 0) / max(sum(self.label_voxels.values()), 1)
+
+    @property
+    def grid(self) -> Grid:
+        """A grid of this shape, voxel size and orientation; where it lies in the world is not kept."""
+        affine = np.eye(4)
+        affine[:3, :3] = 0
+        for axis, (world, sign) in enumerate(nib.orientations.axcodes2ornt(self.orientation)):
+            affine[int(world), axis] = sign * self.spacing[axis]
+        return Grid.of(self.shape, affine)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> CaseFacts:

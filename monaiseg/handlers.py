@@ -348,7 +348,9 @@ class ProgressDisplay:
             disable=not self.console.is_terminal,
         )
         self._line = self._bar.add_task("")
-        self._epochs = self._steps = self._first = 0
+        self._first = 0
+        self._steps: float = 0
+        self._epoch_length = 1
         self._started = 0.0
         self._dice = ""
 
@@ -363,6 +365,11 @@ class ProgressDisplay:
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._follow)
 
+    def end_at(self, last_step: float) -> None:
+        """The training now ends with this step; infinite where that is not decided yet."""
+        self._steps = last_step
+        self._bar.update(self._line, total=last_step if math.isfinite(last_step) else None)
+
     def epoch(self, row: Mapping[str, Any]) -> None:
         """Say what an epoch's row holds: epoch, step, loss and, after a validation, `dice/mean`."""
         if "dice/mean" in row:
@@ -374,9 +381,10 @@ class ProgressDisplay:
 
     def _start(self, engine: Engine) -> None:
         state: Any = engine.state
-        self._epochs, self._steps = state.max_epochs, state.max_epochs * state.epoch_length
         self._started, self._first = time.monotonic(), state.iteration
-        self._bar.update(self._line, total=self._steps, completed=state.iteration)
+        self._epoch_length = state.epoch_length
+        self.end_at(state.max_epochs * state.epoch_length)
+        self._bar.update(self._line, completed=state.iteration)
 
     def _follow(self, engine: Engine) -> None:
         step = engine.state.iteration
@@ -387,9 +395,12 @@ class ProgressDisplay:
         )
 
     def _sentence(self, epoch: int, step: int, loss: float) -> str:
+        if not math.isfinite(self._steps):
+            return f"epoch {epoch}, loss {loss:.4f}{self._dice}"
         speed = (time.monotonic() - self._started) / max(step - self._first, 1)
         left = _duration(speed * (self._steps - step))
-        return f"epoch {epoch} of {self._epochs}, loss {loss:.4f}{self._dice}, {left} left"
+        epochs = math.ceil(self._steps / self._epoch_length)
+        return f"epoch {epoch} of {epochs}, loss {loss:.4f}{self._dice}, {left} left"
 
 
 def case_ids(batch: Mapping[str, Any]) -> list[str]:

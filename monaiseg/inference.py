@@ -143,6 +143,12 @@ def _windows(
     return sorted(windows, key=lambda window: window[axis].start)
 
 
+def count_windows(shape: Shape, settings: Settings) -> int:
+    """Windows that cover a volume of `shape` voxels along X, Y, Z."""
+    x, y, z = (max(sizes) for sizes in zip(shape, settings.patch_shape, strict=True))
+    return len(_windows((x, y, z), settings.patch_shape, settings.window_overlap, axis=0))
+
+
 def _batches(windows: list[Window], size: int) -> Iterator[list[Window]]:
     for first in range(0, len(windows), size):
         yield windows[first : first + size]

@@ -1,11 +1,13 @@
 """The learning rate as a function of the step, so that a resumed training cannot be a step behind.
 
-Only `plateau` remembers anything: how far validation has made it fall.
+What is remembered: how far validation has made `plateau` fall and, under a budget, where the training was last decided
+to end.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch.optim import Optimizer
@@ -16,6 +18,36 @@ WARMUP_START = 0.1
 """Share of the learning rate that the warm-up starts from, EasyReg's."""
 
 
+@dataclass(frozen=True)
+class Course:
+    """From the warm-up to the last step."""
+
+    warmup_steps: int
+    last_step: float
+    """Infinite until a budget's end is decided: there is no progress before."""
+    start: int
+    """Steps done when it was decided; the warm-up's at least."""
+    share: float = 0.0
+    """Progress then."""
+
+    def progress(self, done: int) -> float:
+        """Share of the way from the warm-up to the last step that `done` steps are."""
+        way = max(done - self.start, 0) / max(self.last_step - self.start, 1)
+        return self.share + (1 - self.share) * way
+
+    def ending(self, done: int, last_step: int) -> Course:
+        """The course from step `done` on to another last step; progress goes on from where it is.
+
+        A warm-up that would take more than a tenth of the training ends early.
+
+        >>> course = Course(10, 110, start=10).ending(60, 85)
+        >>> [course.progress(done) for done in (60, 85)]
+        [0.5, 1.0]
+        """
+        warmup = min(self.warmup_steps, max(done, last_step // 10))
+        return Course(warmup, last_step, max(done, warmup), self.progress(done))
+
+
 class LearningRate:
     """Sets an optimiser's learning rate before each step.
 
@@ -23,7 +55,8 @@ class LearningRate:
         optimizer: every parameter group gets the same rate.
         settings: schedule and base rate.
         steps_per_epoch: batches of an epoch.
-        epochs: epochs of the whole training; `poly` and `cosine` reach zero at their end.
+        epochs: epochs of the whole training; `poly` and `cosine` reach zero at their end. None: until `end_at` says
+            where the end is, they do not fall.
         warmup_epochs: epochs over which the rate rises linearly from a tenth to its full value.
         base: rate after the warm-up in place of `settings.lr`.
     """
@@ -34,15 +67,17 @@ class LearningRate:
         settings: OptimSettings,
         *,
         steps_per_epoch: int,
-        epochs: int,
+        epochs: int | None,
         warmup_epochs: float,
         base: float | None = None,
     ) -> None:
         self.optimizer = optimizer
         self.settings = settings
         self.steps_per_epoch = steps_per_epoch
-        self.total_steps = steps_per_epoch * epochs
-        self.warmup_steps = min(round(warmup_epochs * steps_per_epoch), self.total_steps)
+        self.is_open = epochs is None
+        last = math.inf if epochs is None else steps_per_epoch * epochs
+        warmup = int(min(round(warmup_epochs * steps_per_epoch), last))
+        self.course = Course(warmup, last, start=warmup)
         self.base = settings.lr if base is None else base
         self._fallen = 1.0  # plateau: product of the falls so far
         self._best = -math.inf
@@ -50,14 +85,14 @@ class LearningRate:
 
     def at(self, step: int) -> float:
         """The rate of the step-th batch, counted from 1."""
-        if step <= self.warmup_steps:
-            share = (step - 1) / self.warmup_steps
+        if step <= self.course.warmup_steps:
+            share = (step - 1) / self.course.warmup_steps
             return self.base * (WARMUP_START + (1 - WARMUP_START) * share)
         return self._after_warmup(step)
 
     def _after_warmup(self, step: int) -> float:
         scheduler = self.settings.lr_scheduler
-        progress = (step - 1 - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
+        progress = self.course.progress(step - 1)
         if scheduler.type == "step":
             epoch = (step - 1) // self.steps_per_epoch
             return self.base * scheduler.step.gamma ** (epoch // scheduler.step.step_size)
@@ -76,6 +111,10 @@ class LearningRate:
             group["lr"] = rate
         return rate
 
+    def end_at(self, done: int, last_step: int) -> None:
+        """Decide after step `done` that the training ends with step `last_step`."""
+        self.course = self.course.ending(done, last_step)
+
     def validated(self, dice: float) -> None:
         """Tell `plateau` the mean foreground Dice of a validation; the other schedules do not listen."""
         plateau = self.settings.lr_scheduler.plateau
@@ -93,6 +132,7 @@ class LearningRate:
             "fallen": self._fallen,
             "best": self._best,
             "waited": self._waited,
+            "course": asdict(self.course) if self.is_open else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -100,3 +140,5 @@ class LearningRate:
         self.base = float(state["base"])
         self._fallen, self._best = float(state["fallen"]), float(state["best"])
         self._waited = int(state["waited"])
+        if state["course"] is not None:
+            self.course = Course(**state["course"])

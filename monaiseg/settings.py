@@ -510,6 +510,9 @@ class TaskSettings(Section):
     """Patches per training step. EasyReg's list [train, val, test, debug] is accepted; only its first entry matters."""
     epochs: Count = 100
     """Epochs to train."""
+    budget_minutes: Positive | None = None
+    """Wall-clock minutes of the whole training: start-up, reading, validations and the last checkpoint included. The
+    learning rate is laid out to end with them, and `epochs` is not asked. null: no limit."""
     max_batch_num_per_epoch: Annotated[
         tuple[BatchLimit, BatchLimit, BatchLimit], BeforeValidator(_as_tuple)
     ] = (-1, -1, -1)

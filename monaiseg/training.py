@@ -2,7 +2,8 @@
 
 A *step* is one batch, counted from 1 through the whole training; an *epoch* is a fixed number of steps. Where a
 training stands is its step alone: the order of cases, their augmentation and the learning rate follow from it and
-the seed, so that a training that was killed and resumed ends with the same weights, bit for bit.
+the seed, so that a training that was killed and resumed ends with the same weights, bit for bit. Under a budget of
+minutes the last step follows from the clock as well; what is decided about it stands in the commits.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from monaiseg import checkpoint as checkpoints
+from monaiseg.budget import CALIBRATION_STEPS, Budget, Rhythm
 from monaiseg.cases import Case
 from monaiseg.checkpoint import Best, Checkpoint
 from monaiseg.data_tasks import CACHE_FOLDER, DataTask, read_data_task
@@ -44,7 +46,7 @@ from monaiseg.handlers import (
     case_ids,
     picture_of,
 )
-from monaiseg.inference import SlidingWindow
+from monaiseg.inference import SlidingWindow, count_windows
 from monaiseg.labels import LabelTable
 from monaiseg.loaders import (
     CaseLoader,
@@ -57,6 +59,7 @@ from monaiseg.losses import build_loss
 from monaiseg.network import network_of
 from monaiseg.schedule import LearningRate
 from monaiseg.settings import OptimSettings, Settings, dump_settings
+from monaiseg.transforms import target_shape
 from monaiseg.workspace import RunFolder
 
 log = logging.getLogger("monaiseg")
@@ -87,6 +90,7 @@ def train(
     resume: bool = False,
     extend: int | None = None,
     accept_inexact: bool = False,
+    started: float | None = None,
     say: Callable[[str], None] | None = None,
 ) -> TrainingResult:
     """Train a network on a prepared data task.
@@ -100,6 +104,7 @@ def train(
         resume: go on where the training in this folder stopped.
         extend: with `resume`, epochs to train beyond those that the training was started for.
         accept_inexact: with `resume`, go on although threads, versions, data or settings have changed.
+        started: when the clock of `tsk_set.budget_minutes` began to run, by `time.monotonic`. None: now.
         say: receives each line that a user should see.
 
     Raises:
@@ -109,19 +114,25 @@ def train(
         BusyError: another process trains in this folder.
         NumericsError: the loss is no longer a finite number.
     """
-    started = time.perf_counter()
+    begun = time.monotonic()
+    started = begun if started is None else started
     if extend is not None and not resume:
         raise SettingsError("--extend goes with --resume: it lengthens a training that is there")
+    if extend is not None and settings.tsk_set.budget_minutes is not None:
+        raise SettingsError(
+            "--extend counts epochs, and tsk_set.budget_minutes ends this training by the clock; train longer from its "
+            "checkpoint, with continue_train and a budget of its own"
+        )
     task = read_data_task(Path(output_root_path) / data_task_name)
     settings = _named(settings, output_root_path, data_task_name, task_name)
     device = _choose_device(settings, gpu_id)
     with RunFolder.of(task.folder, task_name).opened(resume=resume) as folder:
-        training = Training(settings, task, folder, device)
+        training = Training(settings, task, folder, device, started)
         training.restore(resume=resume, extend=extend, accept_inexact=accept_inexact)
         if say is not None:
             training.describe(say)
         training.run()
-        return training.result(time.perf_counter() - started)
+        return training.result(time.monotonic() - begun)
 
 
 class Training:
@@ -132,10 +143,16 @@ class Training:
         task: the prepared data task.
         folder: folder of this training, locked by this process.
         device: where it computes.
+        started: when the clock of its budget began to run, by `time.monotonic`. None: now.
     """
 
     def __init__(
-        self, settings: Settings, task: DataTask, folder: RunFolder, device: torch.device
+        self,
+        settings: Settings,
+        task: DataTask,
+        folder: RunFolder,
+        device: torch.device,
+        started: float | None = None,
     ) -> None:
         self.settings, self.task, self.folder, self.device = settings, task, folder, device
         self.table = task.label_table(settings)
@@ -169,6 +186,7 @@ class Training:
             for split, loader in self._case_loaders().items()
         }
         self.trainer = self._trainer()
+        self.budget = self._budget(started)
         self.best: Best | None = None
         self.history: list[dict[str, Any]] = []
         self.losses: list[float] = []
@@ -182,7 +200,7 @@ class Training:
 
     def run(self) -> None:
         """Train to the last epoch, or until a signal asks to stop; a training that is complete does nothing."""
-        if self.trainer.state.iteration >= self.epochs * self.steps:
+        if self.trainer.state.iteration >= self.last_step:
             log.info("already complete: %d epochs; --extend N trains longer", self.epochs)
             return
         self.folder.write_settings(self.settings)
@@ -201,9 +219,11 @@ class Training:
     def describe(self, say: Callable[[str], None]) -> None:
         """Say what is about to be trained, on what."""
         parameters = sum(p.numel() for p in self.network.parameters())
+        minutes = self.settings.tsk_set.budget_minutes
+        length = f"{self.epochs} epochs" if minutes is None else f"{minutes:g} minutes in all"
         say(
             f"{len(self.loader.dataset)} cases, {self.table.num_classes} classes, "  # type: ignore[arg-type]  # sized
-            f"{self.steps} steps an epoch, {self.epochs} epochs, {parameters / 1e6:.2f} million weights, "
+            f"{self.steps} steps an epoch, {length}, {parameters / 1e6:.2f} million weights, "
             f"{self.device} with {torch.get_num_threads()} threads"
         )
 
@@ -211,6 +231,16 @@ class Training:
     def steps(self) -> int:
         """Steps of an epoch."""
         return len(self.loader)
+
+    @property
+    def last_step(self) -> float:
+        """Step that the training ends with; infinite until a budget's end is decided."""
+        return self.rate.course.last_step
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether it is known where the training ends."""
+        return math.isfinite(self.last_step)
 
     # ------------------------------------------------------------ wiring
 
@@ -242,6 +272,9 @@ class Training:
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._end_step)
         self.display.attach(trainer)
         self.board.attach(trainer, every=tsk.print_step[0])
+        if self.budget is not None:
+            trainer.add_event_handler(Events.STARTED, self._start_clock, self.budget)
+            trainer.add_event_handler(Events.ITERATION_COMPLETED, self._heed_budget, self.budget)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
 
     def _start_epoch(self, engine: Engine) -> None:
@@ -266,25 +299,67 @@ class Training:
         self.losses.append(float(engine.state.output["loss"].detach()))
         if self._weights_change():
             self.average.update(step)
-        inside = step % self.steps != 0 and self._weights_change()
+        inside = self._inside_epoch(step)
         period = self.settings.tsk_set.checkpoint_steps
         if inside and (self.stop.requested or (period is not None and step % period == 0)):
             checkpoints.commit(self.folder.checkpoints, self._checkpoint(epoch_closed=False))
         if inside and self.stop.requested:
             engine.terminate()
 
+    def _inside_epoch(self, step: int) -> bool:
+        """Whether a commit after this step lacks nothing: no gradients wait, and no end of an epoch is due."""
+        return step % self.steps != 0 and self._weights_change()
+
+    def _start_clock(self, _: Engine, budget: Budget) -> None:
+        """The first step is about to begin."""
+        budget.begun()
+        self.display.end_at(self.last_step)
+
+    def _heed_budget(self, engine: Any, budget: Budget) -> None:
+        """Decide where to end once the first steps are measured, and end here where time is up."""
+        step = engine.state.iteration
+        budget.stepped()
+        if step < self.last_step and budget.is_spent(step):
+            self._end_at(step)
+        elif not self.is_decided and step >= CALIBRATION_STEPS and self._inside_epoch(step):
+            self._decide(budget)
+            checkpoints.commit(self.folder.checkpoints, self._checkpoint(epoch_closed=False))
+            budget.closed()
+        if step == self.last_step and step % self.steps:
+            self._end_epoch(engine)
+            engine.terminate()
+
+    def _decide(self, budget: Budget) -> None:
+        """Decide the last step by the clock. The commit that follows at once carries the decision."""
+        step = self.trainer.state.iteration
+        self._end_at(budget.last_step(step, closed=step // self.steps))
+        log.info(
+            "budget: %.0f of %.0f seconds spent after step %d; the last one will be step %g",
+            budget.spent,
+            budget.seconds,
+            step,
+            self.last_step,
+        )
+
+    def _end_at(self, last_step: int) -> None:
+        self.rate.end_at(self.trainer.state.iteration, last_step)
+        self.trainer.state.max_epochs = math.ceil(last_step / self.steps)
+        self.display.end_at(last_step)
+
     def _end_epoch(self, engine: Engine) -> None:
         """Validate, save the best, note the epoch, commit: in this order, so that a kill in between loses nothing."""
         epoch, tsk = engine.state.epoch, self.settings.tsk_set
-        last = epoch >= self.epochs
+        last = engine.state.iteration >= self.last_step
         row: dict[str, Any] = {
             "epoch": epoch,
             "step": engine.state.iteration,
             "loss": sum(self.losses) / max(len(self.losses), 1),
-            "learning_rate": self.rate.at(engine.state.iteration),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
         if epoch % tsk.val_period == 0 or last:
             row |= self._validate(epoch)
+            if self.budget is not None:
+                self.budget.validated()
         self.history.append(row)
         self.display.epoch(row)
         self.board.epoch(row)
@@ -292,8 +367,13 @@ class Training:
         if tsk.keep_period and epoch % tsk.keep_period == 0:
             checkpoints.keep(self.folder.checkpoints, self._checkpoint(epoch_closed=True))
         improved = self.best is not None and self.best.epoch == epoch
-        if epoch % tsk.checkpoint_period == 0 or last or improved or self.stop.requested:
+        due = epoch % tsk.checkpoint_period == 0 or not self.is_decided
+        if due or last or improved or self.stop.requested:
+            if self.budget is not None and not last:
+                self._decide(self.budget)
             checkpoints.commit(self.folder.checkpoints, self._checkpoint(epoch_closed=True))
+        if self.budget is not None:
+            self.budget.closed()
         if self.stop.requested:
             engine.terminate()
 
@@ -342,7 +422,7 @@ class Training:
             self.optimizer,
             tsk.optim,
             steps_per_epoch=self.steps,
-            epochs=self.epochs,
+            epochs=self.epochs if tsk.budget_minutes is None else None,
             warmup_epochs=tsk.warmup_epochs,
             base=base,
         )
@@ -366,6 +446,23 @@ class Training:
                 log.info("%s: %s", split, loaders[split].note)
         return loaders
 
+    def _budget(self, started: float | None) -> Budget | None:
+        tsk = self.settings.tsk_set
+        if tsk.budget_minutes is None:
+            return None
+        shapes = [
+            target_shape(self.task.facts[case_id].grid, self.settings)
+            for evaluator in self.validation.values()
+            for case_id in evaluator.data_loader.ids  # type: ignore[union-attr]  # our own loader
+        ]
+        windows = sum(count_windows(shape, self.settings) for shape in shapes)
+        return Budget(
+            tsk.budget_minutes,
+            Rhythm(self.steps, tsk.val_period),
+            windows=windows / self.settings.batch_size,
+            started=started,
+        )
+
     # ------------------------------------------------------------ there and back
 
     def _checkpoint(self, *, epoch_closed: bool) -> Checkpoint:
@@ -379,7 +476,9 @@ class Training:
             network=_plain(self.network.state_dict()),
             averaged=self.average.state_dict(),
             optimizer=self.optimizer.state_dict(),
-            scheduler=self.rate.state_dict() | {"epochs": self.epochs, "losses": self.losses},
+            scheduler=self.rate.state_dict()
+            | {"epochs": self.epochs, "losses": self.losses}
+            | {"budget": None if self.budget is None else self.budget.state_dict()},
             scaler=None if scaler is None else scaler.state_dict(),
             settings=dump_settings(self.settings),
             labels=self.table.to_records(),
@@ -421,6 +520,8 @@ class Training:
         self.losses = list(scheduler.pop("losses"))
         self._load(saved)
         self.rate = self._learning_rate(base=None)
+        if self.budget is not None:
+            self.budget.load_state_dict(scheduler.pop("budget"))
         self.rate.load_state_dict(scheduler)
         self.best = saved.best
         self.history = [dict(row) for row in saved.history]
@@ -433,7 +534,7 @@ class Training:
         tsk = self.settings.tsk_set
         self._load(saved)
         epoch = tsk.load_model_but_train_from_epoch if tsk.reset_train_epoch else saved.epoch
-        if epoch >= self.epochs:
+        if epoch >= self.epochs and self.budget is None:
             raise SettingsError(
                 f"tsk_set.epochs: {self.epochs} epochs, but training would go on from epoch {epoch}; raise it, "
                 "or set reset_train_epoch"
@@ -466,9 +567,10 @@ class Training:
             )
 
     def _stand_at(self, step: int) -> None:
-        self.trainer.state.max_epochs = self.epochs
+        last = self.last_step if self.is_decided else step + 1
+        epochs = self.trainer.state.max_epochs = math.ceil(last / self.steps)
         self.trainer.load_state_dict(
-            {"iteration": step, "max_epochs": self.epochs, "epoch_length": self.steps}
+            {"iteration": step, "max_epochs": epochs, "epoch_length": self.steps}
         )
         self.sampler.skip = (step % self.steps) * self.settings.batch_size
         self.board.stand_at(step)
