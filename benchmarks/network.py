@@ -1,4 +1,6 @@
-"""Seconds of a training step's forward and backward pass, by variant, norm and memory layout, in turn in one run.
+"""Seconds of a training step's forward and backward pass, by what was tried of the network, in turn in one run.
+
+The last designs were left out of monaiseg: they are here to show why.
 
 Usage: python benchmarks/network.py
 """
@@ -7,17 +9,20 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
+from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetOutBlock, get_conv_layer
+from torch import Tensor, nn
 
 import monaiseg.network
 from monaiseg.losses import build_loss
-from monaiseg.network import build_network, plan_topology
+from monaiseg.network import ResidualUNet, build_network, folded, plan_topology, unfolded
 from monaiseg.settings import LossSettings, NetworkSettings
 
-SHAPE, BATCH, CLASSES, RUNS = (40, 56, 40), 4, 3, 5
-CONTENDERS = [("strided", 24, "group"), ("strided", 24, "instance"), ("standard", 16, "instance")]
-LAYOUTS = {"channels last": torch.channels_last_3d, "default": torch.contiguous_format}
+SHAPE, BATCH, CLASSES, RUNS = (40, 56, 40), 4, 3, 7
+LAST, DEFAULT = torch.channels_last_3d, torch.contiguous_format
+Step = Callable[[], float]
 
 torch.manual_seed(0)
 image = torch.randn(BATCH, 1, *SHAPE)
@@ -25,26 +30,113 @@ label = torch.randint(0, CLASSES, (BATCH, 1, *SHAPE), dtype=torch.uint8)
 loss = build_loss(LossSettings(), CLASSES)
 
 
-def seconds(network: torch.nn.Module, layout: torch.memory_format) -> float:
-    """Of one forward and backward pass with weights and features in this layout."""
-    monaiseg.network.LAYOUT = layout
-    network.to(memory_format=layout)  # nothing to do from the second pass on
+def of(variant: str, channels: int, norm: str = "group", **more: object) -> ResidualUNet:
+    settings = NetworkSettings(
+        variant=variant, channels=channels, norm=norm, deep_supervision_heads=0, **more
+    )
+    return build_network(settings, plan_topology(settings, SHAPE, (1.0, 1.0, 1.0)), 1, CLASSES)
+
+
+class FullResolutionHead(nn.Module):
+    """The folded network whose features are brought to the full resolution, where they meet the image's own."""
+
+    def __init__(self, channels: int, width: int = 16) -> None:
+        super().__init__()
+        group = ("group", {"num_groups": 8})
+        self.inner = of("folded", channels)
+        self.detail = UnetBasicBlock(3, 1, width, 3, 1, group)
+        self.restore = get_conv_layer(
+            3, channels, width, kernel_size=2, stride=2, is_transposed=True
+        )
+        self.refine = UnetBasicBlock(3, 2 * width, width, 3, 1, group)
+        self.head = UnetOutBlock(3, width, CLASSES)
+        self.to(memory_format=LAST)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, K, X, Y, Z) of an image (B, C, X, Y, Z)."""
+        block = self.inner.block
+        small = folded(image, block).contiguous(memory_format=LAST)
+        features = self.inner._decode(self.inner._encode(small))[0]
+        detail = self.detail(image.contiguous(memory_format=LAST))
+        return self.head(self.refine(torch.cat([detail, self.restore(features)], dim=1)))
+
+
+class RefinedLogits(nn.Module):
+    """The folded network, and one convolution at full resolution that sees its logits and the image."""
+
+    def __init__(self, channels: int, width: int = 8) -> None:
+        super().__init__()
+        self.inner = of("folded", channels)
+        self.refine = nn.Conv3d(CLASSES + 1, width, 3, padding=1)
+        self.head = nn.Conv3d(width, CLASSES, 1)
+        self.to(memory_format=LAST)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, K, X, Y, Z) of an image (B, C, X, Y, Z)."""
+        logits = self.inner(image)
+        seen = torch.cat([logits, image], dim=1).contiguous(memory_format=LAST)
+        return logits + self.head(nn.functional.leaky_relu(self.refine(seen), 0.01))
+
+
+def step(network: nn.Module, layout: torch.memory_format = LAST, *, bfloat16: bool = False) -> Step:
+    """A function that makes one forward and backward pass and gives its seconds."""
+
+    def seconds() -> float:
+        monaiseg.network.LAYOUT = layout
+        network.to(memory_format=layout)  # nothing to do from the second pass on
+        network.zero_grad(set_to_none=True)
+        started = time.perf_counter()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
+            logits = network(image)
+        loss(logits, label).backward()
+        return time.perf_counter() - started
+
+    seconds.weights = sum(weight.numel() for weight in network.parameters())
+    return seconds
+
+
+def unfolding() -> float:
+    """Folding and unfolding alone."""
     started = time.perf_counter()
-    loss(network(image), label).backward()
+    small = folded(image, (2, 2, 2)).contiguous(memory_format=LAST)
+    unfolded(small.contiguous(memory_format=LAST), (2, 2, 2)).contiguous(memory_format=LAST)
     return time.perf_counter() - started
 
 
-for variant, channels, norm in CONTENDERS:
-    settings = NetworkSettings(
-        variant=variant, channels=channels, norm=norm, deep_supervision_heads=1
-    )
-    topology = plan_topology(settings, SHAPE, (1.0, 1.0, 1.0))
-    networks = [build_network(settings, topology, 1, CLASSES) for _ in LAYOUTS]
-    weights = sum(weight.numel() for weight in networks[0].parameters())
-    pairs = list(zip(networks, LAYOUTS.values(), strict=True))
-    runs = [[seconds(*pair) for pair in pairs] for _ in range(1 + RUNS)][1:]  # after a warm-up
-    last, default = (statistics.median(column) for column in zip(*runs, strict=True))
-    print(
-        f"{variant}, {channels} channels, {norm} norm, {weights / 1e6:.2f} million weights: "
-        f"channels last {last:.2f} s, default {default:.2f} s, ratio {last / default:.2f}"
-    )
+unfolding.weights = 0
+CONTENDERS: dict[str, Step] = {
+    "folded, 32 channels, group norm": step(of("folded", 32)),
+    "the same in bfloat16": step(of("folded", 32), bfloat16=True),
+    "the same in torch's default layout": step(of("folded", 32), DEFAULT),
+    "the same, compiled": step(torch.compile(of("folded", 32))),
+    "instance norm": step(of("folded", 32, "instance")),
+    "batch norm": step(of("folded", 32, "batch")),
+    "no norm": step(of("folded", 32, "none")),
+    "no residual connections": step(of("folded", 32, residual=False)),
+    "24 channels": step(of("folded", 24)),
+    "48 channels": step(of("folded", 48)),
+    "48 channels in bfloat16": step(of("folded", 48), bfloat16=True),
+    "standard, 16 channels, instance norm": step(of("standard", 16, "instance"), DEFAULT),
+    "standard, 32 channels, instance norm": step(of("standard", 32, "instance"), DEFAULT),
+    "left out: one convolution at full resolution": step(RefinedLogits(32)),
+    "left out: a head of 16 channels at full resolution": step(FullResolutionHead(32)),
+    "folding and unfolding alone": unfolding,
+}
+
+
+def main() -> None:
+    runs: list[list[float]] = []
+    for number in range(1 + RUNS):
+        runs.append([seconds() for seconds in CONTENDERS.values()])
+        if number == 0:
+            first = dict(zip(CONTENDERS, runs.pop(), strict=True))
+    medians = [statistics.median(column) for column in zip(*runs, strict=True)]
+    print("| network | weights | seconds | ratio |\n|---|---|---|---|")
+    for (name, seconds), median in zip(CONTENDERS.items(), medians, strict=True):
+        weights = f"{seconds.weights / 1e6:.2f} million"
+        print(f"| {name} | {weights} | {median:.3f} | {median / medians[0]:.2f} |")
+    print(f"the first pass of the compiled network: {first['the same, compiled']:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

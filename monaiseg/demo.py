@@ -41,7 +41,7 @@ def demo_settings(epochs: int, seed: int) -> Settings:
                 "val_period": max(epochs // 3, 1),
                 "optim": {"lr": 0.004},
                 "network": {
-                    "variant": "strided",
+                    "variant": "folded",
                     "channels": 24,
                     "norm": "group",
                     "deep_supervision_heads": 0,

@@ -1,6 +1,7 @@
 """The network: a residual U-Net in DynUNet's manner, planned from patch size and voxel size.
 
-A *stage* is one resolution of the network; the *total stride* of an axis is the product of its stages' strides.
+A *stage* is one resolution of the network; the *total stride* of an axis is the product of its stages' strides. To
+*fold* an image is to make one voxel with eight times the channels of each block of 2 x 2 x 2 (Shi et al., CVPR 2016).
 Blocks are MONAI's (`monai.networks.blocks.dynunet_block`), after Isensee et al., nnU-Net, Nature Methods 2021,
 https://doi.org/10.1038/s41592-020-01008-z.
 """
@@ -8,6 +9,7 @@ https://doi.org/10.1038/s41592-020-01008-z.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +19,6 @@ from monai.networks.blocks.dynunet_block import (
     UnetOutBlock,
     UnetResBlock,
     UnetUpBlock,
-    get_conv_layer,
 )
 from torch import Tensor, nn
 
@@ -30,16 +31,16 @@ MOST_HALVINGS = 4
 """Five stages halve an axis four times."""
 LEAST_SIZE = 4
 """An axis is halved while at least so many voxels remain in the coarsest stage."""
-DETAIL_CHANNELS = 16
-"""Full-resolution channels of the strided variant's head."""
 LAYOUT = torch.channels_last_3d
-"""Of weights and features: a step of the strided network with group norm takes 0.77 of the time that torch's default
-layout takes on two cores, the other variants 0.95 to 1.05 (benchmarks/RESULTS.md)."""
+"""Of weights and features; what it brings over torch's default stands in benchmarks/RESULTS.md."""
 
 
 @dataclass(frozen=True)
 class Topology:
-    """Kernel size, stride and channels of each stage, finest first; sizes in voxels along X, Y, Z."""
+    """Kernel size, stride and channels of each stage, finest first; sizes in voxels along X, Y, Z.
+
+    The first stride is 1, or the size of the blocks that the image is folded by.
+    """
 
     kernels: tuple[Shape, ...]
     strides: tuple[Shape, ...]
@@ -67,23 +68,19 @@ def plan_topology(settings: NetworkSettings, patch_shape: Shape, spacing: Spacin
     >>> plan_topology(NetworkSettings(channels=16), (96, 96, 24), (1.0, 1.0, 3.0)).strides[1]
     (2, 2, 1)
     """
-    halvings = [_halvings(size, axis) for size, axis in zip(patch_shape, "XYZ", strict=True)]
-    first_stride = (2, 2, 2) if settings.variant == "strided" else (1, 1, 1)
-    if settings.variant == "strided" and min(halvings) == 0:
-        raise SettingsError(
-            f"dataset.seg.patch_size: {patch_shape} along X, Y, Z is too small for the strided network; use "
-            "at least 8 along each axis, or tsk_set.network.variant standard"
-        )
-    left = [count - (stride == 2) for count, stride in zip(halvings, first_stride, strict=True)]
-    voxel = [size * stride for size, stride in zip(spacing, first_stride, strict=True)]
-    kernels, strides = [_kernel(spacing)], [first_stride]
-    while any(left) and len(strides) < (settings.num_stages or MOST_HALVINGS + 1):
-        finest = min(voxel[axis] for axis in range(3) if left[axis])
-        stride = tuple(2 if left[axis] and voxel[axis] <= 2 * finest else 1 for axis in range(3))
-        kernels.append(_kernel(voxel))
-        strides.append((stride[0], stride[1], stride[2]))
+    left = [_halvings(size, axis) for size, axis in zip(patch_shape, "XYZ", strict=True)]
+    voxel: tuple[float, ...] = spacing
+    kernels: list[Shape] = []
+    strides: list[Shape] = []
+    while not strides or (any(left) and len(strides) < (settings.num_stages or MOST_HALVINGS + 1)):
+        whole = not strides and settings.variant == "standard"
+        stride = (1, 1, 1) if whole else _stride(voxel, left)
+        coarser = tuple(size * step for size, step in zip(voxel, stride, strict=True))
+        # Folding comes before the first convolution; later stages halve with theirs.
+        kernels.append(_kernel(voxel if strides else coarser))
+        strides.append(stride)
         left = [count - (step == 2) for count, step in zip(left, stride, strict=True)]
-        voxel = [size * step for size, step in zip(voxel, stride, strict=True)]
+        voxel = coarser
     if len(strides) < (settings.num_stages or 0):
         raise SettingsError(
             f"tsk_set.network.num_stages: {settings.num_stages} stages, but patches of {patch_shape} along X, Y, Z allow "
@@ -108,7 +105,16 @@ def _halvings(size: int, axis: str) -> int:
     )
 
 
-def _kernel(voxel: list[float] | Spacing) -> Shape:
+def _stride(voxel: Sequence[float], left: Sequence[int]) -> Shape:
+    """2 along the axes that can be halved again, but for those with voxels more than twice as long as the shortest."""
+    finest = min((size for size, count in zip(voxel, left, strict=True) if count), default=0.0)
+    x, y, z = (
+        2 if count and size <= 2 * finest else 1 for size, count in zip(voxel, left, strict=True)
+    )
+    return x, y, z
+
+
+def _kernel(voxel: Sequence[float]) -> Shape:
     x, y, z = (1 if size > 2 * min(voxel) else 3 for size in voxel)
     return x, y, z
 
@@ -116,8 +122,8 @@ def _kernel(voxel: list[float] | Spacing) -> Shape:
 class ResidualUNet(nn.Module):
     """Residual encoder, skip connections, light decoder, one output a resolution while training.
 
-    Under variant `strided` the first stage already has stride 2; a head of few channels joins its features with
-    some taken from the image at full resolution. Half the resolution is an eighth of the work in the widest maps.
+    Variant `folded` sees the image folded, and its head gives the classes of a whole block: the network at half the
+    resolution, without a convolution at the full one, where most of the time would go.
 
     Args:
         settings: norm, residual connections, dropout, number of coarser outputs.
@@ -131,7 +137,9 @@ class ResidualUNet(nn.Module):
     ) -> None:
         super().__init__()
         self.topology = topology
-        kernels, strides, channels = topology.kernels, topology.strides, topology.channels
+        kernels, channels = topology.kernels, topology.channels
+        self.block, *strides = topology.strides
+        voxels = math.prod(self.block)
         common: dict[str, Any] = {
             "norm_name": _norm(settings.norm, channels),
             "dropout": settings.dropout or None,
@@ -140,27 +148,21 @@ class ResidualUNet(nn.Module):
         self.encoder = nn.ModuleList(
             block(3, inputs, outputs, kernel, stride, **common)
             for inputs, outputs, kernel, stride in zip(
-                (in_channels, *channels), channels, kernels, strides, strict=False
+                (in_channels * voxels, *channels),
+                channels,
+                kernels,
+                ((1, 1, 1), *strides),
+                strict=False,
             )
         )
         self.decoder = nn.ModuleList(  # coarsest first
             UnetUpBlock(3, deep, shallow, kernel, stride, upsample_kernel_size=stride, **common)
             for deep, shallow, kernel, stride in reversed(
-                list(zip(channels[1:], channels, kernels, strides[1:], strict=False))
+                list(zip(channels[1:], channels, kernels, strides, strict=False))
             )
         )
-        self.strided = strides[0] != (1, 1, 1)
-        if self.strided:
-            width = DETAIL_CHANNELS
-            self.detail = UnetBasicBlock(3, in_channels, width, 3, 1, **common)
-            self.restore = get_conv_layer(
-                3, channels[0], width, kernel_size=2, stride=2, is_transposed=True
-            )
-            self.refine = UnetBasicBlock(3, 2 * width, width, 3, 1, **common)
-        self.head = UnetOutBlock(3, DETAIL_CHANNELS if self.strided else channels[0], num_classes)
-        # Coarser outputs, finest first; the strided variant's first one is at half resolution.
-        finest = 0 if self.strided else 1
-        widths = channels[finest:-1][: settings.deep_supervision_heads]
+        self.head = UnetOutBlock(3, channels[0], num_classes * voxels)
+        widths = channels[1:-1][: settings.deep_supervision_heads]
         self.coarse_heads = nn.ModuleList(UnetOutBlock(3, width, num_classes) for width in widths)
         self.apply(_initialise)
         self.apply(_drop_channels)
@@ -168,14 +170,13 @@ class ResidualUNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         """Logits (B, K, X, Y, Z) of an image (B, C, X, Y, Z); while training with coarser outputs a list, finest first."""
-        image = image.contiguous(memory_format=LAYOUT)
-        features = self._decode(self._encode(image))  # finest first
-        logits: Tensor = self.head(self._full_resolution(image, features[0]))  # (B, K, X, Y, Z)
+        image = folded(image, self.block).contiguous(memory_format=LAYOUT)
+        finest, *coarser = self._decode(self._encode(image))
+        logits = unfolded(self.head(finest), self.block)  # (B, K, X, Y, Z)
         if not (self.training and len(self.coarse_heads)):
             return logits
-        coarser = features if self.strided else features[1:]
         heads = zip(self.coarse_heads, coarser, strict=False)
-        return [logits, *(head(feature) for head, feature in heads)]
+        return [logits, *(head(features) for head, features in heads)]
 
     def _encode(self, image: Tensor) -> list[Tensor]:
         skips: list[Tensor] = []
@@ -190,12 +191,29 @@ class ResidualUNet(nn.Module):
             features.append(block(features[-1], skip))
         return features[:0:-1] or features  # without the coarsest, finest first
 
-    def _full_resolution(self, image: Tensor, features: Tensor) -> Tensor:
-        if not self.strided:
-            return features
-        both = torch.cat([self.detail(image), self.restore(features)], dim=1)  # (B, 2 W, X, Y, Z)
-        refined: Tensor = self.refine(both)  # (B, W, X, Y, Z)
-        return refined
+
+def folded(image: Tensor, block: Shape) -> Tensor:
+    """Image (B, C, X, Y, Z) as (B, C * x * y * z, X / x, Y / y, Z / z): the voxels of a block become channels of one.
+
+    >>> folded(torch.arange(4.0).view(1, 1, 4, 1, 1), (2, 1, 1)).flatten(2)[0]
+    tensor([[0., 2.],
+            [1., 3.]])
+    """
+    x, y, z = block
+    batch, channels, size_x, size_y, size_z = image.shape
+    blocks = image.reshape(batch, channels, size_x // x, x, size_y // y, y, size_z // z, z)
+    of_block = blocks.permute(0, 1, 3, 5, 7, 2, 4, 6)  # (B, C, x, y, z, X / x, Y / y, Z / z)
+    return of_block.reshape(batch, channels * x * y * z, size_x // x, size_y // y, size_z // z)
+
+
+def unfolded(image: Tensor, block: Shape) -> Tensor:
+    """The way back: (B, C * x * y * z, X, Y, Z) as (B, C, X * x, Y * y, Z * z)."""
+    x, y, z = block
+    batch, channels, size_x, size_y, size_z = image.shape
+    channels //= x * y * z
+    blocks = image.reshape(batch, channels, x, y, z, size_x, size_y, size_z)
+    in_place = blocks.permute(0, 1, 5, 2, 6, 3, 7, 4)  # (B, C, X, x, Y, y, Z, z)
+    return in_place.reshape(batch, channels, size_x * x, size_y * y, size_z * z)
 
 
 def build_network(
@@ -216,7 +234,7 @@ def _norm(name: str, channels: tuple[int, ...]) -> tuple[str, dict[str, object]]
     if name == "none":
         return ""
     if name == "group":
-        groups = math.gcd(8, DETAIL_CHANNELS, *channels)
+        groups = math.gcd(8, *channels)
         return ("group", {"num_groups": groups, "affine": True})
     return (name, {"affine": True})
 

@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from monaiseg.errors import SettingsError
-from monaiseg.network import build_network, plan_topology
+from monaiseg.network import build_network, folded, plan_topology, unfolded
 from monaiseg.settings import NetworkSettings
 
 SMALL = NetworkSettings(channels=8, norm="instance")
@@ -62,7 +62,7 @@ def test_channels_double_up_to_the_limit():
     assert plan_topology(settings, (64, 64, 64), (1, 1, 1)).channels == (16, 32, 40, 40, 40)
 
 
-@pytest.mark.parametrize("variant", ["standard", "strided"])
+@pytest.mark.parametrize("variant", ["standard", "folded"])
 @given(multiples=st.tuples(*[st.integers(2, 3)] * 3))
 @hypothesis_settings(max_examples=5)
 def test_the_output_has_the_shape_of_every_divisible_input(variant, multiples):
@@ -75,19 +75,70 @@ def test_the_output_has_the_shape_of_every_divisible_input(variant, multiples):
         assert network(torch.zeros(1, 2, *shape)).shape == (1, 3, *shape)
 
 
-@pytest.mark.parametrize("variant", ["standard", "strided"])
-def test_each_head_keeps_its_own_resolution_while_training(variant):
+@pytest.mark.parametrize(("variant", "sizes"), [("standard", (32, 16, 8)), ("folded", (32, 8, 4))])
+def test_each_head_keeps_its_own_resolution_while_training(variant, sizes):
     settings = NetworkSettings(variant=variant, channels=8, deep_supervision_heads=2)
     topology = plan_topology(settings, (64, 64, 64), (1.0, 1.0, 1.0))
     network = build_network(settings, topology, 1, 4)
 
     outputs = network(torch.zeros(2, 1, 32, 32, 32))
 
-    assert [tuple(output.shape) for output in outputs] == [
-        (2, 4, 32, 32, 32),
-        (2, 4, 16, 16, 16),
-        (2, 4, 8, 8, 8),
+    assert [tuple(output.shape) for output in outputs] == [(2, 4, *(n,) * 3) for n in sizes]
+
+
+def test_folding_makes_channels_of_the_voxels_of_a_block():
+    image = torch.arange(16.0).view(1, 1, 4, 2, 2)  # voxel (x, y, z) holds 4 x + 2 y + z
+
+    assert folded(image, (2, 2, 2)).flatten(2)[0].T.tolist() == [
+        [0, 1, 2, 3, 4, 5, 6, 7],
+        [8, 9, 10, 11, 12, 13, 14, 15],
     ]
+
+
+@given(
+    block=st.tuples(*[st.integers(1, 3)] * 3),
+    blocks=st.tuples(*[st.integers(1, 3)] * 3),
+    channels=st.integers(1, 3),
+)
+def test_unfolding_undoes_folding(block, blocks, channels):
+    shape = tuple(size * count for size, count in zip(block, blocks, strict=True))
+    image = torch.randn(2, channels, *shape)
+
+    assert torch.equal(unfolded(folded(image, block), block), image)
+
+
+def test_thick_slices_are_not_folded_together():
+    settings = NetworkSettings(variant="folded", channels=8)
+
+    topology = plan_topology(settings, (64, 64, 16), (1.0, 1.0, 3.0))
+
+    assert topology.strides == ((2, 2, 1), (2, 2, 2), (2, 2, 2), (2, 2, 1))
+    assert topology.kernels[0] == (3, 3, 3)  # folded voxels measure 2 x 2 x 3 mm
+
+
+@pytest.mark.parametrize("variant", ["standard", "folded"])
+def test_every_weight_learns(variant):
+    settings = NetworkSettings(variant=variant, channels=4, deep_supervision_heads=1)
+    topology = plan_topology(settings, (32, 32, 32), (1.0, 1.0, 1.0))
+    network = build_network(settings, topology, 1, 3)
+
+    outputs = network(torch.randn(1, 1, 32, 32, 32))
+    torch.stack([output.square().mean() for output in outputs]).sum().backward()
+
+    assert all(weight.grad is not None and weight.grad.any() for weight in network.parameters())
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("variant", ["standard", "folded"])
+def test_a_traced_network_gives_the_same_logits_at_other_sizes(variant):
+    settings = NetworkSettings(variant=variant, channels=4)
+    topology = plan_topology(settings, (32, 32, 32), (1.0, 1.0, 1.0))
+    network = build_network(settings, topology, 1, 3).eval()
+    image = torch.randn(2, 1, 48, 32, 16)
+
+    with torch.inference_mode():
+        traced = torch.jit.trace(network, torch.randn(1, 1, 32, 32, 32))
+        torch.testing.assert_close(traced(image), network(image))
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "group", "none"])
