@@ -46,7 +46,7 @@ def test_thick_slices_wait_until_the_other_axes_have_caught_up():
     assert topology.kernels[2] == (3, 3, 3)
 
 
-@pytest.mark.parametrize(("variant", "most"), [("standard", 3), ("strided", 2)])
+@pytest.mark.parametrize(("variant", "most"), [("standard", 3), ("folded", 2)])
 def test_more_stages_than_the_patch_allows_are_refused_with_the_number_that_fits(variant, most):
     five = NetworkSettings(variant=variant, num_stages=5)
     fitting = NetworkSettings(variant=variant, num_stages=most)
