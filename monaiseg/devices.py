@@ -6,6 +6,7 @@ import os
 
 import torch
 
+from monaiseg import distributed
 from monaiseg.errors import SettingsError
 
 
@@ -33,8 +34,11 @@ def choose_device(wanted: str | torch.device | int | None = None) -> torch.devic
 
 
 def set_threads(num_threads: int | None) -> int:
-    """Set the threads of the CPU's compute, one a usable core unless given; returns their number."""
+    """Set the threads of the CPU's compute, one a usable core unless given; returns their number.
+
+    Processes that train together on one computer share its cores.
+    """
     affinity = getattr(os, "sched_getaffinity", None)  # Linux: the cores that this process may use
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    torch.set_num_threads(num_threads or cores)
+    torch.set_num_threads(num_threads or max(cores // distributed.local_size(), 1))
     return torch.get_num_threads()

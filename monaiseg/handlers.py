@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import logging
 import math
 import os
@@ -34,6 +35,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import Self
 
+from monaiseg import distributed
 from monaiseg.errors import DataError, MonaisegWarning, NumericsError, StorageError
 from monaiseg.files import write_atomic
 from monaiseg.labels import LabelTable
@@ -152,31 +154,42 @@ class DiceOfLabels(Metric):
     """Dice of each foreground label over whole cases, by counting voxels.
 
     Attached as "dice" it leaves in `state.metrics` the mean over labels of their means over cases, and in
-    `state.metric_details` the list of those, background left out; NaN where no case has the label.
+    `state.metric_details` the list of those, background left out; NaN where no case has the label. Processes that
+    validate together have one result; a case that several of them had counts once.
     """
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
-        super().__init__(output_transform=lambda output: (output["pred"], output["label"]))
+        super().__init__()
 
     def reset(self) -> None:
         """Forget all cases."""
-        self.cases: list[Tensor] = []
+        self.cases: list[tuple[str, list[float]]] = []
+        self.labels: list[float] = []
 
-    def update(self, output: Sequence[Tensor]) -> None:
-        """Count the voxels of a batch of class maps, prediction and reference, each (B, 1, X, Y, Z)."""
-        for prediction, reference in zip(*output, strict=True):
-            counts = class_counts(prediction, reference.to(prediction.device), self.num_classes)
-            self.cases.append(dice_from_counts(counts.cpu()))
+    def iteration_completed(self, engine: Engine) -> None:
+        """Count the cases of a batch, whether the engine has decollated it or not."""
+        batch: Any = engine.state.batch
+        for name, maps in itertools.zip_longest(case_ids(batch), _class_maps(engine.state.output)):
+            self.update((name or f"{distributed.rank()}/{len(self.cases)}", *maps))
+
+    def update(self, output: tuple[str, Tensor, Tensor]) -> None:
+        """Count the voxels of a case: its name, and the class maps (1, X, Y, Z) of prediction and reference."""
+        name, prediction, reference = output
+        counts = class_counts(prediction, reference.to(prediction.device), self.num_classes)
+        self.cases.append((name, dice_from_counts(counts.cpu()).tolist()))
 
     def compute(self) -> float:
         """Mean Dice."""
-        return mean_over_cases(torch.stack(self.cases))[0]
+        turns = itertools.zip_longest(*distributed.exchanged(self.cases))  # as the cases were dealt
+        cases = {name: dice for turn in turns for name, dice in filter(None, turn)}
+        mean, self.labels = mean_over_cases(torch.tensor(list(cases.values()), dtype=torch.double))
+        return mean
 
     def completed(self, engine: Engine, name: str) -> None:
         """At the end of a validation: the mean to `metrics`, each label's to `metric_details`."""
         super().completed(engine, name)
-        engine.state.metric_details[name] = mean_over_cases(torch.stack(self.cases))[1]  # type: ignore[attr-defined]  # MONAI's
+        engine.state.metric_details[name] = self.labels  # type: ignore[attr-defined]  # MONAI's
 
 
 class ModelAverage:
@@ -403,8 +416,17 @@ class ProgressDisplay:
         return f"epoch {epoch} of {epochs}, loss {loss:.4f}{self._dice}, {left} left"
 
 
-def case_ids(batch: Mapping[str, Any]) -> list[str]:
+def _class_maps(output: Any) -> list[tuple[Tensor, Tensor]]:
+    """Prediction and reference of each case, whether the engine has decollated its batch or not."""
+    if isinstance(output, Mapping):
+        return list(zip(output["pred"], output["label"], strict=True))
+    return [(case["pred"], case["label"]) for case in output]
+
+
+def case_ids(batch: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[str]:
     """The cases that a batch was cut from, each once; none where the loader does not say."""
+    if not isinstance(batch, Mapping):
+        return [name for item in batch for name in case_ids(item)]
     ids = batch.get("case_id", [])
     return list(dict.fromkeys([ids] if isinstance(ids, str) else map(str, ids)))
 

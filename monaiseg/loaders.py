@@ -35,9 +35,11 @@ from monai.data.dataset import CacheDataset
 from monai.data.meta_obj import get_track_meta, set_track_meta
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from monaiseg import distributed
 from monaiseg.cases import Case
-from monaiseg.errors import DataError, MonaisegError, StorageError
+from monaiseg.errors import DataError, MonaisegError, SettingsError, StorageError
 from monaiseg.files import TEMPORARY
+from monaiseg.geometry import nearest_multiples
 from monaiseg.labels import LabelTable
 from monaiseg.settings import Settings
 from monaiseg.transforms import (
@@ -150,8 +152,13 @@ def _prepared_bytes(case: Case, settings: Settings, table: LabelTable, for_train
 
 
 def _memory_allowance(memory_gb: float | None, taken_bytes: int) -> int:
-    """Bytes that may be taken now: what the settings give, or half of what was free before anything was taken."""
-    total = (free_memory() + taken_bytes) / 2 if memory_gb is None else memory_gb * 2**30
+    """Bytes that may be taken now: what the settings give, or half of what was free before anything was taken.
+
+    Processes that train together on one computer share it.
+    """
+    sharers = distributed.local_size()
+    free = free_memory() / sharers
+    total = (free + taken_bytes) / 2 if memory_gb is None else memory_gb * 2**30 / sharers
     return max(int(total) - taken_bytes, 0)
 
 
@@ -317,26 +324,41 @@ class EpochSampler(Sampler[Key]):
         draws_per_epoch: patches of an epoch.
         seed: of the order.
         draws_per_case: patches that are cut from a case when its turn comes, one after the other.
+        batch_size: patches of a step, which all ranks share.
+        rank: this process among those that train together; each takes its part of every batch.
+        num_ranks: how many train together; `batch_size` divides by it.
     """
 
     def __init__(
-        self, num_cases: int, draws_per_epoch: int, seed: int, draws_per_case: int = 1
+        self,
+        num_cases: int,
+        draws_per_epoch: int,
+        seed: int,
+        draws_per_case: int = 1,
+        *,
+        batch_size: int = 1,
+        rank: int = 0,
+        num_ranks: int = 1,
     ) -> None:
         self.num_cases, self.draws_per_epoch = num_cases, draws_per_epoch
         self.seed, self.draws_per_case = seed, draws_per_case
+        self.batch_size, self.rank, self.num_ranks = batch_size, rank, num_ranks
         self.epoch, self.skip = 1, 0
 
     def __len__(self) -> int:
-        return self.draws_per_epoch
+        return self.draws_per_epoch // self.num_ranks
 
     def __iter__(self) -> Iterator[Key]:
         skip, self.skip = self.skip, 0
         return self.keys(self.epoch, skip)
 
     def keys(self, epoch: int, skip: int = 0) -> Iterator[Key]:
-        """The keys of an epoch from the `skip`-th on. Orders follow one another across epochs without a seam."""
+        """This rank's keys of an epoch from the `skip`-th on. Orders follow one another across epochs without a seam."""
         orders: dict[int, list[int]] = {}
+        part = self.batch_size // self.num_ranks
         for position in range(skip, self.draws_per_epoch):
+            if position % self.batch_size // part != self.rank:
+                continue
             turn = ((epoch - 1) * self.draws_per_epoch + position) // self.draws_per_case
             number, place = divmod(turn, self.num_cases)
             if number not in orders:
@@ -551,14 +573,21 @@ def build_training_loader(
     """Batches of patches: `image` (B, C, X, Y, Z) float32, `label` (B, 1, X, Y, Z) uint8 or int16, `case_id`.
 
     Its length is the steps of an epoch. Its `sampler` is the `EpochSampler`: set `epoch` before each pass, and `skip`
-    to batch_size times the steps done when a training is resumed.
+    to batch_size times the steps done when a training is resumed. Of several processes that train together each has
+    its own part of every batch.
 
     Raises:
-        SettingsError: the augmentation asks for what the label table does not allow.
+        SettingsError: the augmentation asks for what the label table does not allow, or the batch does not divide.
         DataError: a case cannot be used; it is named.
         StorageError: the cache's disk is full, read-only or failing.
     """
-    task = settings.tsk_set
+    task, num_ranks = settings.tsk_set, distributed.size()
+    if settings.batch_size % num_ranks:
+        below, above = nearest_multiples(settings.batch_size, num_ranks)
+        raise SettingsError(
+            f"tsk_set.batch_size: {settings.batch_size} patches do not divide among {num_ranks} processes; use "
+            f"{below} or {above}"
+        )
     chain = CaseChain(training_chain(settings, table))
     prepared = cached_cases(cases, settings, table, cache_folder, for_training=True)
     limit = task.max_batch_num_per_epoch[0]
@@ -566,8 +595,16 @@ def build_training_loader(
     return CaseLoader(
         SeededDataset(prepared.items, chain, task.seed),
         prepared,
-        batch_size=settings.batch_size,
-        sampler=EpochSampler(len(cases), draws, task.seed, settings.dataset.seg.crops_per_image),
+        batch_size=settings.batch_size // num_ranks,
+        sampler=EpochSampler(
+            len(cases),
+            draws,
+            task.seed,
+            settings.dataset.seg.crops_per_image,
+            batch_size=settings.batch_size,
+            rank=distributed.rank(),
+            num_ranks=num_ranks,
+        ),
         num_workers=task.num_workers,
         pin_memory=torch.device(device).type == "cuda",
     )

@@ -700,6 +700,29 @@ def settings_from_dict(document: Mapping[str, Any], source: str = "settings") ->
     return settings
 
 
+def changed(settings: Settings, changes: Mapping[str, Any], source: str = "changes") -> Settings:
+    """The settings with other values at some paths.
+
+    >>> changed(Settings(), {"tsk_set.optim.lr": 0.01}).tsk_set.optim.lr
+    0.01
+
+    Raises:
+        SettingsError: a path or its value is none that settings have; all are named, as standing in `source`.
+    """
+    document = settings.model_dump(mode="json")
+    for path, value in changes.items():
+        *sections, key = path.split(".")
+        section = document
+        for name in sections:
+            section = section.setdefault(name, {})
+            if not isinstance(section, dict):
+                raise SettingsError(
+                    f"{source}: {path}: {name} is not a section; see docs/settings.md"
+                )
+        section[key] = value
+    return settings_from_dict(document, source)
+
+
 def dump_settings(settings: Settings) -> str:
     """Canonical JSON: every key with its value, in the order of the sections; a list stands on one line."""
     text = settings.model_dump_json(indent=2)

@@ -12,21 +12,25 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from ignite.engine import Engine, Events
+from ignite.metrics import Metric
 from monai.engines.evaluator import SupervisedEvaluator
 from monai.engines.trainer import SupervisedTrainer
 from monai.engines.utils import IterationEvents
+from monai.inferers.inferer import Inferer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from monaiseg import checkpoint as checkpoints
+from monaiseg import distributed
 from monaiseg.budget import CALIBRATION_STEPS, Budget, Rhythm
 from monaiseg.cases import Case
 from monaiseg.checkpoint import Best, Checkpoint
@@ -34,6 +38,7 @@ from monaiseg.data_tasks import CACHE_FOLDER, DataTask, read_data_task
 from monaiseg.devices import choose_device, set_threads
 from monaiseg.errors import CheckpointError, DataError, MonaisegWarning, SettingsError
 from monaiseg.facts import check_unchanged
+from monaiseg.geometry import Spacing
 from monaiseg.handlers import (
     DiceOfLabels,
     HistoryCsv,
@@ -56,9 +61,9 @@ from monaiseg.loaders import (
     derive,
 )
 from monaiseg.losses import build_loss
-from monaiseg.network import network_of
+from monaiseg.network import ResidualUNet, Topology, network_of
 from monaiseg.schedule import LearningRate
-from monaiseg.settings import OptimSettings, Settings, dump_settings
+from monaiseg.settings import OptimSettings, Settings, changed, dump_settings
 from monaiseg.transforms import target_shape
 from monaiseg.workspace import RunFolder
 
@@ -126,8 +131,8 @@ def train(
     task = read_data_task(Path(output_root_path) / data_task_name)
     settings = _named(settings, output_root_path, data_task_name, task_name)
     device = _choose_device(settings, gpu_id)
-    with RunFolder.of(task.folder, task_name).opened(resume=resume) as folder:
-        training = Training(settings, task, folder, device, started)
+    with opened(RunFolder.of(task.folder, task_name), resume=resume) as folder:
+        training = build_training(settings, task, folder, device, started)
         training.restore(resume=resume, extend=extend, accept_inexact=accept_inexact)
         if say is not None:
             training.describe(say)
@@ -135,14 +140,24 @@ def train(
         return training.result(time.monotonic() - begun)
 
 
+def opened(folder: RunFolder, *, resume: bool) -> AbstractContextManager[RunFolder]:
+    """The folder of a training, locked; of several processes the first holds the lock for all."""
+    return folder.opened(resume=resume) if distributed.is_first() else nullcontext(folder)
+
+
 class Training:
     """A training, wired and ready to run or to go on.
+
+    Several processes may train together: each has a training of its own, with equal weights at every step; the first
+    one writes.
 
     Args:
         settings: every choice of the training.
         task: the prepared data task.
-        folder: folder of this training, locked by this process.
-        device: where it computes.
+        folder: folder of this training, locked by the first process.
+        trainer: as `build_trainer` makes it. Its network, optimiser, loader and number of epochs are what is trained.
+        evaluators: for "val" and "debug", as `build_evaluator` makes them.
+        spacing: voxel size in mm along X, Y, Z that the network was laid out for.
         started: when the clock of its budget began to run, by `time.monotonic`. None: now.
     """
 
@@ -151,46 +166,38 @@ class Training:
         settings: Settings,
         task: DataTask,
         folder: RunFolder,
-        device: torch.device,
+        trainer: SupervisedTrainer,
+        evaluators: Mapping[str, SupervisedEvaluator],
+        spacing: Spacing,
         started: float | None = None,
     ) -> None:
-        self.settings, self.task, self.folder, self.device = settings, task, folder, device
+        settings = changed(settings, {"tsk_set.epochs": trainer.state.max_epochs})
+        self.settings, self.task, self.folder, self.spacing = settings, task, folder, spacing
+        self.trainer, self.validation = trainer, dict(evaluators)
+        self.device: torch.device = trainer.state.device
         self.table = task.label_table(settings)
         check_unchanged(dict(_seen_cases(task)).values(), task.facts)
-        self.spacing = network_spacing(task, settings)
         self.epochs = settings.tsk_set.epochs
         self.fingerprint = checkpoints.fingerprint(
             settings,
             {name: task.facts[case.id].checksum for name, case in _seen_cases(task)},
             self.table.digest(),
             num_threads=set_threads(settings.tsk_set.num_threads),
-            device=_name_of(device),
+            device=_name_of(self.device),
+            world_size=distributed.size(),
         )
-        seed = settings.tsk_set.seed
-        torch.manual_seed(derive(seed, "weights"))
-        self.network = network_of(settings, self.table, self.spacing).to(device)
+        self.network = distributed.plain(trainer.network)
         self.average = ModelAverage(self.network, settings.tsk_set.weight_averaging)
-        self.optimizer = build_optimizer(self.network, settings.tsk_set.optim)
-        self.loader = build_training_loader(
-            limited(task, "train", settings),
-            settings,
-            self.table,
-            task.folder / CACHE_FOLDER,
-            device,
-        )
-        log.info("train: %s", self.loader.note)
+        self.optimizer = trainer.optimizer
+        self.loader = _case_loader(trainer.data_loader)
         self.sampler = cast(EpochSampler, self.loader.sampler)
         self.rate = self._learning_rate(base=None)
-        self.validation = {
-            split: build_evaluator(self.network, loader, settings, self.table, device)
-            for split, loader in self._case_loaders().items()
-        }
-        self.trainer = self._trainer()
         self.budget = self._budget(started)
         self.best: Best | None = None
         self.history: list[dict[str, Any]] = []
         self.losses: list[float] = []
         self.stop = StopOnSignal()
+        self.is_stopping = False
         self.board = TensorBoardLog(folder.path)
         self.display = ProgressDisplay()
         self.table_of_epochs = HistoryCsv(folder.history)
@@ -203,9 +210,13 @@ class Training:
         if self.trainer.state.iteration >= self.last_step:
             log.info("already complete: %d epochs; --extend N trains longer", self.epochs)
             return
-        self.folder.write_settings(self.settings)
         try:
-            with self.stop.listening(), self.display.shown(), self.board:
+            with ExitStack() as stack:
+                stack.enter_context(self.stop.listening())
+                if distributed.is_first():
+                    self.folder.write_settings(self.settings)
+                    stack.enter_context(self.display.shown())
+                    stack.enter_context(self.board)
                 self.trainer.run()
         finally:
             self.loader.close()
@@ -213,7 +224,7 @@ class Training:
     def result(self, seconds: float) -> TrainingResult:
         """What the run left behind, after so many seconds of wall time."""
         return TrainingResult(
-            self.folder.path, self.best, self.trainer.state.epoch, self.stop.requested, seconds
+            self.folder.path, self.best, self.trainer.state.epoch, self.is_stopping, seconds
         )
 
     def describe(self, say: Callable[[str], None]) -> None:
@@ -222,7 +233,7 @@ class Training:
         minutes = self.settings.tsk_set.budget_minutes
         length = f"{self.epochs} epochs" if minutes is None else f"{minutes:g} minutes in all"
         say(
-            f"{len(self.loader.dataset)} cases, {self.table.num_classes} classes, "  # type: ignore[arg-type]  # sized
+            f"{len(self.loader.ids)} cases, {self.table.num_classes} classes, "
             f"{self.steps} steps an epoch, {length}, {parameters / 1e6:.2f} million weights, "
             f"{self.device} with {torch.get_num_threads()} threads"
         )
@@ -244,22 +255,6 @@ class Training:
 
     # ------------------------------------------------------------ wiring
 
-    def _trainer(self) -> SupervisedTrainer:
-        tsk = self.settings.tsk_set
-        return SupervisedTrainer(
-            device=self.device,
-            max_epochs=self.epochs,
-            train_data_loader=self.loader,
-            network=self.network,
-            optimizer=self.optimizer,
-            loss_function=build_loss(tsk.loss, self.table.num_classes).to(self.device),
-            accumulation_steps=tsk.gradient_accumulation_steps,
-            optim_set_to_none=True,
-            non_blocking=True,
-            amp=tsk.amp and self.device.type == "cuda",
-            decollate=False,
-        )
-
     def _attach(self) -> None:
         """Handlers, in the order they act in."""
         trainer, tsk = self.trainer, self.settings.tsk_set
@@ -270,8 +265,9 @@ class Training:
         if tsk.gradient_clip is not None:
             trainer.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._end_step)
-        self.display.attach(trainer)
-        self.board.attach(trainer, every=tsk.print_step[0])
+        if distributed.is_first():
+            self.display.attach(trainer)
+            self.board.attach(trainer, every=tsk.print_step[0])
         if self.budget is not None:
             trainer.add_event_handler(Events.STARTED, self._start_clock, self.budget)
             trainer.add_event_handler(Events.ITERATION_COMPLETED, self._heed_budget, self.budget)
@@ -296,14 +292,19 @@ class Training:
 
     def _end_step(self, engine: Any) -> None:
         step = engine.state.iteration
-        self.losses.append(float(engine.state.output["loss"].detach()))
+        # One exchange a step: every process knows the mean loss, and all stop at the same step.
+        loss, stopping = distributed.means(
+            [float(engine.state.output["loss"].detach()), self.stop.requested]
+        )
+        self.losses.append(loss)
+        self.is_stopping = stopping > 0
         if self._weights_change():
             self.average.update(step)
         inside = self._inside_epoch(step)
         period = self.settings.tsk_set.checkpoint_steps
-        if inside and (self.stop.requested or (period is not None and step % period == 0)):
-            checkpoints.commit(self.folder.checkpoints, self._checkpoint(epoch_closed=False))
-        if inside and self.stop.requested:
+        if inside and (self.is_stopping or (period is not None and step % period == 0)):
+            self._commit(epoch_closed=False)
+        if inside and self.is_stopping:
             engine.terminate()
 
     def _inside_epoch(self, step: int) -> bool:
@@ -319,11 +320,12 @@ class Training:
         """Decide where to end once the first steps are measured, and end here where time is up."""
         step = engine.state.iteration
         budget.stepped()
-        if step < self.last_step and budget.is_spent(step):
+        (spent,) = distributed.means([step < self.last_step and budget.is_spent(step)])
+        if spent > 0:  # for one process: then for all
             self._end_at(step)
         elif not self.is_decided and step >= CALIBRATION_STEPS and self._inside_epoch(step):
             self._decide(budget)
-            checkpoints.commit(self.folder.checkpoints, self._checkpoint(epoch_closed=False))
+            self._commit(epoch_closed=False)
             budget.closed()
         if step == self.last_step and step % self.steps:
             self._end_epoch(engine)
@@ -332,7 +334,7 @@ class Training:
     def _decide(self, budget: Budget) -> None:
         """Decide the last step by the clock. The commit that follows at once carries the decision."""
         step = self.trainer.state.iteration
-        self._end_at(budget.last_step(step, closed=step // self.steps))
+        self._end_at(distributed.exchanged(budget.last_step(step, closed=step // self.steps))[0])
         log.info(
             "budget: %.0f of %.0f seconds spent after step %d; the last one will be step %g",
             budget.spent,
@@ -361,21 +363,31 @@ class Training:
             if self.budget is not None:
                 self.budget.validated()
         self.history.append(row)
+        if distributed.is_first():
+            self._note(row)
+        improved = self.best is not None and self.best.epoch == epoch
+        due = epoch % tsk.checkpoint_period == 0 or not self.is_decided
+        if due or last or improved or self.is_stopping:
+            if self.budget is not None and not last:
+                self._decide(self.budget)
+            self._commit(epoch_closed=True)
+        if self.budget is not None:
+            self.budget.closed()
+        if self.is_stopping:
+            engine.terminate()
+
+    def _note(self, row: dict[str, Any]) -> None:
+        """Show and write an epoch's row, and keep its checkpoint where that is wanted."""
         self.display.epoch(row)
         self.board.epoch(row)
         self.table_of_epochs.write(self.history)
-        if tsk.keep_period and epoch % tsk.keep_period == 0:
+        period = self.settings.tsk_set.keep_period
+        if period and row["epoch"] % period == 0:
             checkpoints.keep(self.folder.checkpoints, self._checkpoint(epoch_closed=True))
-        improved = self.best is not None and self.best.epoch == epoch
-        due = epoch % tsk.checkpoint_period == 0 or not self.is_decided
-        if due or last or improved or self.stop.requested:
-            if self.budget is not None and not last:
-                self._decide(self.budget)
-            checkpoints.commit(self.folder.checkpoints, self._checkpoint(epoch_closed=True))
-        if self.budget is not None:
-            self.budget.closed()
-        if self.stop.requested:
-            engine.terminate()
+
+    def _commit(self, *, epoch_closed: bool) -> None:
+        if distributed.is_first():
+            checkpoints.commit(self.folder.checkpoints, self._checkpoint(epoch_closed=epoch_closed))
 
     def _validate(self, epoch: int) -> dict[str, Any]:
         """Scores of the validation and debug cases; saves the weights where the validation is the best so far."""
@@ -387,22 +399,32 @@ class Training:
         with self.average.swapped_in():
             for split, evaluator in self.validation.items():
                 evaluator.run(epoch)
-                mean = evaluator.state.metrics["dice"]
-                labels = evaluator.state.metric_details["dice"]
-                prefix = "dice" if split == "val" else f"dice_{split}"
-                row[f"{prefix}/mean"] = mean
-                for label, value in zip(self.table.foreground, labels, strict=True):
-                    row[f"{prefix}/{label.name}"] = value
-                if figures and split == "val":
+                row |= self._scores(evaluator, "dice" if split == "val" else f"dice_{split}")
+                if figures and split == "val" and distributed.is_first():
                     self._draw(evaluator)
         dice = row.get("dice/mean")
         if dice is not None and not math.isnan(dice):  # NaN: no validation case has any structure
             self.rate.validated(dice)
             if self.best is None or dice > self.best.value:
-                self.best = checkpoints.save_best(
-                    self.folder.checkpoints, self._checkpoint(epoch_closed=True), dice
-                )
+                self.best = self._save_best(dice)
         return row
+
+    def _save_best(self, dice: float) -> Best:
+        best = None
+        if distributed.is_first():
+            saved = self._checkpoint(epoch_closed=True)
+            best = asdict(checkpoints.save_best(self.folder.checkpoints, saved, dice))
+        return Best(**distributed.exchanged(best)[0])
+
+    def _scores(self, evaluator: SupervisedEvaluator, name: str) -> dict[str, float]:
+        """The mean and, where the metric has them, the labels' scores, as they stand in an epoch's row."""
+        metric = evaluator.state.key_metric_name
+        labels = evaluator.state.metric_details.get(metric, [])
+        named = zip(self.table.foreground, labels, strict=False)
+        return {
+            f"{name}/mean": float(evaluator.state.metrics[metric]),
+            **{f"{name}/{label.name}": value for label, value in named},
+        }
 
     def _draw(self, evaluator: SupervisedEvaluator) -> None:
         """A picture of the last validation case, the same one every time."""
@@ -427,25 +449,6 @@ class Training:
             base=base,
         )
 
-    def _case_loaders(self) -> dict[str, CaseLoader]:
-        """Whole cases of val and debug; splits without cases are left out."""
-        loaders: dict[str, CaseLoader] = {}
-        taken = self.loader.memory_bytes
-        limits = self.settings.tsk_set.max_batch_num_per_epoch[1:]
-        for split, limit in zip(("val", "debug"), limits, strict=True):
-            cases = limited(self.task, split, self.settings)
-            if cases := cases if limit == -1 else cases[:limit]:
-                loaders[split] = build_case_loader(
-                    cases,
-                    self.settings,
-                    self.table,
-                    self.task.folder / CACHE_FOLDER,
-                    taken_bytes=taken,
-                )
-                taken += loaders[split].memory_bytes
-                log.info("%s: %s", split, loaders[split].note)
-        return loaders
-
     def _budget(self, started: float | None) -> Budget | None:
         tsk = self.settings.tsk_set
         if tsk.budget_minutes is None:
@@ -453,7 +456,7 @@ class Training:
         shapes = [
             target_shape(self.task.facts[case_id].grid, self.settings)
             for evaluator in self.validation.values()
-            for case_id in evaluator.data_loader.ids  # type: ignore[union-attr]  # our own loader
+            for case_id in getattr(evaluator.data_loader, "ids", ())
         ]
         windows = sum(count_windows(shape, self.settings) for shape in shapes)
         return Budget(
@@ -468,7 +471,6 @@ class Training:
     def _checkpoint(self, *, epoch_closed: bool) -> Checkpoint:
         state = self.trainer.state
         scaler = self.trainer.scaler
-        topology = self.network.topology
         return Checkpoint(
             step=state.iteration,
             epoch=state.epoch,
@@ -484,11 +486,7 @@ class Training:
             labels=self.table.to_records(),
             channels=self.task.channel_names,
             spacing=self.spacing,
-            topology={
-                "kernels": [list(k) for k in topology.kernels],
-                "strides": [list(s) for s in topology.strides],
-                "channels": list(topology.channels),
-            },
+            topology=_topology_of(self.network),
             fingerprint=self.fingerprint,
             best=self.best,
             history=self.history,
@@ -579,6 +577,100 @@ class Training:
 # ---------------------------------------------------------------- parts
 
 
+def build_training(
+    settings: Settings,
+    task: DataTask,
+    folder: RunFolder,
+    device: torch.device,
+    started: float | None = None,
+) -> Training:
+    """The training that the settings describe, with all of its parts; `started` is as `Training` takes it."""
+    set_threads(settings.tsk_set.num_threads)
+    table, spacing = task.label_table(settings), network_spacing(task, settings)
+    network = initial_network(settings, table, spacing).to(device)
+    loader = build_training_loader(
+        limited(task, "train", settings), settings, table, task.folder / CACHE_FOLDER, device
+    )
+    log.info("train: %s", loader.note)
+    trainer = build_trainer(
+        settings,
+        network,
+        build_optimizer(network, settings.tsk_set.optim),
+        build_loss(settings.tsk_set.loss, table.num_classes),
+        loader,
+        device,
+    )
+    evaluators = {
+        split: build_evaluator(network, cases, settings, table, device)
+        for split, cases in _case_loaders(task, settings, table, loader.memory_bytes).items()
+    }
+    return Training(settings, task, folder, trainer, evaluators, spacing, started)
+
+
+def initial_network(settings: Settings, table: LabelTable, spacing: Spacing) -> ResidualUNet:
+    """The network before its first step: its weights follow from the seed."""
+    torch.manual_seed(derive(settings.tsk_set.seed, "weights"))
+    return network_of(settings, table, spacing)
+
+
+def _case_loaders(
+    task: DataTask, settings: Settings, table: LabelTable, taken_bytes: int
+) -> dict[str, CaseLoader]:
+    """Whole cases of val and debug; splits without cases are left out. `taken_bytes` are the training cases'."""
+    loaders: dict[str, CaseLoader] = {}
+    for split in ("val", "debug"):
+        if cases := validated(task, split, settings):
+            loaders[split] = build_case_loader(
+                cases, settings, table, task.folder / CACHE_FOLDER, taken_bytes=taken_bytes
+            )
+            taken_bytes += loaders[split].memory_bytes
+            log.info("%s: %s", split, loaders[split].note)
+    return loaders
+
+
+def build_trainer(
+    settings: Settings,
+    network: nn.Module,
+    optimizer: Optimizer,
+    loss_function: nn.Module,
+    train_data_loader: DataLoader[Any],
+    device: torch.device,
+    *,
+    max_epochs: int | None = None,
+    inferer: Inferer | None = None,
+    train_handlers: Sequence[Any] | None = None,
+) -> SupervisedTrainer:
+    """MONAI's engine for the steps of a training; what happens around them is `Training`'s.
+
+    Args:
+        settings: accumulation, mixed precision and, where `max_epochs` is not given, epochs.
+        network: on the device; gradients are averaged over the processes that train together.
+        optimizer: of the network's weights.
+        loss_function: of the network's output and class indices.
+        train_data_loader: as `build_training_loader` makes it.
+        device: where it computes.
+        max_epochs: epochs to train.
+        inferer: how the network is called; None is by itself.
+        train_handlers: further handlers of MONAI or ignite.
+    """
+    tsk = settings.tsk_set
+    return SupervisedTrainer(
+        device=device,
+        max_epochs=tsk.epochs if max_epochs is None else max_epochs,
+        train_data_loader=train_data_loader,
+        network=distributed.shared(network, device),
+        optimizer=optimizer,
+        loss_function=loss_function.to(device),
+        inferer=inferer,
+        train_handlers=train_handlers,
+        accumulation_steps=tsk.gradient_accumulation_steps,
+        optim_set_to_none=True,
+        non_blocking=True,
+        amp=tsk.amp and device.type == "cuda",
+        decollate=False,
+    )
+
+
 def build_optimizer(network: nn.Module, settings: OptimSettings) -> Optimizer:
     """The optimiser of these settings over all weights of the network."""
     weights = network.parameters()
@@ -602,20 +694,25 @@ def build_evaluator(
     settings: Settings,
     table: LabelTable,
     device: torch.device,
+    *,
+    inferer: Inferer | None = None,
+    key_val_metric: dict[str, Metric] | None = None,
+    val_handlers: Sequence[Any] | None = None,
 ) -> SupervisedEvaluator:
-    """Validates whole cases by sliding window; `state.metrics["dice"]` is the mean foreground Dice."""
+    """Validates whole cases by sliding window; by default `state.metrics["dice"]` is the mean foreground Dice."""
     return SupervisedEvaluator(
         device=device,
         val_data_loader=loader,
         network=network,
-        inferer=SlidingWindow(settings, table.num_classes, device),
-        key_val_metric={"dice": DiceOfLabels(table.num_classes)},
+        inferer=inferer or SlidingWindow(settings, table.num_classes, device),
+        key_val_metric=key_val_metric or {"dice": DiceOfLabels(table.num_classes)},
         metric_cmp_fn=lambda new, best: new > best,
+        val_handlers=val_handlers,
         decollate=False,
     )
 
 
-def network_spacing(task: DataTask, settings: Settings) -> tuple[float, float, float]:
+def network_spacing(task: DataTask, settings: Settings) -> Spacing:
     """Voxel size in mm along X, Y, Z that the network works at: the settings', else the median of the cases."""
     if settings.spacing_mm is not None:
         return settings.spacing_mm
@@ -626,9 +723,7 @@ def network_spacing(task: DataTask, settings: Settings) -> tuple[float, float, f
     return x, y, z
 
 
-def ras_spacing(
-    spacing: tuple[float, float, float], orientation: str
-) -> tuple[float, float, float]:
+def ras_spacing(spacing: Spacing, orientation: str) -> Spacing:
     """Voxel size along X, Y, Z of RAS of a file whose axes run to `orientation`.
 
     >>> ras_spacing((1.0, 2.0, 3.0), "PIR")
@@ -661,6 +756,13 @@ def limited(task: DataTask, split: str, settings: Settings) -> tuple[Case, ...]:
     return tuple(sorted(ranked, key=lambda case: case.id))
 
 
+def validated(task: DataTask, split: str, settings: Settings) -> tuple[Case, ...]:
+    """The cases of val or debug that a validation takes, in the same order; of several processes each has a share."""
+    most = settings.tsk_set.max_batch_num_per_epoch[("train", "val", "debug").index(split)]
+    cases = limited(task, split, settings)
+    return tuple(distributed.share_of(cases if most == -1 else cases[:most]))
+
+
 def _named(settings: Settings, root: str | Path, data_task: str, task: str) -> Settings:
     """The settings with the names of this training in them, as they are saved beside it."""
     names = {"output_root_path": str(root), "data_task_name": data_task, "task_name": task}
@@ -687,6 +789,28 @@ def _seen_cases(task: DataTask) -> Iterator[tuple[str, Case]]:
     for split in ("train", "val", "debug"):
         for case in task.cases.get(split, ()):
             yield f"{split}/{case.id}", case
+
+
+def _case_loader(loader: object) -> CaseLoader:
+    """The loader, if its passes can be repeated and gone on with."""
+    if isinstance(loader, CaseLoader) and isinstance(loader.sampler, EpochSampler):
+        return loader
+    raise SettingsError(
+        f"the training's loader is a {type(loader).__name__}, whose passes cannot be repeated; make it by "
+        "monaiseg.loaders.build_training_loader, around whatever dataset"
+    )
+
+
+def _topology_of(network: nn.Module) -> dict[str, Any]:
+    """Kernels, strides and channels of our network; nothing of another's."""
+    topology = getattr(network, "topology", None)
+    if not isinstance(topology, Topology):
+        return {}
+    return {
+        "kernels": [list(kernel) for kernel in topology.kernels],
+        "strides": [list(stride) for stride in topology.strides],
+        "channels": list(topology.channels),
+    }
 
 
 def _name_of(device: torch.device) -> str:

@@ -1,0 +1,127 @@
+"""Processes that train one network together, by torch.distributed: gloo between CPUs, nccl between GPUs.
+
+A *rank* is a process, counted from 0; the *first* one writes. Every function here does what one process alone would
+need where no group has been joined: nothing. What ranks tell one another is JSON, so that nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from monaiseg.errors import SettingsError
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=1)
+"""How long a rank waits for the others: the first may prepare a large dataset. torchrun ends all when one has died."""
+
+
+def join() -> torch.device:
+    """Join the group of processes that torchrun has started, if it has; returns the device of this one.
+
+    Raises:
+        SettingsError: there are fewer GPUs than processes of this computer.
+    """
+    if "WORLD_SIZE" not in os.environ or distributed.is_initialized():
+        return local_device()
+    device = local_device()
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=PATIENCE)
+    return device
+
+
+def leave() -> None:
+    """Leave the group, at the end."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def local_device() -> torch.device:
+    """This rank's own GPU, or the CPU where there is none."""
+    count, place = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
+    if count == 0:
+        return torch.device("cpu")
+    if place >= count:
+        raise SettingsError(
+            f"{local_size()} processes for {count} GPUs; start one process a GPU: --nproc_per_node {count}"
+        )
+    torch.cuda.set_device(place)
+    return torch.device("cuda", place)
+
+
+def rank() -> int:
+    """Number of this process."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def size() -> int:
+    """How many processes train together."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def local_size() -> int:
+    """How many of them are on this computer: they share its cores and its memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if distributed.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Whether this process writes."""
+    return rank() == 0
+
+
+def share_of(items: Sequence[T]) -> list[T]:
+    """The items of this rank. All ranks have equally many: where they do not divide, the first ones stand twice."""
+    count = -(-len(items) // size()) * size()
+    return [items[index % len(items)] for index in range(rank(), count, size())]
+
+
+def exchanged(value: Any) -> list[Any]:
+    """What every rank has given, in order of rank; values are what JSON holds."""
+    if size() == 1:
+        return [value]
+    payload = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    lengths = _gathered(torch.tensor([len(payload)]))
+    padded = torch.zeros(max(int(n) for n in lengths), dtype=torch.uint8)
+    padded[: len(payload)] = payload
+    texts = zip(_gathered(padded), lengths, strict=True)
+    return [json.loads(bytes(text[: int(length)].tolist())) for text, length in texts]
+
+
+def means(values: Sequence[float]) -> list[float]:
+    """The mean over all ranks of each value."""
+    if size() == 1:
+        return list(values)
+    total = torch.tensor(values, dtype=torch.float64, device=_device())
+    distributed.all_reduce(total)
+    return [float(value) for value in total / size()]
+
+
+def shared(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network whose gradients are averaged over all ranks; itself where there is one."""
+    if size() == 1:
+        return network
+    return DistributedDataParallel(network, [device] if device.type == "cuda" else None)
+
+
+def plain(network: nn.Module) -> nn.Module:
+    """The network inside of `shared(network)`."""
+    return network.module if isinstance(network, DistributedDataParallel) else network
+
+
+def _gathered(tensor: torch.Tensor) -> list[torch.Tensor]:
+    tensor = tensor.to(_device())
+    found = [torch.empty_like(tensor) for _ in range(size())]
+    distributed.all_gather(found, tensor)
+    return [item.cpu() for item in found]
+
+
+def _device() -> torch.device:
+    """Where the group's backend wants its tensors."""
+    return local_device() if distributed.get_backend() == "nccl" else torch.device("cpu")
