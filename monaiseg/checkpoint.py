@@ -39,6 +39,7 @@ MAX_BYTES = 8 << 30
 """No network of this library comes near; a larger file is something else."""
 MAX_RECORD_BYTES = 1 << 20
 MAX_ZIP_ENTRIES = 10_000
+EASYREGS_BEST = "model_best.pth.tar"
 
 _OWN_NAME = re.compile(r"(step-\d{9}|best-epoch-\d{4,})\.(pt|json)")
 _BEST_NAME = re.compile(r"best-epoch-\d{4,}\.pt")
@@ -299,10 +300,14 @@ def newest(folder: str | Path) -> Checkpoint:
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Checkpoint from a `.pt` file, or the best (before the first validation the newest) of a run folder.
 
+    `checkpoints/model_best.pth.tar`, as EasyReg's users name it, is the best of that folder.
+
     Raises:
         CheckpointError: it is missing, damaged, no checkpoint, or of another version.
     """
     path = Path(path)
+    if path.name == EASYREGS_BEST and not path.exists() and path.parent.is_dir():
+        path = path.parent
     if not path.is_dir():
         return _load(path)
     folder = _commits_folder(path)

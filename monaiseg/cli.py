@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -34,7 +34,9 @@ class _Commands(TyperGroup):
     """Ends every command with the project's exit codes: 2 for what the user can put right, 130 when interrupted."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, _spread(args))
+        command = self.commands.get(args[0]) if args else None
+        options = {name: p for p in command.params for name in p.opts} if command else {}
+        return super().parse_args(ctx, _spread([_written_out(word, options) for word in args]))
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -49,6 +51,21 @@ class _Commands(TyperGroup):
         except BrokenPipeError as error:  # `monaiseg ... | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from error
+
+
+def _written_out(word: str, options: Mapping[str, object]) -> str:
+    """An option that is cut short, as argparse lets EasyReg's be, in full; what is no option or several stays.
+
+    >>> _written_out("--data_task=lpba", {"--data-task-name": 1, "--dataset-path": 2})
+    '--data-task-name=lpba'
+    """
+    name, equals, value = word.partition("=")
+    name = _with_hyphens(name)
+    if not name.startswith("-") or name in options or name.strip("-") == "":
+        return word
+    meant = [option for option in options if option.startswith(name)]
+    unique = len({id(options[option]) for option in meant}) == 1
+    return meant[0] + equals + value if unique else word
 
 
 def _spread(words: list[str]) -> list[str]:
@@ -111,6 +128,13 @@ Gpu = Annotated[
     Optional[int],  # noqa: UP045 - typer on Python 3.10 reads Optional
     typer.Option("--gpu-id", "-g", help="CUDA device; -1 is the CPU. Default: as in the settings."),
 ]
+Registrations = Annotated[
+    bool, typer.Option("--atlas", "--im2im", "--keep-current", hidden=True, help="EasyReg's.")
+]
+RegistrationsPath = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--atlas-image-path", "--atlas-label-path", hidden=True, help="EasyReg's."),
+]
 Model = Annotated[
     Path,
     typer.Option("--model", "--model-path", "-m", help="Checkpoint, or the folder of a training."),
@@ -151,10 +175,14 @@ def prepare(
             help="Settings to check the cases against and to resample them by, once for all."
         ),
     ] = None,
+    registration: Registrations = False,
+    atlas: RegistrationsPath = None,
 ) -> None:
     """Organise a dataset: pair, check and split its cases, and write the lists that training reads."""
     from monaiseg.preparation import prepare as prepare_task
 
+    if registration or atlas:
+        typer.echo("note: flags of registration have no effect here", err=True)
     with _progress("reading cases") as advance:
         task = prepare_task(
             dataset_path,
@@ -198,16 +226,14 @@ def train(
         ),
     ] = False,
 ) -> None:
-    """Train a network on a prepared data task."""
+    """Train a network on a prepared data task; under tsk_set.train false evaluate tsk_set.model_path."""
     started = time.monotonic()  # importing torch takes seconds of the budget
     from monaiseg.training import train as train_network
 
     settings = _load(setting_folder_path)
     if not settings.tsk_set.train:
-        raise SettingsError(
-            f"{setting_folder_path}: tsk_set.train is false; set it to true to train, or use "
-            "`monaiseg evaluate`"
-        )
+        _evaluate_instead(settings, output_root_path / data_task_name, task_name, gpu_id)
+        return
     result = train_network(
         settings,
         output_root_path=output_root_path,
@@ -256,29 +282,20 @@ def evaluate(
 ) -> None:
     """Score a trained network on the held-out cases of its data task."""
     from monaiseg.data_tasks import read_data_task
-    from monaiseg.evaluation import evaluate as evaluate_cases
-    from monaiseg.prediction import Predictor
-    from monaiseg.report import write_report
 
     task = read_data_task(output_root_path / data_task_name)
     if split not in task.cases:
         raise SettingsError(f"split {split!r} is not there; use one of {', '.join(task.cases)}")
-    predictor = Predictor(model, device=_device(gpu_id))
     folder = report or _records(model) / split
-    cases = task.cases[split]
-    with _progress("evaluating") as advance:
-        counter = itertools.count(1)
-        evaluation = evaluate_cases(
-            predictor,
-            cases,
-            split=split,
-            model=str(model),
-            predictions=folder / "predictions" if save_predictions else None,
-            on_case=lambda _: advance(next(counter), len(cases)),
-        )
-    table, summary = write_report(evaluation, folder)
-    _show_scores(evaluation)
-    typer.echo(f"written: {table}, {summary}")
+    _evaluate(
+        model,
+        task,
+        task.cases[split],
+        split,
+        folder,
+        _device(gpu_id),
+        save_predictions=save_predictions,
+    )
     _next(f'monaiseg predict -m "{model}" -i IMAGE.nii.gz -o predictions')
 
 
@@ -323,7 +340,9 @@ def eval_seg(
     setting_folder_path: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            "--setting-folder-path", "-ts", help="Settings that name the model, where -m does not."
+            "--setting-folder-path",
+            "-ts",
+            help="Settings: the model, where -m does not name it, the size of images and the windows.",
         ),
     ] = None,
     model_path: Annotated[
@@ -349,19 +368,24 @@ def eval_seg(
     gpu_id: Gpu = None,
 ) -> None:
     """Label listed scans and score those with label maps: EasyReg's eval_seg.py."""
+    from monaiseg.checkpoint import load_checkpoint
+    from monaiseg.devices import device_of
     from monaiseg.evaluation import evaluate as evaluate_cases
-    from monaiseg.prediction import Predictor, predict_files
+    from monaiseg.prediction import Predictor, as_evaluated, predict_files
     from monaiseg.report import write_report
+    from monaiseg.settings import Settings
 
-    if model_path is None:
-        named = "" if setting_folder_path is None else _load(setting_folder_path).tsk_set.model_path
-        if not named:
-            raise SettingsError(
-                "no model: give its checkpoint with -m, or as tsk_set.model_path in the settings"
-            )
-        model_path = Path(named)
+    settings = Settings() if setting_folder_path is None else _load(setting_folder_path)
+    model_path = model_path or Path(settings.tsk_set.model_path)
+    if not model_path.name:
+        raise SettingsError(
+            "no model: give its checkpoint with -m, or as tsk_set.model_path in the settings"
+        )
     cases = _listed_cases(file_txt_path, image_list or [], limage_list or [])
-    predictor = Predictor(model_path, device=_device(gpu_id))
+    checkpoint, notes = as_evaluated(load_checkpoint(model_path), settings)
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+    predictor = Predictor(checkpoint, device=device_of(settings, gpu_id))
     records = task_output_path / "seg" / "res" / "records"
     with _progress("labelling") as advance:
         counter = itertools.count(1)
@@ -427,7 +451,12 @@ def settings_check(
     """Check a settings file: every fault at once, each with what to use instead."""
     from monaiseg.settings import find_settings
 
-    _load(file)
+    settings = _load(file)
+    if settings.image_shape is not None:
+        from monaiseg.transforms import resize_note
+
+        if note := resize_note(settings):
+            typer.echo(f"note: {note}", err=True)
     typer.echo(f"{find_settings(file)}: all keys are known and in range")
 
 
@@ -452,6 +481,66 @@ def settings_schema() -> None:
 
 
 # ---------------------------------------------------------------- helpers of the commands
+
+
+def _evaluate(
+    model: Path,
+    task: DataTask,
+    cases: Sequence[Case],
+    split: str,
+    folder: Path,
+    device: Any,
+    *,
+    save_predictions: bool,
+) -> None:
+    """Score cases of a data task, write the report and show it."""
+    from monaiseg.checkpoint import load_checkpoint
+    from monaiseg.evaluation import evaluate as evaluate_cases
+    from monaiseg.prediction import Predictor, with_settings
+    from monaiseg.report import write_report
+    from monaiseg.settings import parse_settings
+
+    checkpoint = load_checkpoint(model)
+    settings = parse_settings(checkpoint.settings, str(checkpoint.path))
+    predictor = Predictor(with_settings(checkpoint, task.as_read(settings, split)), device=device)
+    with _progress("evaluating") as advance:
+        counter = itertools.count(1)
+        evaluation = evaluate_cases(
+            predictor,
+            cases,
+            split=split,
+            model=str(model),
+            predictions=folder / "predictions" if save_predictions else None,
+            on_case=lambda _: advance(next(counter), len(cases)),
+        )
+    table, summary = write_report(evaluation, folder)
+    _show_scores(evaluation)
+    typer.echo(f"written: {table}, {summary}")
+
+
+def _evaluate_instead(
+    settings: Settings, data_task: Path, task_name: str, gpu_id: int | None
+) -> None:
+    """What EasyReg's training program does under `train` false: score `model_path` on the test split."""
+    from monaiseg.data_tasks import read_data_task
+    from monaiseg.devices import device_of
+    from monaiseg.training import limited
+    from monaiseg.workspace import RunFolder
+
+    if not settings.tsk_set.model_path:
+        raise SettingsError(
+            "tsk_set.train is false and tsk_set.model_path empty; name the model to evaluate, or set train to true"
+        )
+    task = read_data_task(data_task)
+    _evaluate(
+        Path(settings.tsk_set.model_path),
+        task,
+        limited(task, "test", settings),
+        "test",
+        RunFolder.of(task.folder, task_name).records / "test",
+        device_of(settings, gpu_id),
+        save_predictions=settings.tsk_set.save_running_resolution_3d_img,
+    )
 
 
 def _load(path: Path) -> Settings:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from monaiseg.cases import DATASET_FILE, SPLITS, Case, choose_debug, folded
 from monaiseg.errors import DataError, SettingsError, StorageError, collecting, listed
@@ -29,7 +30,7 @@ from monaiseg.facts import (
 from monaiseg.files import read_json_object, write_atomic
 from monaiseg.labels import LabelTable
 from monaiseg.lists import NAMES_FILE, PATHS_FILE, read_list_file, write_list_file
-from monaiseg.settings import Settings
+from monaiseg.settings import Settings, changed
 
 SCHEMA_VERSION = 1
 VOLUMES_FOLDER = "volumes"
@@ -55,12 +56,15 @@ class DataTask:
     """By case id."""
     channel_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    prepared: Mapping[str, Any] | None = None
+    """What of `dataset` the volumes of train, val and debug were made by; None where they are the dataset's own."""
 
     def label_table(self, settings: Settings) -> LabelTable:
         """The labels that the settings ask for.
 
         Raises:
-            SettingsError: `interested_label_list` names values that there are not, or `class_num` is another number.
+            SettingsError: `interested_label_list` names values that there are not, or `class_num` or the number of
+                class weights is not that of the labels.
         """
         values = settings.dataset.seg.interested_label_list
         if strange := sorted(set(values) - {-1, *self.table.values}):
@@ -75,7 +79,40 @@ class DataTask:
                 f"tsk_set.seg.class_num: {class_num} is not the number of labels with background; use "
                 f"{table.num_classes}, or -1"
             )
+        weights = settings.tsk_set.loss.ce.class_weight
+        if weights is not None and len(weights) != table.num_classes:
+            raise SettingsError(
+                f"tsk_set.loss.ce.class_weight: {len(weights)} weights for {table.num_classes} classes; give one for "
+                "each class, background first"
+            )
         return table
+
+    def as_read(self, settings: Settings, split: str = "train") -> Settings:
+        """The settings to read the cases of a split by: volumes that preparation has normalised stay as they are.
+
+        Raises:
+            SettingsError: the volumes were prepared by other settings than these.
+        """
+        if self.prepared is None or split == "test":
+            return settings
+        wanted = prepared_by(settings)
+        for key in [key for key in wanted if wanted[key] != self.prepared.get(key)]:
+            raise SettingsError(
+                f"dataset.{key}: {json.dumps(wanted[key])} now, and {json.dumps(self.prepared.get(key))} when the "
+                f"volumes of {self.folder} were prepared (x, y, z); put it back, or prepare the data again"
+            )
+        as_they_are = {"dataset.intensity.method": "none", "dataset.intensity.clip_range": None}
+        return changed(settings, as_they_are)
+
+
+def prepared_by(settings: Settings) -> dict[str, Any]:
+    """What of `dataset` decides how preparation resamples and normalises volumes, sizes along X, Y, Z."""
+    wanted = {
+        "spacing": settings.spacing_mm,
+        "img_after_resize": settings.image_shape,
+        "intensity": settings.dataset.intensity.model_dump(),
+    }
+    return dict(json.loads(json.dumps(wanted)))  # as it comes back from dataset.json
 
 
 def write_data_task(task: DataTask) -> None:
@@ -165,6 +202,7 @@ def _dataset_json(task: DataTask) -> bytes:
         "channels": list(task.channel_names),
         "labels": task.table.to_records(),
         "notes": list(task.notes),
+        "prepared": task.prepared,
         "debug": [case.id for case in task.cases.get("debug", ())],
         "cases": [
             {
@@ -275,6 +313,7 @@ def _with_dataset_json(folder: Path, cases: dict[str, tuple[Case, ...]]) -> Data
             )
             recorded[record["split"]].append(case)
             facts[case.id] = CaseFacts.from_record(record["facts"])
+        prepared = document.get("prepared")
         recorded["debug"] = [case for case in recorded["train"] if case.id in document["debug"]]
         task = DataTask(
             folder,
@@ -285,6 +324,7 @@ def _with_dataset_json(folder: Path, cases: dict[str, tuple[Case, ...]]) -> Data
             facts,
             tuple(map(str, document["channels"])),
             tuple(map(str, document["notes"])),
+            None if prepared is None else {**prepared},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: {error!r} while reading it; prepare the data again") from error

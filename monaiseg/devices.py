@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 import torch
 
 from monaiseg import distributed
-from monaiseg.errors import SettingsError
+from monaiseg.errors import MonaisegWarning, SettingsError
+from monaiseg.settings import Settings
 
 
 def choose_device(wanted: str | torch.device | int | None = None) -> torch.device:
@@ -31,6 +33,25 @@ def choose_device(wanted: str | torch.device | int | None = None) -> torch.devic
             f"device {device}: this computer has {there} that torch can use; use -1 for the CPU"
         )
     return device
+
+
+def device_of(settings: Settings, gpu_id: int | None = None) -> torch.device:
+    """The device that the caller asks for; one that only the settings name gives way to the CPU, aloud.
+
+    Raises:
+        SettingsError: `gpu_id` is a GPU that is not there.
+    """
+    if gpu_id is not None:
+        return choose_device(gpu_id)
+    wanted = settings.tsk_set.gpu_id
+    if wanted is not None and wanted >= torch.cuda.device_count():
+        warnings.warn(
+            f"tsk_set.gpu_id is {wanted}, but there is no such GPU: computing on the CPU",
+            MonaisegWarning,
+            stacklevel=3,
+        )
+        wanted = -1
+    return choose_device(wanted)
 
 
 def set_threads(num_threads: int | None) -> int:

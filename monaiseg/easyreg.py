@@ -241,6 +241,46 @@ def translate(document: Mapping[str, Any]) -> Translation:
     )
 
 
+def with_data_settings(
+    document: Mapping[str, Any], data_document: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """A settings document with what its data settings (`datapro`) say besides; the document stands before them.
+
+    Of `datapro`, `seg` and `task_type` are `dataset.seg` and `dataset.task_type` by another name; the rest is about
+    registration and EasyReg's preparation.
+
+    Returns:
+        The document, and the paths that both have, with different values.
+
+    >>> with_data_settings({"tsk_set": {}}, {"datapro": {"seg": {"patch_size": [64, 64, 64]}}})
+    ({'tsk_set': {}, 'dataset': {'seg': {'patch_size': [64, 64, 64]}}}, [])
+    """
+    data = _copy(data_document.get("datapro", data_document))
+    if not isinstance(data, dict):
+        return {**_copy(document), "datapro": data}, []
+    dataset = {"seg": data["seg"]} if isinstance(data.get("seg"), dict) else {}
+    if "max_num_for_loading" in dataset.get("seg", {}):
+        dataset["max_num_for_loading"] = dataset["seg"].pop("max_num_for_loading")
+    if "task_type" in data:
+        dataset["task_type"] = data["task_type"]
+    whole: dict[str, Any] = _copy(document)
+    different: list[str] = []
+    _fill(whole, {"dataset": dataset}, "", different)
+    return whole, different
+
+
+def _fill(
+    section: dict[str, Any], more: Mapping[str, Any], above: str, different: list[str]
+) -> None:
+    """Puts into a section what it lacks, and notes the paths where it says something else."""
+    for name, value in more.items():
+        path = f"{above}{name}"
+        if isinstance(value, dict) and isinstance(section.setdefault(name, {}), dict):
+            _fill(section[name], value, f"{path}.", different)
+        elif section.setdefault(name, value) != value:
+            different.append(path)
+
+
 def names_at(section: str) -> list[str]:
     """Names that EasyReg knows in a section (a path, "" for the whole file) and our own spelling does not.
 

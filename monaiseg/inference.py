@@ -183,6 +183,14 @@ def window_options(settings: Settings) -> dict[str, Any]:
     }
 
 
+def window_shape(settings: Settings, size: Sequence[int]) -> Shape:
+    """The window for an image of `size`: the patch, or the image under `use_whole_img_as_input`."""
+    if not settings.dataset.seg.use_whole_img_as_input:
+        return settings.patch_shape
+    x, y, z = size
+    return x, y, z
+
+
 class SlidingWindow(Inferer):
     """The sliding window as MONAI's engines call it: from a batch of one image to its class map (1, 1, X, Y, Z).
 
@@ -195,7 +203,7 @@ class SlidingWindow(Inferer):
     def __init__(self, settings: Settings, num_classes: int, device: torch.device) -> None:
         super().__init__()
         self.options = window_options(settings) | {"num_classes": num_classes, "device": device}
-        self.patch_shape = settings.patch_shape
+        self.settings = settings
 
     def __call__(
         self,
@@ -205,5 +213,6 @@ class SlidingWindow(Inferer):
         **kwargs: Any,  # noqa: ARG002
     ) -> Tensor:
         """Class map (1, 1, X, Y, Z) of an image (1, C, X, Y, Z)."""
-        class_map = sliding_window_class_map(network, inputs, self.patch_shape, **self.options)
+        window = window_shape(self.settings, inputs.shape[2:])
+        class_map = sliding_window_class_map(network, inputs, window, **self.options)
         return class_map[None, None]

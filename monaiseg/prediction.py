@@ -7,7 +7,7 @@ the names and colours of the label table in the header.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from monaiseg.cases import Case
 from monaiseg.checkpoint import Checkpoint, check_weights, load_checkpoint
 from monaiseg.devices import choose_device
 from monaiseg.errors import DataError, SettingsError
-from monaiseg.inference import sliding_window_class_map, window_options
+from monaiseg.inference import sliding_window_class_map, window_options, window_shape
 from monaiseg.labels import LabelTable
 from monaiseg.network import network_of
-from monaiseg.settings import Settings, parse_settings
-from monaiseg.transforms import case_item, inference_chain, to_file_grid
+from monaiseg.settings import Settings, dump_settings, parse_settings, settings_from_dict
+from monaiseg.transforms import case_item, inference_chain, resize_note, to_file_grid
 from monaiseg.volumes import read_header, volume_stem, write_label_map
 
 Progress = Callable[[int, int], None]
@@ -92,7 +92,7 @@ class Predictor:
         class_map = sliding_window_class_map(
             self.network,
             volume.as_tensor()[None],
-            self.settings.patch_shape,
+            window_shape(self.settings, volume.shape[1:]),
             num_classes=self.table.num_classes,
             device=self.device,
             flips=self.flips,
@@ -116,6 +116,56 @@ class Predictor:
         labels = self.predict(files, on_progress)
         write_label_map(output, labels, read_header(files[0]).grid, like=files[0], table=self.table)
         return Path(output)
+
+
+FROM_TRAINING = ("num_channels", "spacing", "intensity", "seg.patch_size")
+"""Keys of `dataset` that a network is used with as it was trained."""
+
+
+def as_evaluated(checkpoint: Checkpoint, wanted: Settings) -> tuple[Checkpoint, list[str]]:
+    """The checkpoint, to be used as settings for its evaluation ask, and notes.
+
+    They decide the size that images are resampled to and how volumes are tiled, where they say anything about it, as
+    EasyReg's do: there, training may have read images that were resized before. All else stays as it was trained.
+
+    Raises:
+        SettingsError: the tiles do not go with the patch of the training.
+    """
+    trained = parse_settings(checkpoint.settings, source=str(checkpoint.path))
+    document, said = trained.model_dump(mode="json"), wanted.model_dump(exclude_unset=True)
+    dataset, said_of_data = document["dataset"], said.get("dataset", {})
+    if wanted.image_shape is not None:
+        shape = wanted.image_shape
+        dataset["img_after_resize"] = list(shape if dataset["axis_order"] == "xyz" else shape[::-1])
+    if partition := said_of_data.get("seg", {}).get("partition"):
+        margins = partition.get("overlap_size")
+        if margins is not None and dataset["axis_order"] != wanted.dataset.axis_order:
+            partition["overlap_size"] = margins[::-1]
+        dataset["seg"]["partition"] |= partition
+    kept = [f"dataset.{key}" for key in FROM_TRAINING if _differs(said_of_data, dataset, key)]
+    notes = [f"{', '.join(kept)}: as in training, not as these settings say"] if kept else []
+    settings = settings_from_dict(document, "settings of the evaluation")
+    if wanted.image_shape is not None and (note := resize_note(settings)):
+        notes.append(note)
+    return with_settings(checkpoint, settings), notes
+
+
+def _differs(said: Any, holds: Any, path: str) -> bool:
+    """Whether something that is said at or below a path is not what holds."""
+    name, _, rest = path.partition(".")
+    if name not in said:
+        return False
+    value, held = said[name], holds[name]
+    if rest:
+        return _differs(value, held, rest)
+    if isinstance(value, dict):
+        return any(_differs(value, held, key) for key in value)
+    return bool(value != (tuple(held) if isinstance(held, list) else held))
+
+
+def with_settings(checkpoint: Checkpoint, settings: Settings) -> Checkpoint:
+    """The same network, used by other settings."""
+    return replace(checkpoint, settings=dump_settings(settings))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from monaiseg.cases import Case, FoundCases, choose_debug, find_cases, split_cases
-from monaiseg.data_tasks import VOLUMES_FOLDER, DataTask, fresh_folder, write_data_task, write_lists
+from monaiseg.data_tasks import (
+    VOLUMES_FOLDER,
+    DataTask,
+    fresh_folder,
+    prepared_by,
+    write_data_task,
+    write_lists,
+)
 from monaiseg.errors import SettingsError
 from monaiseg.facts import (
     CaseFacts,
@@ -49,11 +56,9 @@ def prepare(
 ) -> DataTask:
     """Pair, examine and split the cases of a dataset, and write them as a data task.
 
-    With `preprocess`, the cases to train on and to validate on are also resampled as the settings say, their label
-    maps reduced to the labels that the settings keep, and written into the data task's folder, for trainings with
-    these settings to read. Test cases stay as they are: scores are taken on the original scans. Intensities keep their
-    scale and are normalised when they are read, by the statistics of the resampled volume: contrasts come out 1.5 %
-    weaker to 6.8 % stronger than those of a scan that is normalised first, as prediction does (hippocampus, 1 to 2 mm).
+    With `preprocess`, the cases to train on and to validate on are also normalised and resampled as the settings say,
+    their label maps reduced to the labels that the settings keep, and written into the data task's folder, for trainings
+    with these settings to read. Test cases stay as they are: scores are taken on the original scans.
 
     Args:
         dataset_path: folder in one of the layouts of `monaiseg.cases.find_cases`.
@@ -149,6 +154,8 @@ def _channel_names(
 
 def _preprocess(task: DataTask, settings: Settings, on_progress: Progress | None) -> DataTask:
     """Writes the data task with volumes of its own for training and validation."""
+    from monaiseg.transforms import resize_note  # noqa: PLC0415  most preparations need no torch
+
     table = task.label_table(settings)
     count = len(next(iter(task.facts.values())).intensity)
     if settings.dataset.num_channels != count:
@@ -164,7 +171,15 @@ def _preprocess(task: DataTask, settings: Settings, on_progress: Progress | None
             split: tuple(moved.get(case.id, case) for case in members)
             for split, members in task.cases.items()
         }
-        task = replace(task, cases=cases, table=table, facts=facts)
+        notes = (*task.notes, *filter(None, [resize_note(settings)]))
+        task = replace(
+            task,
+            cases=cases,
+            table=table,
+            facts=facts,
+            notes=notes,
+            prepared=prepared_by(settings),
+        )
         write_lists(task, scratch)
     return task
 
@@ -176,16 +191,15 @@ def _write_volumes(
     folder: Path,
     on_progress: Progress | None,
 ) -> list[Case]:
-    """Image and label map of every case on the network grid, before intensities are scaled and volumes padded."""
+    """Image and label map of every case on the network grid, before volumes are padded.
+
+    Normalised: resampling moves the statistics that intensities are normalised by, and prediction takes them before.
+    """
     from monai.transforms.croppad.dictionary import Padd  # noqa: PLC0415  most preparations need no torch
 
     from monaiseg.transforms import CaseChain, case_item, load_chain  # noqa: PLC0415
 
-    as_they_are = settings.dataset.intensity.model_copy(
-        update={"method": "none", "clip_range": None}
-    )
-    dataset = settings.dataset.model_copy(update={"intensity": as_they_are})
-    steps = load_chain(settings.model_copy(update={"dataset": dataset}), table)
+    steps = load_chain(settings, table)
     chain = CaseChain([step for step in steps if not isinstance(step, Padd)])
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True)

@@ -36,7 +36,8 @@ from monaiseg.errors import MonaisegWarning, SettingsError, listed, nearest
 T = TypeVar("T")
 SETTINGS_NAMES = ("cur_task_setting.json", "curr_task_settings.json", "curr_task_setting.json")
 """Names that a settings file goes by in EasyReg's folders, its code's first."""
-
+DATA_SETTINGS_NAMES = ("cur_data_setting.json", "data_setting.json")
+"""Names of EasyReg's second file, about the data alone; it lies beside the first."""
 
 MAX_BYTES = 1 << 20
 """A settings file is a few kilobytes; one of more than 1 MiB is something else."""
@@ -316,7 +317,7 @@ class SegDataSettings(Section):
     crops_per_image: Count = 1
     """Patches cut from an image each time it is drawn."""
     use_whole_img_as_input: bool = False
-    """Train on whole (padded) images, not on patches."""
+    """Whole (padded) images in place of patches and windows, in training, validation and prediction."""
     sampling: SamplingSettings = SamplingSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     partition: PartitionSettings = PartitionSettings()
@@ -489,7 +490,7 @@ class TaskSettings(Section):
     """The network, its training, and what is written while it trains."""
 
     train: bool = True
-    """true trains; false evaluates `model_path` on the test split."""
+    """true trains; false evaluates `model_path` on the test split, with at most `dataset.max_num_for_loading` cases."""
     output_root_path: str = ""
     """Folder of all data tasks; the command line fills it in."""
     data_task_name: str = ""
@@ -530,9 +531,11 @@ class TaskSettings(Section):
     save_val_fig_epoch: Count = 2
     """Write pictures and volumes at validations whose epoch divides by this."""
     save_running_resolution_3d_img: bool = False
-    """Write validation's predicted label maps under records/3D."""
+    """Write the label maps of validation and debug cases, predicted and given, under records/3D, at the network's
+    resolution."""
     print_step: Annotated[tuple[Count, Count, Count], BeforeValidator(_as_tuple)] = (10, 4, 4)
-    """Steps between two entries in TensorBoard: train, val, debug."""
+    """Steps between two entries in TensorBoard. EasyReg's order [train, val, debug]; only the first matters: a
+    validation is one entry."""
     gradient_accumulation_steps: Count = 1
     """Batches whose gradients are averaged before the weights change."""
     gradient_clip: Positive | None = 12.0
@@ -656,6 +659,8 @@ def find_settings(path: str | Path) -> Path:
 def load_settings(path: str | Path) -> Settings:
     """Settings from a JSON file; EasyReg's files load unchanged.
 
+    What EasyReg's `data_setting.json` beside it says, where there is one, fills in what the file itself does not say.
+
     Raises:
         SettingsError: the file is not there, is not JSON, or has faults; all faults are named at once.
     """
@@ -667,7 +672,26 @@ def load_settings(path: str | Path) -> Settings:
             f"{path}: cannot be read ({error.strerror}); give the path of a settings JSON file, "
             "`monaiseg settings init` writes one"
         ) from error
-    return parse_settings(raw, source=str(path))
+    document = _parse_json(raw, str(path))
+    beside = [path.with_name(name) for name in DATA_SETTINGS_NAMES if path.name != name]
+    for data_path in [other for other in beside if other.is_file()][:1]:
+        document = _with_data_settings(document, path, data_path)
+    return settings_from_dict(document, str(path))
+
+
+def _with_data_settings(document: dict[str, Any], path: Path, data_path: Path) -> dict[str, Any]:
+    data_document = _parse_json(data_path.read_bytes(), str(data_path))
+    for name, parsed in ((path, document), (data_path, data_document)):
+        if _is_deep(parsed):
+            raise SettingsError(f"{name}: nested too deeply; settings are {MAX_DEPTH} levels deep")
+    whole, different = easyreg.with_data_settings(document, data_document)
+    if different:
+        warnings.warn(
+            f"{data_path}: {', '.join(different)} stand in {path.name} with other values, which count",
+            MonaisegWarning,
+            stacklevel=3,
+        )
+    return whole
 
 
 def parse_settings(raw: bytes | str, source: str = "settings") -> Settings:

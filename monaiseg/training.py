@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass
@@ -35,10 +34,10 @@ from monaiseg.budget import CALIBRATION_STEPS, Budget, Rhythm
 from monaiseg.cases import Case
 from monaiseg.checkpoint import Best, Checkpoint
 from monaiseg.data_tasks import CACHE_FOLDER, DataTask, read_data_task
-from monaiseg.devices import choose_device, set_threads
-from monaiseg.errors import CheckpointError, DataError, MonaisegWarning, SettingsError
+from monaiseg.devices import device_of, set_threads
+from monaiseg.errors import CheckpointError, DataError, SettingsError
 from monaiseg.facts import check_unchanged
-from monaiseg.geometry import Spacing
+from monaiseg.geometry import Grid, Spacing
 from monaiseg.handlers import (
     DiceOfLabels,
     HistoryCsv,
@@ -64,7 +63,8 @@ from monaiseg.losses import build_loss
 from monaiseg.network import ResidualUNet, Topology, network_of
 from monaiseg.schedule import LearningRate
 from monaiseg.settings import OptimSettings, Settings, changed, dump_settings
-from monaiseg.transforms import target_shape
+from monaiseg.transforms import resize_note, target_shape
+from monaiseg.volumes import write_label_map
 from monaiseg.workspace import RunFolder
 
 log = logging.getLogger("monaiseg")
@@ -130,7 +130,7 @@ def train(
         )
     task = read_data_task(Path(output_root_path) / data_task_name)
     settings = _named(settings, output_root_path, data_task_name, task_name)
-    device = _choose_device(settings, gpu_id)
+    device = device_of(settings, gpu_id)
     with opened(RunFolder.of(task.folder, task_name), resume=resume) as folder:
         training = build_training(settings, task, folder, device, started)
         training.restore(resume=resume, extend=extend, accept_inexact=accept_inexact)
@@ -229,6 +229,8 @@ class Training:
 
     def describe(self, say: Callable[[str], None]) -> None:
         """Say what is about to be trained, on what."""
+        if note := resize_note(self.settings):
+            say(f"note: {note}")
         parameters = sum(p.numel() for p in self.network.parameters())
         minutes = self.settings.tsk_set.budget_minutes
         length = f"{self.epochs} epochs" if minutes is None else f"{minutes:g} minutes in all"
@@ -272,6 +274,9 @@ class Training:
             trainer.add_event_handler(Events.STARTED, self._start_clock, self.budget)
             trainer.add_event_handler(Events.ITERATION_COMPLETED, self._heed_budget, self.budget)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
+        if tsk.save_running_resolution_3d_img:
+            for split, evaluator in self.validation.items():
+                evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._save_volumes, split)
 
     def _start_epoch(self, engine: Engine) -> None:
         self.sampler.epoch = engine.state.epoch
@@ -392,10 +397,7 @@ class Training:
     def _validate(self, epoch: int) -> dict[str, Any]:
         """Scores of the validation and debug cases; saves the weights where the validation is the best so far."""
         row: dict[str, Any] = {}
-        figures = (
-            self.settings.tsk_set.save_fig_on
-            and epoch % self.settings.tsk_set.save_val_fig_epoch == 0
-        )
+        figures = self.settings.tsk_set.save_fig_on and self._shows(epoch)
         with self.average.swapped_in():
             for split, evaluator in self.validation.items():
                 evaluator.run(epoch)
@@ -425,6 +427,27 @@ class Training:
             f"{name}/mean": float(evaluator.state.metrics[metric]),
             **{f"{name}/{label.name}": value for label, value in named},
         }
+
+    def _shows(self, epoch: int) -> bool:
+        """Whether pictures and volumes are written in this epoch."""
+        return epoch % self.settings.tsk_set.save_val_fig_epoch == 0
+
+    def _save_volumes(self, evaluator: Any, split: str) -> None:
+        """Predicted and given label map of the case that the evaluator has just seen, under EasyReg's names."""
+        if not self._shows(self.trainer.state.epoch):
+            return
+        (case_id,) = case_ids(evaluator.state.batch)
+        step, folder = self.trainer.state.iteration, self.folder.records / "3D"
+        folder.mkdir(exist_ok=True)
+        for name, key in (("output", "pred"), ("gt", "label")):
+            classes = evaluator.state.output[key].cpu().numpy().squeeze((0, 1))  # (X, Y, Z)
+            grid = Grid.of(classes.shape, evaluator.state.batch["affine"][0].numpy())
+            write_label_map(
+                folder / f"{case_id}_{split}_iter_{step}_{name}.nii.gz",
+                self.table.label_values(classes),
+                grid,
+                table=self.table,
+            )
 
     def _draw(self, evaluator: SupervisedEvaluator) -> None:
         """A picture of the last validation case, the same one every time."""
@@ -501,8 +524,13 @@ class Training:
         tsk = self.settings.tsk_set
         if resume:
             self._resume(checkpoints.newest(self.folder.path), extend, accept_inexact)
+        elif tsk.continue_train and not tsk.model_path:
+            raise CheckpointError(
+                "tsk_set.continue_train is true and tsk_set.model_path empty; give the checkpoint to go on from, or the "
+                "folder of its training, or set continue_train to false"
+            )
         elif tsk.continue_train:
-            self._continue_from(checkpoints.load_checkpoint(tsk.model_path or "model_path"))
+            self._continue_from(checkpoints.load_checkpoint(tsk.model_path))
 
     def _resume(self, saved: Checkpoint, extend: int | None, accept_inexact: bool) -> None:
         changes = checkpoints.difference(saved.fingerprint, self.fingerprint)
@@ -541,12 +569,21 @@ class Training:
             self.rate = self._learning_rate(base=tsk.continue_train_lr)
         self._stand_at(epoch * self.steps)
         self.best = checkpoints.adopt_best(self.folder.checkpoints, saved)
+        self._log_continuing(saved, epoch)
+
+    def _log_continuing(self, saved: Checkpoint, epoch: int) -> None:
+        """Each of EasyReg's keys for going on, with what it has come to."""
+        tsk = self.settings.tsk_set
+        log.info("continue_train: from %s, saved in epoch %d", saved.path, saved.epoch)
+        place = "as load_model_but_train_from_epoch says (reset_train_epoch)"
+        place = place if tsk.reset_train_epoch else "the one after the checkpoint's"
+        log.info("training goes on in epoch %d, %s", epoch + 1, place)
+        named = tsk.continue_train_lr
         log.info(
-            "continued from %s: epoch %d, learning rate %g, best mean Dice so far %s",
-            saved.path,
-            epoch + 1,
+            "learning rate %g, %s; best mean Dice so far %s",
             self.rate.at(epoch * self.steps + 1),
-            "none" if self.best is None else f"{self.best.value:.4f}",
+            f"of continue_train_lr {named:g}" if named > 0 else "as the schedule has it",
+            "none" if self.best is None else f"{self.best.value:.4f}, of epoch {self.best.epoch}",
         )
 
     def _load(self, saved: Checkpoint) -> None:
@@ -587,9 +624,10 @@ def build_training(
     """The training that the settings describe, with all of its parts; `started` is as `Training` takes it."""
     set_threads(settings.tsk_set.num_threads)
     table, spacing = task.label_table(settings), network_spacing(task, settings)
+    reading = task.as_read(settings)
     network = initial_network(settings, table, spacing).to(device)
     loader = build_training_loader(
-        limited(task, "train", settings), settings, table, task.folder / CACHE_FOLDER, device
+        limited(task, "train", settings), reading, table, task.folder / CACHE_FOLDER, device
     )
     log.info("train: %s", loader.note)
     trainer = build_trainer(
@@ -602,7 +640,7 @@ def build_training(
     )
     evaluators = {
         split: build_evaluator(network, cases, settings, table, device)
-        for split, cases in _case_loaders(task, settings, table, loader.memory_bytes).items()
+        for split, cases in _case_loaders(task, reading, table, loader.memory_bytes).items()
     }
     return Training(settings, task, folder, trainer, evaluators, spacing, started)
 
@@ -767,21 +805,6 @@ def _named(settings: Settings, root: str | Path, data_task: str, task: str) -> S
     """The settings with the names of this training in them, as they are saved beside it."""
     names = {"output_root_path": str(root), "data_task_name": data_task, "task_name": task}
     return settings.model_copy(update={"tsk_set": settings.tsk_set.model_copy(update=names)})
-
-
-def _choose_device(settings: Settings, gpu_id: int | None) -> torch.device:
-    """The device that the caller asks for; one that only the settings name gives way to the CPU, aloud."""
-    if gpu_id is not None:
-        return choose_device(gpu_id)
-    wanted = settings.tsk_set.gpu_id
-    if wanted is not None and wanted >= torch.cuda.device_count():
-        warnings.warn(
-            f"tsk_set.gpu_id is {wanted}, but there is no such GPU: computing on the CPU",
-            MonaisegWarning,
-            stacklevel=3,
-        )
-        wanted = -1
-    return choose_device(wanted)
 
 
 def _seen_cases(task: DataTask) -> Iterator[tuple[str, Case]]:

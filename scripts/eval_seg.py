@@ -1,4 +1,4 @@
-"""Evaluate a network, by EasyReg's name for it: the same as `monaiseg easyreg-eval`."""
+"""Evaluate a network, by EasyReg's name for it: the same as `monaiseg eval-seg`."""
 
 import sys
 

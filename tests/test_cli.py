@@ -178,6 +178,51 @@ def test_settings_init_writes_what_check_accepts_and_show_prints(tmp_path):
     assert call("settings", "init", path).exit_code == 2
 
 
+@pytest.mark.parametrize("name", ["model_best.pth.tar", "../checkpoints/model_best.pth.tar"])
+def test_easyregs_name_for_the_best_checkpoint_finds_the_best(name, trained):
+    from monaiseg.checkpoint import load_checkpoint
+
+    found = load_checkpoint(trained.run_folder / "checkpoints" / name)
+    assert found.path.name == trained.best.file
+
+
+FLAGS = {
+    "prepare": [
+        "--dataset_path D", "--output_root_path O", "--data_task_name N", "--task_type seg", "--train_size 60",
+        "--test_size 20", "--val_size 20", "--seed 1773", "--preprocess P", "--atlas", "--im2im",
+        "--atlas_image_path A", "--atlas_label_path A", "--dataset D", "--output O", "--data_task N", "--train 60",
+        "--test 20", "--val 20", "--pre P", "--task seg",
+    ],
+    "train": [
+        "--output_root_path O", "-o O", "--data_task_name N", "-dtn N", "--task_name N", "-tn N",
+        "--setting_folder_path S", "-ts S", "--gpu_id 0", "-g -1", "-g-1", "--gpu_id=-1", "--output O", "--data N",
+        "--task N", "--setting S", "--gpu 0", "-d N",
+    ],
+    "eval-seg": [
+        "--setting_folder_path S", "-ts S", "--file_txt_path F", "-txt F", "--image_list a b", "-i a b",
+        "--limage_list a b", "-li a b", "-l a b", "--task_output_path O", "-o O", "--model_path M", "-m M",
+        "--gpu_id 0", "-g -1", "--file F", "--image a b", "--limage a b", "--task O", "--model M",
+    ],
+}  # fmt: skip
+"""EasyReg's flags, and some shortened as argparse allowed."""
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"), [(command, flag) for command, flags in FLAGS.items() for flag in flags]
+)
+@pytest.mark.parametrize("hyphens", [False, True])
+def test_a_flag_of_easyreg_is_taken(command, flag, hyphens):
+    """What it does is shown elsewhere; here, that the command knows it."""
+    name, *values = flag.split()
+    words = [name.replace("_", "-") if hyphens else name, *values]
+
+    result = call(command, *words)
+
+    assert result.exit_code == 2
+    assert "Missing option" in result.output or "no model" in result.output
+    assert "No such option" in call(command, "--nobody", *words).output
+
+
 def test_the_scripts_are_doors_to_the_same_commands(dataset, tmp_path):
     scripts = Path(__file__).parent.parent / "scripts"
     done = subprocess.run(

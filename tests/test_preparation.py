@@ -160,7 +160,6 @@ def resampled(dataset, tmp_path, settings, request) -> tuple[DataTask, Settings]
     """The dataset, prepared on another grid with label 4 alone."""
     document = settings.model_dump(mode="json")
     document["dataset"] |= {"axis_order": "xyz", **request.param}
-    document["dataset"]["intensity"]["method"] = "none"
     document["dataset"]["seg"]["interested_label_list"] = [4]
     chosen = settings_from_dict(document)
     (tmp_path / "settings").mkdir()
@@ -176,12 +175,13 @@ def test_training_reads_volumes_that_were_resampled_once(dataset, resampled):
     original = {case.id: case for case in find_cases(dataset).cases}
     table = task.label_table(settings)
     chain = CaseChain(load_chain(settings, table))
+    read = CaseChain(load_chain(task.as_read(settings), table))
     for case in (*task.cases["train"], *task.cases["val"]):
         assert task.folder in case.images[0].parents
         grid = read_header(case.images[0]).grid
         assert grid.orientation == "RAS"
         assert grid.shape == (32, 16, 48) or np.allclose(grid.spacing, (1.3, 1.2, 1.5))
-        ours, theirs = chain(case_item(case)), chain(case_item(original[case.id]))
+        ours, theirs = read(case_item(case)), chain(case_item(original[case.id]))
         assert np.array_equal(ours["image"], theirs["image"])
         assert np.array_equal(ours["label"], theirs["label"])
 
@@ -195,6 +195,27 @@ def test_preprocessed_label_maps_keep_the_wanted_labels_with_their_names(resampl
         assert read_label_table(case.label) == task.table
         assert task.facts[case.id].label_voxels.keys() == {0, 4}
         assert task.facts[case.id].shape == read_volume(case.images[0])[0].shape
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("spacing", [1.0, 2.0, 3.0]),
+        ("img_after_resize", [48, 48, 48]),
+        ("intensity", {"method": "minmax"}),
+    ],
+)
+def test_training_by_other_settings_than_the_volumes_were_prepared_by_is_refused(
+    resampled, key, value
+):
+    task, settings = resampled
+    document = settings.model_dump(mode="json")
+    document["dataset"][key] = value
+    other = settings_from_dict(document)
+
+    with pytest.raises(SettingsError, match=rf"dataset\.{key}: .* prepare the data again"):
+        task.as_read(other)
+    assert task.as_read(other, "test") == other
 
 
 def test_test_cases_stay_the_original_scans(dataset, resampled):

@@ -213,7 +213,11 @@ def test_continue_train_takes_weights_epoch_and_best_from_another_training(short
     assert second.best.value >= first.best.value
     assert saved.scheduler["base"] == 5e-4
     assert best.epoch <= 2
-    assert "continued from" in (second.run_folder / "log.txt").read_text()
+    log = (second.run_folder / "log.txt").read_text()
+    assert f"continue_train: from {path}" in log
+    assert "goes on in epoch 3" in log
+    assert "of continue_train_lr 0.0005" in log
+    assert f"best mean Dice so far {first.best.value:.4f}" in log
 
 
 def test_reset_train_epoch_counts_from_the_epoch_given(short, data_task):
@@ -228,6 +232,9 @@ def test_reset_train_epoch_counts_from_the_epoch_given(short, data_task):
     )
 
     second = run(again, data_task, "reset")
+
+    log = (second.run_folder / "log.txt").read_text()
+    assert "goes on in epoch 2, as load_model_but_train_from_epoch says" in log
 
     assert [row["epoch"] for row in checkpoints.newest(second.run_folder).history] == [2, 3]
 
