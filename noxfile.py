@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import nox
@@ -33,7 +34,9 @@ def pytest(session: nox.Session, *arguments: str) -> None:
     in_runtime(session, "python", "-m", "pytest", *arguments, *session.posargs)
 
 
-def in_runtime(session: nox.Session, program: str, *arguments: str) -> None:
+def in_runtime(
+    session: nox.Session, program: str, *arguments: str, env: Mapping[str, str] | None = None
+) -> None:
     """Runs a program of the shared environment, which is made at first and brought up to date at each session."""
     bin_folder = Path(".nox/runtime").absolute() / ("Scripts" if os.name == "nt" else "bin")
     python = str(bin_folder / "python")
@@ -42,7 +45,9 @@ def in_runtime(session: nox.Session, program: str, *arguments: str) -> None:
     wanted = ("--editable", f".[{EXTRAS}]", *group("test"), *group("types"))
     session.run_install(python, "-m", "pip", "install", "-q", *CONSTRAINTS, *wanted, external=True)
     path = os.pathsep.join([str(bin_folder), os.environ.get("PATH", "")])
-    session.run(str(bin_folder / program), *arguments, env={"PATH": path}, external=True)
+    session.run(
+        str(bin_folder / program), *arguments, env={"PATH": path, **(env or {})}, external=True
+    )
 
 
 @nox.session
@@ -109,8 +114,14 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", default=False)
 def fuzz(session: nox.Session) -> None:
+    """Drawn files of every kind that users are handed: `-- --minutes 60` for longer, `--seed 1` for others."""
+    in_runtime(session, "python", "-m", "fuzz", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session(venv_backend="none", default=False)
+def properties(session: nox.Session) -> None:
     """The property tests, with many more examples than usual and new ones each time: hours."""
-    pytest(session, "-m", "hypothesis", "--hypothesis-profile", "fuzz", "--timeout", "0")
+    pytest(session, "-m", "hypothesis", "--hypothesis-profile", "many", "--timeout", "0")
 
 
 @nox.session(venv_backend="none", default=False)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from monaiseg.errors import DataError, SettingsError, collecting, listed
-from monaiseg.files import read_json_object
+from monaiseg.files import checked_text, read_json_object
 from monaiseg.volumes import (
     is_volume_name,
     other_format,
@@ -116,10 +116,14 @@ def _names(
             else:
                 names[int(value)] = key
         ordered = tuple(str(channels[key]) for key in sorted(channels, key=int))
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f'{path}: {error}; "labels" and "channel_names" (or "modality") pair numbers with names'
         ) from error
+    for name in names.values():
+        checked_text(name, f"{path}: label name")
+    for name in ordered:
+        checked_text(name, f"{path}: channel name")
     return names, ordered, notes
 
 
@@ -178,6 +182,8 @@ def _find_listed(root: Path, document: Mapping[str, Any]) -> tuple[list[Case], l
     if problems:
         raise DataError(listed(problems))
     unlabelled = document.get("test", [])
+    if not isinstance(unlabelled, list):
+        raise DataError(f'{path}: "test" is {unlabelled!r:.60}; list paths of images there')
     return cases, [
         f"{len(unlabelled)} test images without label maps left out"
     ] if unlabelled else []

@@ -27,7 +27,7 @@ from monaiseg.facts import (
     label_notes,
     scan_labels,
 )
-from monaiseg.files import read_json_object, write_atomic
+from monaiseg.files import checked_text, read_json_object, write_atomic
 from monaiseg.labels import LabelTable
 from monaiseg.lists import NAMES_FILE, PATHS_FILE, read_list_file, write_list_file
 from monaiseg.settings import Settings, changed
@@ -58,6 +58,10 @@ class DataTask:
     notes: tuple[str, ...] = ()
     prepared: Mapping[str, Any] | None = None
     """What of `dataset` the volumes of train, val and debug were made by; None where they are the dataset's own."""
+
+    def __post_init__(self) -> None:
+        for name in self.channel_names:
+            checked_text(name, "channel name")
 
     def label_table(self, settings: Settings) -> LabelTable:
         """The labels that the settings ask for.
@@ -326,7 +330,9 @@ def _with_dataset_json(folder: Path, cases: dict[str, tuple[Case, ...]]) -> Data
             tuple(map(str, document["notes"])),
             None if prepared is None else {**prepared},
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path}: {error!r} while reading it; prepare the data again") from error
     different = [s for s in SPLITS if set(recorded[s]) != set(cases[s])]
     if different:

@@ -33,6 +33,8 @@ _NEW_FILE = (
 )
 _NAME = re.compile(r"\w[\w .-]{0,63}")
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+MAX_LETTERS = 128
+"""A name longer than this is something else."""
 MAX_TEXT_BYTES = 256 << 20
 """A text file of more than 256 MiB is something else."""
 _ADVICE = {
@@ -129,6 +131,36 @@ def valid_name(name: str, what: str) -> str:
     return name
 
 
+def checked_text(text: str, what: str) -> str:
+    """The text itself, if it can be shown on a line and stand in a MONAI bundle's configuration.
+
+    Names of labels and channels come from files that users are handed, and travel into exported bundles. There a text
+    that starts with $ is a program, one with @ a reference and one with % another file's content. So every such name
+    passes here where it is made: in `LabelTable` and in `DataTask`. Names that become paths pass `valid_name`.
+
+    >>> checked_text("Left-Thalamus (proper)", "label name")
+    'Left-Thalamus (proper)'
+
+    Raises:
+        DataError: `text` is empty, longer than 128 letters, not printable on one line, or holds $, @ or %.
+    """
+    if (
+        not text.strip()
+        or text != text.strip()
+        or len(text) > MAX_LETTERS
+        or not text.isprintable()
+    ):
+        raise DataError(
+            f"{what}: {text[:80]!r} cannot be a name; use 1 to {MAX_LETTERS} printable letters, with no space at "
+            "either end"
+        )
+    if code := set(text) & set("$@%"):
+        raise DataError(
+            f"{what}: {text!r} holds {min(code)}, which could run as code in a MONAI bundle; rename it"
+        )
+    return text
+
+
 def _temporary_in(folder: Path) -> Path:
     return folder / TEMPORARY.replace("*", secrets.token_hex(8))
 
@@ -176,19 +208,36 @@ def _storage_error(path: Path, needed: int, error: OSError) -> StorageError:
     )
 
 
-def read_text(path: Path) -> str:
-    """A small UTF-8 text file; nothing but regular files is opened."""
+def read_bytes(path: Path, most: int = MAX_TEXT_BYTES) -> bytes:
+    """A file's bytes, at most so many; nothing but regular files is opened: a pipe would wait, a device not end.
+
+    Raises:
+        DataError: there is no such file, it is no regular one, or larger.
+    """
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"{path}: is not a regular file; give a text file")
-        if status.st_size > MAX_TEXT_BYTES:
+            raise DataError(f"{path}: is not a regular file; give a file")
+        if status.st_size > most:
             raise DataError(
-                f"{path}: has {status.st_size} bytes, at most {MAX_TEXT_BYTES} are read; split it"
+                f"{path}: has {status.st_size} bytes, at most {most} are read; is it the right file?"
             )
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        if isinstance(error, DataError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be read ({reason}); check the path") from error
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text file.
+
+    Raises:
+        DataError: as `read_bytes`; or it is not UTF-8.
+    """
+    try:
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from error
 

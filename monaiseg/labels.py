@@ -10,10 +10,11 @@ from __future__ import annotations
 import colorsys
 import csv
 import hashlib
+import io
 import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,9 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monaiseg.errors import DataError, SettingsError
+from monaiseg.files import checked_text, read_text
 
 Color = tuple[int, int, int]
 MAX_CLASSES = 32_767
+MAX_VALUE = 2**31 - 1
 _SIDE = re.compile(r"(?i)(?<![a-z])(left|right|lh|rh|l|r)(?![a-z])")
 _OTHER_SIDE = {"left": "right", "right": "left", "lh": "rh", "rh": "lh", "l": "r", "r": "l"}
 
@@ -58,6 +61,10 @@ class LabelTable:
             raise DataError(f"label values {_few(values)} do not ascend; list each once, in order")
         if len(values) > MAX_CLASSES:
             raise DataError(f"{len(values)} labels; a table holds at most {MAX_CLASSES}")
+        if values[-1] > MAX_VALUE:
+            raise DataError(f"label value {values[-1]}; a label map holds values up to {MAX_VALUE}")
+        for name in names:
+            checked_text(name, "label name")
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise DataError(f"label name {repeated[0]!r} stands twice; give each label its own")
         by_value = {label.value: label for label in self.labels}
@@ -96,24 +103,30 @@ class LabelTable:
             DataError: the file cannot be read, lacks a column, or holds something else than numbers where they belong.
         """
         try:
-            with Path(path).open(encoding="utf-8-sig", newline="") as file:
-                rows = list(csv.DictReader(file))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{path}: cannot be read as a label table ({error})") from error
-        if not rows or not {"value", "name"} <= rows[0].keys():
+            table = csv.DictReader(io.StringIO(read_text(Path(path)), newline=""), strict=True)
+            columns, rows = table.fieldnames or (), list(table)
+        except csv.Error as error:
             raise DataError(
-                f"{path}: a label table is a CSV file with the columns value, name, partner"
-            )
+                f"{path}: cannot be read as a label table ({error}); save it as CSV"
+            ) from error
         try:
-            named = {int(row["value"]): row["name"].strip() for row in rows}
-            partner = {int(row["value"]): int(row["partner"]) for row in rows if row.get("partner")}
-            color = {
-                int(row["value"]): _parse_color(row["color"]) for row in rows if row.get("color")
-            }
+            return cls._of_rows(columns, rows)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
         except (ValueError, AttributeError, TypeError) as error:
             raise DataError(f"{path}: {error}; values and partners are whole numbers") from error
+
+    @classmethod
+    def _of_rows(cls, columns: Sequence[str], rows: list[dict[str, Any]]) -> LabelTable:
+        if len(set(columns)) < len(columns):
+            raise DataError("a column stands twice; keep one")
+        if not rows or not {"value", "name"} <= rows[0].keys():
+            raise DataError("a label table is a CSV file with the columns value, name, partner")
+        named = {int(row["value"]): row["name"].strip() for row in rows}
+        partner = {int(row["value"]): int(row["partner"]) for row in rows if row.get("partner")}
+        color = {int(row["value"]): _parse_color(row["color"]) for row in rows if row.get("color")}
         if len(named) < len(rows):
-            raise DataError(f"{path}: a label value stands twice; list each once")
+            raise DataError("a label value stands twice; list each once")
         plain = cls.from_values(named, named)
         return cls(
             tuple(
@@ -142,7 +155,7 @@ class LabelTable:
                     for record in records
                 )
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             if isinstance(error, DataError):
                 raise
             raise DataError(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from monaiseg.cases import Case
 from monaiseg.checkpoint import Checkpoint, check_weights, load_checkpoint
 from monaiseg.devices import choose_device
-from monaiseg.errors import DataError, SettingsError
+from monaiseg.errors import CheckpointError, DataError, SettingsError
 from monaiseg.inference import sliding_window_class_map, window_options, window_shape
 from monaiseg.labels import LabelTable
 from monaiseg.network import network_of
@@ -53,17 +53,14 @@ class Predictor:
     ) -> None:
         if not isinstance(checkpoint, Checkpoint):
             checkpoint = load_checkpoint(checkpoint)
-        self.settings: Settings = parse_settings(checkpoint.settings, source=str(checkpoint.path))
-        self.table = LabelTable.from_records(checkpoint.labels)
+        self.settings, self.table = _described(checkpoint)
         self.device = choose_device(device)
         self._window = window_options(self.settings)
         if overlap is not None:
             self._window["overlap"] = (overlap,) * 3
         self.flips = tuple(flips)
         network = network_of(self.settings, self.table, checkpoint.spacing)
-        weights = checkpoint.weights
-        check_weights(weights, network.state_dict(), checkpoint.path)
-        network.load_state_dict(weights)
+        network.load_state_dict(checkpoint.weights)
         self.network = network.to(self.device).eval()
         self._chain = inference_chain(self.settings)
 
@@ -166,6 +163,24 @@ def _differs(said: Any, holds: Any, path: str) -> bool:
 def with_settings(checkpoint: Checkpoint, settings: Settings) -> Checkpoint:
     """The same network, used by other settings."""
     return replace(checkpoint, settings=dump_settings(settings))
+
+
+def _described(checkpoint: Checkpoint) -> tuple[Settings, LabelTable]:
+    """Settings and label table of a checkpoint, after its weights were held against the network that they describe.
+
+    That network is laid out without memory first: what a file asks for may be larger than any computer.
+    """
+    try:
+        settings = parse_settings(checkpoint.settings, source="its settings")
+        table = LabelTable.from_records(checkpoint.labels)
+        with torch.device("meta"):
+            network = network_of(settings, table, checkpoint.spacing)
+    except (SettingsError, DataError) as error:
+        raise CheckpointError(
+            f"{checkpoint.path}: describes no network that can be built: {error}; use another checkpoint"
+        ) from error
+    check_weights(checkpoint.weights, network.state_dict(), checkpoint.path)
+    return settings, table
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ from pydantic import (
 from typing_extensions import Self
 
 from monaiseg import easyreg
-from monaiseg.errors import MonaisegWarning, SettingsError, listed, nearest
+from monaiseg.errors import DataError, MonaisegWarning, SettingsError, listed, nearest
+from monaiseg.files import read_bytes
 
 T = TypeVar("T")
 SETTINGS_NAMES = ("cur_task_setting.json", "curr_task_settings.json", "curr_task_setting.json")
@@ -70,6 +71,7 @@ def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
 MOST = 2**31 - 1
 """No count is greater: what counts voxels, steps and labels below holds 32 bits."""
 Count = Annotated[int, Field(ge=1, le=MOST)]
+ChannelCount = Annotated[int, Field(ge=1, le=1 << 16)]
 AllOrCount = Annotated[int, Field(ge=-1, le=MOST), AfterValidator(_all_or_positive)]
 BatchLimit = Annotated[int, Field(ge=-1, le=MOST)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -463,9 +465,9 @@ class NetworkSettings(Section):
     variant: Literal["standard", "folded"] = "standard"
     """`standard`: a DynUNet at full resolution. `folded`: the same at half the resolution, on the image folded to eight
     times the channels, its head giving the classes of 2 x 2 x 2 voxels at once; many times faster on a processor."""
-    channels: Count = 32
+    channels: ChannelCount = 32
     """Channels of the first stage; each deeper stage doubles them."""
-    max_channels: Count = 320
+    max_channels: ChannelCount = 320
     """Channels of a stage do not grow past this."""
     num_stages: Annotated[int, Field(ge=2, le=8)] | None = None
     """Resolutions of the network, refused where the patch does not allow so many. null: as many as it allows, at most 5."""
@@ -666,11 +668,10 @@ def load_settings(path: str | Path) -> Settings:
     """
     path = Path(path)
     try:
-        raw = path.read_bytes()
-    except OSError as error:
+        raw = read_bytes(path, MAX_BYTES)
+    except DataError as error:
         raise SettingsError(
-            f"{path}: cannot be read ({error.strerror}); give the path of a settings JSON file, "
-            "`monaiseg settings init` writes one"
+            f"{error}; give the path of a settings JSON file, `monaiseg settings init` writes one"
         ) from error
     document = _parse_json(raw, str(path))
     beside = [path.with_name(name) for name in DATA_SETTINGS_NAMES if path.name != name]

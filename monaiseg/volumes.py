@@ -51,6 +51,8 @@ _MAX_OFFSET = _MAX_TRAILING = 64 << 20
 _HEADERS = {1: nib.nifti1.header_dtype, 2: nib.nifti2.header_dtype}
 _HEADER_BYTES = {1: 348, 2: 540}
 _FIRST_DATA_BYTE = {1: 352, 2: 544}
+_FORM_CODES = range(6)
+"""Coordinate systems that NIfTI names: unknown, scanner, aligned, Talairach, MNI, another template."""
 _DTYPES = {
     2: np.uint8, 256: np.int8, 4: np.int16, 512: np.uint16, 8: np.int32, 768: np.uint32,
     1024: np.int64, 1280: np.uint64, 16: np.float32, 64: np.float64,
@@ -213,9 +215,14 @@ def _naming(path: Path) -> Iterator[None]:
         raise DataError(
             f"{path}: its gzip data are damaged ({error}); copy the file again"
         ) from error
-    except OSError as error:
+    except MemoryError as error:
         raise DataError(
-            f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions"
+            f"{path}: takes more memory than there is; close other programs, crop or resample it"
+        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"{path}: cannot be read ({reason}); check the path and its permissions"
         ) from error
 
 
@@ -482,19 +489,25 @@ def _grid(fields: np.void, shape: tuple[int, ...]) -> tuple[Grid, list[str]]:
     pixdim = np.asarray(fields["pixdim"][1:4], dtype=float)
     usable = bool(np.all(np.isfinite(pixdim) & (pixdim > 0)))
     shown = tuple(float(f"{size:.6g}") for size in pixdim)
-    if fields["sform_code"] <= 0 and fields["qform_code"] <= 0:
+    codes = tuple(int(fields[f"{form}_code"]) for form in ("sform", "qform"))
+    if strange := [code for code in codes if code not in _FORM_CODES]:
+        raise DataError(
+            f"sform_code is {codes[0]} and qform_code {codes[1]}, and readers differ on what {strange[0]} means; "
+            f"set them to 0 (none) to {_FORM_CODES[-1]}"
+        )
+    if codes == (0, 0):
         raise DataError(
             "says nothing of orientation (sform_code and qform_code are 0); copy the geometry from the "
             "original scan, or set a code if the matrix is right"
         )
-    if fields["sform_code"] <= 0:
+    if codes[0] == 0:
         if not usable:
             raise DataError(f"pixdim is {shown}; write the file again with its voxel size in mm")
         return _checked_grid("qform", shape, _qform(fields)), []
     grid = _checked_grid("sform", shape, _sform(fields))
     if not usable:
         return grid, [f"pixdim is {shown}; the geometry is the sform's"]
-    if fields["qform_code"] > 0:
+    if codes[1] > 0:
         return grid, _compare_forms(grid, _checked_grid("qform", shape, _qform(fields)))
     if not np.allclose(pixdim, grid.spacing, rtol=1e-3):
         spacing = tuple(float(f"{size:.6g}") for size in grid.spacing)
@@ -735,7 +748,12 @@ def _parse_table(content: bytes) -> LabelTable:
                 (red, green, blue),
                 None if partner is None else int(partner),
             )
-    except (ET.ParseError, KeyError, ValueError, OverflowError) as error:
+    except (
+        ET.ParseError,
+        LookupError,
+        ValueError,
+        OverflowError,
+    ) as error:  # LookupError: its encoding
         raise DataError(
             f"its label table cannot be read ({error}); write the file again"
         ) from error

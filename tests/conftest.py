@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parent.parent
 
-# No deadlines: a property that is slow once is not wrong. `nox -s fuzz` takes the long one.
+# No deadlines: a property that is slow once is not wrong. `nox -s properties` takes the long one.
 _QUIET = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture]
 hypothesis.settings.register_profile("local", deadline=None, suppress_health_check=_QUIET)
 hypothesis.settings.register_profile(
     "ci", hypothesis.settings.get_profile("local"), derandomize=True
 )
 hypothesis.settings.register_profile(
-    "fuzz", hypothesis.settings.get_profile("local"), max_examples=100_000
+    "many", hypothesis.settings.get_profile("local"), max_examples=100_000
 )
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 

@@ -99,7 +99,7 @@ def repacked(path, change, compression=zipfile.ZIP_STORED):
 
 
 def seeded(seed):
-    return random.Random(seed)  # noqa: S311 - harm is drawn, not secrets
+    return random.Random(seed)
 
 
 # ---------------------------------------------------------------- there and back

@@ -13,7 +13,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 MODULES = {path.stem: path for path in sorted((REPOSITORY / "monaiseg").glob("*.py"))}
-FIRST_TORCH_FLOOR = 6
+FIRST_TORCH_FLOOR = 7
 HEAVY = {"torch", "monai", "ignite", "tensorboard"}
 
 
