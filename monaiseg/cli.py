@@ -164,7 +164,7 @@ def prepare(
         int, typer.Option(help="Per cent of the cases held out for the test.")
     ] = 20,
     val_size: Annotated[int, typer.Option(help="Per cent of the cases to validate on.")] = 10,
-    seed: Annotated[int, typer.Option(help="The split follows from this number.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The split follows from this number.")] = 0,
     label_table: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="CSV file with the columns value, name and, as wanted, partner, color."),
@@ -316,7 +316,7 @@ def predict(
     """Label new scans: each label map comes back on its scan's own grid."""
     from monaiseg.prediction import Predictor, predict_files
 
-    images = _images(image)
+    images = _images(image, output)
     predictor = Predictor(model, device=_device(gpu_id), overlap=overlap)
     channels = predictor.settings.dataset.num_channels
     if channels > 1 and len(images) % channels:
@@ -503,6 +503,11 @@ def _evaluate(
     checkpoint = load_checkpoint(model)
     settings = parse_settings(checkpoint.settings, str(checkpoint.path))
     predictor = Predictor(with_settings(checkpoint, task.as_read(settings, split)), device=device)
+    if clash := predictor.table.contradiction(task.table):
+        raise SettingsError(
+            f"{model}: label {clash[0]} is {clash[1]!r} in the model and {clash[2]!r} in {task.folder}; evaluate it "
+            "on data with its labels, or name them alike"
+        )
     with _progress("evaluating") as advance:
         counter = itertools.count(1)
         evaluation = evaluate_cases(
@@ -584,12 +589,18 @@ def _listed_cases(
     )
 
 
-def _images(paths: list[Path]) -> list[Path]:
+def _images(paths: list[Path], output: Path) -> list[Path]:
+    """The images named, and those in the folders named; the output's folder is none of these."""
     from monaiseg.volumes import is_volume_name
 
     images: list[Path] = []
     for path in paths:
         if path.is_dir():
+            if path.resolve() == output.resolve():
+                raise SettingsError(
+                    f"{output} is the folder of the images; choose another --output, or its predictions are "
+                    "images the next time"
+                )
             inside = sorted(
                 p for p in path.iterdir() if is_volume_name(p.name) and p.name[0] != "."
             )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import re
 import warnings
 
 import torch
@@ -11,13 +13,19 @@ from monaiseg import distributed
 from monaiseg.errors import MonaisegWarning, SettingsError
 from monaiseg.settings import Settings
 
+OLDEST = {"torch": (2, 10), "monai": (1, 6, 1)}
+"""Older ones have known holes in what they load; pyproject.toml says which."""
+
 
 def choose_device(wanted: str | torch.device | int | None = None) -> torch.device:
     """The device asked for: None is the first GPU if there is one, else the CPU; -1 is the CPU; N is GPU N.
 
+    Whatever computes passes here, so the versions of torch and MONAI are looked at here too.
+
     Raises:
-        SettingsError: a GPU is asked for that is not there.
+        SettingsError: a GPU is asked for that is not there, or torch or MONAI is too old to load files safely.
     """
+    _check_installed()
     if wanted is None:
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     if isinstance(wanted, int):
@@ -52,6 +60,17 @@ def device_of(settings: Settings, gpu_id: int | None = None) -> torch.device:
         )
         wanted = -1
     return choose_device(wanted)
+
+
+def _check_installed() -> None:
+    for name, oldest in OLDEST.items():
+        installed = importlib.metadata.version(name)
+        numbers = tuple(map(int, re.findall(r"\d+", installed.partition("+")[0])[: len(oldest)]))
+        if numbers < oldest:
+            wanted = ".".join(map(str, oldest))
+            raise SettingsError(
+                f"{name} {installed} is installed, and loading files with it is not safe; install {name}>={wanted}"
+            )
 
 
 def set_threads(num_threads: int | None) -> int:

@@ -18,7 +18,7 @@ from monaiseg.errors import DataError
 from monaiseg.labels import LabelTable
 from monaiseg.metrics import LabelScore, score_label_maps
 from monaiseg.prediction import Predictor
-from monaiseg.volumes import read_label_map, write_label_map
+from monaiseg.volumes import read_header, read_label_map, write_label_map
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,15 @@ def evaluate(
 def _score(predictor: Predictor, case: Case, predictions: Path | None) -> CaseScores:
     assert case.label is not None
     reference, header = read_label_map(case.label)
+    words = header.grid.difference(read_header(case.images[0]).grid)
+    if words is not None:
+        raise DataError(
+            f"case {case.id!r}: label map {case.label} and image {case.images[0]} lie on different grids: {words}; "
+            "resample one onto the other"
+        )
     started = time.perf_counter()
     prediction = predictor.predict(case.images)
     seconds = time.perf_counter() - started
-    if prediction.shape != reference.shape:
-        raise DataError(
-            f"case {case.id!r}: label map {case.label} has shape {reference.shape}, its image "
-            f"{prediction.shape}; resample one onto the other"
-        )
     if predictions is not None:
         predictions.mkdir(parents=True, exist_ok=True)
         write_label_map(

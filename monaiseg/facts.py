@@ -61,7 +61,7 @@ class CaseFacts:
     """mm along the file's axes."""
     orientation: str
     checksum: str
-    """SHA-256 of the image files' bytes: another one means that the files have changed."""
+    """SHA-256 of the files' bytes, label map included: another one means that a file has changed."""
     voxel_digest: str
     """SHA-256 of shape and intensities: equal for equal images, however they are packed."""
     label_voxels: dict[int, int]
@@ -223,17 +223,17 @@ def _count_values(label: NDArray[Any]) -> dict[int, int]:
 
 
 def _checksum(case: Case) -> str:
-    """SHA-256 over the digests of the image files; for one file, that file's."""
-    digests = [file_sha256(path) for path in case.images]
+    """SHA-256 over the digests of the case's files; for one file, that file's."""
+    digests = [file_sha256(path) for path in case.files]
     return (
         digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     )
 
 
 def check_unchanged(cases: Iterable[Case], facts: Mapping[str, CaseFacts]) -> None:
-    """Raises DataError naming every case whose images have changed since they were examined."""
+    """Raises DataError naming every case with a file that has changed since it was examined."""
     changed = [
-        f"case {case.id!r}: {', '.join(map(str, case.images))} changed since the check; run the preparation again"
+        f"case {case.id!r}: {', '.join(map(str, case.files))} changed since the check; run the preparation again"
         for case in cases
         if _checksum(case) != facts[case.id].checksum
     ]
@@ -302,7 +302,12 @@ def scan_labels(
 
 
 def check_labels(facts: Mapping[str, CaseFacts], table: LabelTable) -> None:
-    """Raises DataError naming every case with values that the table lacks, with their voxel counts."""
+    """Holds the label maps against the table.
+
+    Raises:
+        DataError: cases have values that the table lacks (all are named, with voxel counts), or the table has values
+            that no case has.
+    """
     known = set(table.values)
     problems = []
     for name, found in facts.items():
@@ -317,6 +322,15 @@ def check_labels(facts: Mapping[str, CaseFacts], table: LabelTable) -> None:
     if problems:
         raise DataError(
             listed(problems) + "\nadd the values to the label table, or mend the label maps"
+        )
+    found_values = {0}.union(*(found.label_voxels for found in facts.values()))
+    absent = [
+        f"{label.value} ({label.name})" for label in table.labels if label.value not in found_values
+    ]
+    if absent:
+        raise DataError(
+            f"the label table names {', '.join(absent[:10])}{', ...' if absent[10:] else ''}, which no label map has; "
+            "remove what is not there, or mend the values"
         )
 
 

@@ -48,7 +48,8 @@ class LabelTable:
     """Background and foreground labels in the order of the network's classes.
 
     Raises:
-        DataError: values are not unique and ascending from 0, names repeat, or a partner does not point back.
+        DataError: values are not unique and ascending from 0, names repeat or could run as code, a colour is none, or a
+            partner does not point back.
     """
 
     labels: tuple[Label, ...]
@@ -67,6 +68,11 @@ class LabelTable:
             checked_text(name, "label name")
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise DataError(f"label name {repeated[0]!r} stands twice; give each label its own")
+        for label in self.labels:
+            if not all(0 <= level <= 255 for level in label.color):
+                raise DataError(
+                    f"label {label.value} ({label.name}): colour {label.color}; use levels from 0 to 255"
+                )
         by_value = {label.value: label for label in self.labels}
         for label in self.labels:
             if label.partner is not None and (
@@ -190,6 +196,15 @@ class LabelTable:
     def foreground(self) -> tuple[Label, ...]:
         """All labels but the background."""
         return self.labels[1:]
+
+    def contradiction(self, other: LabelTable) -> tuple[int, str, str] | None:
+        """The first label value that both tables name, differently, with both names; a name made of the value is none."""
+        names = dict(zip(other.values, other.names, strict=True))
+        for label in self.foreground:
+            theirs = names.get(label.value, label.name)
+            if theirs != label.name and f"label {label.value}" not in (theirs, label.name):
+                return label.value, label.name, theirs
+        return None
 
     def restricted_to(self, values: Iterable[int]) -> LabelTable:
         """The labels of these values and background; a partner that is left out is forgotten.

@@ -6,6 +6,7 @@ the names and colours of the label table in the header.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from monaiseg.cases import Case
 from monaiseg.checkpoint import Checkpoint, check_weights, load_checkpoint
 from monaiseg.devices import choose_device
-from monaiseg.errors import CheckpointError, DataError, SettingsError
+from monaiseg.errors import CheckpointError, DataError, MonaisegWarning, SettingsError
 from monaiseg.inference import sliding_window_class_map, window_options, window_shape
 from monaiseg.labels import LabelTable
 from monaiseg.network import network_of
@@ -85,6 +86,12 @@ class Predictor:
             raise DataError(
                 f"{', '.join(map(str, files))}: {volume.shape[0]} channels, but the network was trained on "
                 f"{channels}; give one file for each of its channels, in the same order"
+            )
+        if float(volume.min()) == float(volume.max()):
+            warnings.warn(
+                f"{', '.join(map(str, files))}: holds one value only where the network looks; its label map says nothing",
+                MonaisegWarning,
+                stacklevel=2,
             )
         class_map = sliding_window_class_map(
             self.network,

@@ -558,6 +558,7 @@ class Training:
 
     def _continue_from(self, saved: Checkpoint) -> None:
         tsk = self.settings.tsk_set
+        self._check_labels(saved)
         self._load(saved)
         epoch = tsk.load_model_but_train_from_epoch if tsk.reset_train_epoch else saved.epoch
         if epoch >= self.epochs and self.budget is None:
@@ -585,6 +586,22 @@ class Training:
             f"of continue_train_lr {named:g}" if named > 0 else "as the schedule has it",
             "none" if self.best is None else f"{self.best.value:.4f}, of epoch {self.best.epoch}",
         )
+
+    def _check_labels(self, saved: Checkpoint) -> None:
+        """Raises CheckpointError where the weights' classes are other labels than ours, though as many."""
+        theirs = LabelTable.from_records(saved.labels)
+        if theirs.num_classes != self.table.num_classes:
+            return  # the weights' shapes say so, and which
+        clash = theirs.contradiction(self.table)
+        if theirs.values != self.table.values or clash:
+            words = (
+                f"label {clash[0]} is {clash[1]!r} there and {clash[2]!r} here"
+                if clash
+                else f"labels {theirs.values} there and {self.table.values} here"
+            )
+            raise CheckpointError(
+                f"{saved.path}: its classes are other structures: {words}; continue on data with its labels"
+            )
 
     def _load(self, saved: Checkpoint) -> None:
         checkpoints.check_weights(saved.network, self.network.state_dict(), saved.path)

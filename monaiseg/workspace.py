@@ -17,7 +17,9 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from io import TextIOWrapper
 from pathlib import Path
+from typing import cast
 
 from monaiseg.cases import SPLITS
 from monaiseg.data_tasks import CACHE_FOLDER, VOLUMES_FOLDER
@@ -193,6 +195,16 @@ class _LogFile(logging.FileHandler):
         super().__init__(path, encoding="utf-8", delay=True)
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self._has_failed = False
+
+    def _open(self) -> TextIOWrapper:
+        """The file, opened to append to; a link planted under its name is refused, not followed."""
+        file = open(  # noqa: SIM115  logging closes it
+            self.baseFilename,
+            self.mode,
+            encoding=self.encoding,
+            opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666),
+        )
+        return cast(TextIOWrapper, file)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line; logging itself does not catch what opening the file raises."""

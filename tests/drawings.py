@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 
 from monaiseg.cases import Case
 from monaiseg.geometry import Grid
@@ -16,6 +18,23 @@ GRID = Grid.of(SHAPE, np.diag([1, 1, 2, 1]))
 LABEL = np.zeros(SHAPE, np.uint8)
 LABEL[1, 1:3, 1:4] = 1  # six voxels
 LABEL[2, 2, 2] = 4
+
+
+def nifti_bytes(
+    voxels: NDArray[Any], affine: Any = GRID.array, version: int = 1, **fields: Any
+) -> bytes:
+    """A NIfTI file's bytes, with header fields overwritten afterwards as no library would write them."""
+    kind = nib.Nifti1Image if version == 1 else nib.Nifti2Image
+    image = kind(voxels, None, dtype=voxels.dtype)
+    image.header.set_sform(affine, 2)
+    image.header.set_qform(affine, 1)
+    image.header.set_xyzt_units("mm", "sec")
+    raw = bytearray(image.to_bytes())
+    dtype = nib.nifti1.header_dtype if version == 1 else nib.nifti2.header_dtype
+    header = np.frombuffer(raw, dtype, 1)  # shares the bytes
+    for name, value in fields.items():
+        header[name][0] = value
+    return bytes(raw)
 
 
 def write_case(

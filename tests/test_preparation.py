@@ -76,10 +76,14 @@ def test_a_split_dataset_keeps_its_split(dataset, tmp_path):
 
 def test_a_label_table_names_the_labels_and_must_name_all(dataset, tmp_path):
     csv = tmp_path / "labels.csv"
-    csv.write_text("value,name\n1,left lobe\n4,right lobe\n7,absent lobe\n")
+    csv.write_text("value,name\n1,left lobe\n4,right lobe\n")
     task = prepare(dataset, tmp_path / "out", "brains", label_table=csv)
-    assert task.table.names == ("background", "left lobe", "right lobe", "absent lobe")
-    assert task.notes == ("no training case has the labels 7 (absent lobe): they cannot be learnt",)
+    assert task.table.names == ("background", "left lobe", "right lobe")
+    assert task.notes == ()
+
+    csv.write_text("value,name\n1,left lobe\n4,right lobe\n7,absent lobe\n")
+    with pytest.raises(DataError, match=r"names 7 \(absent lobe\), which no label map has"):
+        prepare(dataset, tmp_path / "out", "other", label_table=csv)
 
     csv.write_text("value,name\n1,lobe\n")
     with pytest.raises(

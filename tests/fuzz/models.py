@@ -247,11 +247,16 @@ def draw_meaning(rng: Random) -> bytes:
             state[part] = {**state[part], key: other} if rng.random() < 0.8 else {key: other}
         else:
             state[rng.choice(list(state))] = nasty(rng)
-    buffer = io.BytesIO()
     try:
-        torch.save(state, buffer)
+        return saved(state)
     except (OverflowError, RuntimeError, UnicodeError):  # what no pickle can hold
         return b""
+
+
+def saved(state: dict[str, Any]) -> bytes:
+    """A checkpoint file's bytes."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
     return buffer.getvalue()
 
 
