@@ -19,6 +19,7 @@ _HOMES = {
     "Settings": "monaiseg.settings",
     "evaluate": "monaiseg.evaluation",
     "load_settings": "monaiseg.settings",
+    "plan": "monaiseg.planning",
     "prepare": "monaiseg.preparation",
     "train": "monaiseg.training",
     "write_report": "monaiseg.report",

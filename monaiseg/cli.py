@@ -205,6 +205,67 @@ def prepare(
 
 
 @app.command()
+def plan(
+    output_root_path: Annotated[
+        Path, typer.Option("--output-root-path", help="Folder of all data tasks.")
+    ],
+    data_task_name: DataTaskName,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="Wall-clock minutes of the whole training.")
+    ],
+    cores: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Cores that it may use. Default: all that this process may."),
+    ] = None,
+    memory: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            min=0.1, help="GiB of memory that it may take. Default: half of what is free."
+        ),
+    ] = None,
+    gpu_memory: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0.1, help="GiB of the GPU to train on. Default: train on the processor."),
+    ] = None,
+    measurements: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="File of measurements to plan from; if not there, they are kept in it."),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Settings file to write.")] = Path(
+        "settings.json"
+    ),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write the settings that make the most of the minutes, cores and memory there are, and say why."""
+    from monaiseg.files import write_atomic
+    from monaiseg.planning import Measurements
+    from monaiseg.planning import plan as plan_training
+    from monaiseg.settings import dump_settings
+
+    _check_free(output, force=force)
+    known = measurements is not None and measurements.exists()
+    planned, measured = plan_training(
+        output_root_path,
+        data_task_name,
+        minutes=minutes,
+        cores=cores,
+        memory_gb=memory,
+        gpu_memory_gb=gpu_memory,
+        measurements=Measurements.load(measurements) if known and measurements else None,
+    )
+    for choice in planned.choices:
+        typer.echo(f"{choice.what}: {choice.why}")
+    typer.echo(planned.prediction.in_words())
+    write_atomic(output, dump_settings(planned.settings).encode())
+    if measurements is not None and not known:
+        measured.save(measurements)
+    typer.echo(f"written: {output}")
+    _next(
+        f'monaiseg train -ts "{output}" -o "{output_root_path}" -dtn "{data_task_name}" -tn first'
+    )
+
+
+@app.command()
 def train(
     setting_folder_path: SettingsPath,
     output_root_path: OutputRoot,
@@ -435,10 +496,7 @@ def settings_init(
     from monaiseg.files import write_atomic
     from monaiseg.settings import Settings, dump_settings
 
-    if file.exists() and not force:
-        raise SettingsError(
-            f"{file}: is there already; choose another name, or replace it with --force"
-        )
+    _check_free(file, force=force)
     write_atomic(file, dump_settings(Settings()).encode())
     typer.echo(f"written: {file}")
     _next(f'monaiseg settings check "{file}"')
@@ -552,6 +610,13 @@ def _load(path: Path) -> Settings:
     from monaiseg.settings import find_settings, load_settings
 
     return load_settings(find_settings(path))
+
+
+def _check_free(file: Path, *, force: bool) -> None:
+    if file.exists() and not force:
+        raise SettingsError(
+            f"{file}: is there already; choose another name, or replace it with --force"
+        )
 
 
 def _device(gpu_id: int | None) -> Any:

@@ -78,7 +78,11 @@ def set_threads(num_threads: int | None) -> int:
 
     Processes that train together on one computer share its cores.
     """
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux: the cores that this process may use
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    torch.set_num_threads(num_threads or max(cores // distributed.local_size(), 1))
+    torch.set_num_threads(num_threads or max(usable_cores() // distributed.local_size(), 1))
     return torch.get_num_threads()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

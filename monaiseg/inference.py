@@ -7,6 +7,7 @@ result is `monai.inferers.sliding_window_inference(...).argmax(dim=1)`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, cast
@@ -135,18 +136,31 @@ def _windows(
     size: Sequence[int], patch_shape: Shape, overlap: Sequence[float], axis: int
 ) -> list[Window]:
     """Windows that cover a volume, in order of their start along `axis`."""
-    interval = [
-        patch if patch == whole else max(int(patch * (1 - share)), 1)
-        for whole, patch, share in zip(size, patch_shape, overlap, strict=True)
-    ]
+    interval = _intervals(size, patch_shape, overlap)
     windows = cast(list[Window], dense_patch_slices(size, patch_shape, interval))
     return sorted(windows, key=lambda window: window[axis].start)
 
 
-def count_windows(shape: Shape, settings: Settings) -> int:
-    """Windows that cover a volume of `shape` voxels along X, Y, Z."""
-    x, y, z = (max(sizes) for sizes in zip(shape, settings.patch_shape, strict=True))
-    return len(_windows((x, y, z), settings.patch_shape, settings.window_overlap, axis=0))
+def _intervals(size: Sequence[int], patch_shape: Shape, overlap: Sequence[float]) -> list[int]:
+    """Voxels from one window to the next, along each axis."""
+    return [
+        patch if patch == whole else max(int(patch * (1 - share)), 1)
+        for whole, patch, share in zip(size, patch_shape, overlap, strict=True)
+    ]
+
+
+def count_windows(shape: Shape, patch_shape: Shape, overlap: Sequence[float]) -> int:
+    """Windows that cover a volume of `shape` voxels.
+
+    >>> count_windows((48, 64, 48), (40, 56, 48), overlap=(0.5, 0.5, 0.5))
+    4
+    """
+    return math.prod(
+        1 + max(math.ceil((size - patch) / step), 0)
+        for size, patch, step in zip(
+            shape, patch_shape, _intervals(shape, patch_shape, overlap), strict=True
+        )
+    )
 
 
 def _batches(windows: list[Window], size: int) -> Iterator[list[Window]]:

@@ -476,12 +476,13 @@ class Training:
         tsk = self.settings.tsk_set
         if tsk.budget_minutes is None:
             return None
+        patch, overlap = self.settings.patch_shape, self.settings.window_overlap
         shapes = [
             target_shape(self.task.facts[case_id].grid, self.settings)
             for evaluator in self.validation.values()
             for case_id in getattr(evaluator.data_loader, "ids", ())
         ]
-        windows = sum(count_windows(shape, self.settings) for shape in shapes)
+        windows = sum(count_windows(shape, patch, overlap) for shape in shapes)
         return Budget(
             tsk.budget_minutes,
             Rhythm(self.steps, tsk.val_period),

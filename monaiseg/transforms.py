@@ -43,7 +43,7 @@ from typing_extensions import Self, override
 
 from monaiseg.cases import Case
 from monaiseg.errors import DataError, MonaisegError
-from monaiseg.geometry import Grid, Shape, padded_shape
+from monaiseg.geometry import Grid, Shape, Spacing, padded_shape
 from monaiseg.labels import LabelTable
 from monaiseg.settings import (
     IntensitySettings,
@@ -166,14 +166,26 @@ def to_file_grid(class_map: torch.Tensor, item: Mapping[str, Any], chain: Compos
 
 def target_shape(grid: Grid, settings: Settings) -> Shape:
     """Shape on the network grid, along X, Y, Z, of an image that lies on `grid` in its file."""
-    order = np.argsort(nib.orientations.io_orientation(grid.array)[:, 0])
-    x, y, z = (grid.shape[axis] for axis in order)
-    if settings.spacing_mm is not None:
-        x, y, z = (
-            round((n - 1) * grid.spacing[axis] / wanted) + 1
-            for n, axis, wanted in zip((x, y, z), order, settings.spacing_mm, strict=True)
-        )
-    return _padded_up(settings.image_shape or (x, y, z), settings.patch_shape)
+    x, y, z = np.argsort(nib.orientations.io_orientation(grid.array)[:, 0])
+    shape = grid.shape[x], grid.shape[y], grid.shape[z]
+    spacing = grid.spacing[x], grid.spacing[y], grid.spacing[z]
+    resampled = resampled_shape(shape, spacing, settings.spacing_mm)
+    return padded_up(settings.image_shape or resampled, settings.patch_shape)
+
+
+def resampled_shape(shape: Shape, spacing: Spacing, wanted: Spacing | None) -> Shape:
+    """Shape of an image at another voxel size; None keeps its own.
+
+    >>> resampled_shape((11, 11, 11), (1.0, 1.0, 2.0), (1.0, 2.0, 1.0))
+    (11, 6, 21)
+    """
+    if wanted is None:
+        return shape
+    x, y, z = (
+        round((n - 1) * have / want) + 1
+        for n, have, want in zip(shape, spacing, wanted, strict=True)
+    )
+    return x, y, z
 
 
 def resize_note(settings: Settings) -> str | None:
@@ -326,7 +338,7 @@ class PadUp(Pad):
     @override
     def compute_pad_width(self, spatial_shape: Sequence[int]) -> Any:
         x, y, z = spatial_shape
-        target = _padded_up((x, y, z), self.patch_shape)
+        target = padded_up((x, y, z), self.patch_shape)
         added = [wanted - size for wanted, size in zip(target, spatial_shape, strict=True)]
         return ((0, 0), *((width // 2, width - width // 2) for width in added))
 
@@ -362,7 +374,8 @@ _CONTINUATIONS: dict[str, Literal["reflect", "edge", "wrap"]] = {
 """numpy's names for the settings' padding modes; "constant" is not one."""
 
 
-def _padded_up(shape: Shape, patch_shape: Shape) -> Shape:
+def padded_up(shape: Shape, patch_shape: Shape) -> Shape:
+    """Shape that an image on the network grid is padded to: multiples of 16, and at least the patch."""
     x, y, z = map(max, padded_shape(shape, MULTIPLE), patch_shape)
     return x, y, z
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from monai.inferers import sliding_window_inference
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from monaiseg.inference import SlidingWindow, sliding_window_class_map
+from monaiseg.inference import SlidingWindow, count_windows, sliding_window_class_map
 from monaiseg.settings import settings_from_dict
 
 K = 5
@@ -20,6 +23,28 @@ def network():
     return nn.Sequential(
         nn.Conv3d(1, 8, 3, padding=1), nn.Tanh(), nn.Conv3d(8, K, 3, padding=1)
     ).eval()
+
+
+@hypothesis_settings(max_examples=25)
+@given(
+    shape=st.tuples(*[st.integers(8, 40)] * 3),
+    patch=st.tuples(*[st.integers(4, 24)] * 3),
+    overlap=st.floats(0, 0.9),
+)
+def test_windows_are_counted_as_they_are_run(shape, patch, overlap):
+    size = tuple(map(max, shape, patch))  # a smaller image is padded
+    ran: list[int] = []
+
+    sliding_window_class_map(
+        lambda windows: windows,
+        torch.zeros(1, 1, *shape),
+        patch,
+        overlap=(overlap,) * 3,
+        num_classes=1,
+        on_progress=lambda _, windows: ran.append(windows),
+    )
+
+    assert count_windows(size, patch, (overlap,) * 3) == ran[-1]
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])

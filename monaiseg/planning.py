@@ -1,0 +1,768 @@
+"""Planning: from a data task, a machine and a number of minutes to a complete settings file.
+
+A *fingerprint* is what `dataset.json` says of the scans; no volume is read. *Limits* are what the user has: minutes,
+cores, memory. *Measurements* are what steps cost on this machine, see `monaiseg.probes`. A plan follows from these
+three alone: equal ones give equal settings.
+
+An *option* is a patch, a batch and a width of the network. Options stand in one row, each more demanding than the one
+before: first the network grows to a sensible width on small patches, then the patch to the whole scan, then the
+network further. The last that fits into memory, and of which the minutes hold as many steps as its width is worth, is
+taken; so more minutes or more memory never make a smaller network.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Literal, NoReturn
+
+import torch
+
+from monaiseg.budget import UNSTEADY_STEPS, Pace, Rhythm
+from monaiseg.data_tasks import DataTask, read_data_task
+from monaiseg.devices import usable_cores
+from monaiseg.errors import SettingsError
+from monaiseg.facts import CaseFacts
+from monaiseg.files import read_json_object, write_atomic
+from monaiseg.geometry import Shape, Spacing
+from monaiseg.inference import count_windows
+from monaiseg.loaders import free_memory
+from monaiseg.network import plan_topology
+from monaiseg.probes import WINDOWS, DataProbe, StepProbe, processor_name, run_probes, step_of
+from monaiseg.settings import NetworkSettings, Settings, dump_settings, settings_from_dict
+from monaiseg.transforms import MAX_CENTRES, padded_up, resampled_shape
+
+WIDTHS = (16, 24, 32, 48, 64)
+"""Channels of the first stage."""
+WORTH = {16: 100, 24: 800, 32: 1800, 48: 5000, 64: 12000}
+"""Steps from which on a width brings more than the narrower one, which makes more of them in the same minutes."""
+SENSIBLE_WIDTH = 32
+LEAST_STEPS = 50
+"""With fewer, nothing is learned."""
+GRAIN = 8
+"""Patch sizes are multiples of this: three halvings."""
+LEAST_VOXELS, MOST_VOXELS = 48**3, 128**3
+"""Of a patch, where scans are larger."""
+BATCH_VOXELS = 4 * 48**3
+"""A batch has so many voxels at least, or two patches; four patches at most."""
+EPOCHS = 20
+"""Parts that a training is divided into."""
+VALIDATIONS = 5
+"""The last one included."""
+VALIDATION_SHARE = 0.1
+"""Of the minutes, that validations may take in all."""
+SAME_SPACING = 1.01
+"""Voxel sizes within this factor are taken for equal."""
+WORKER_BYTES = 150 << 20
+"""What a worker process has for itself."""
+CPU_VARIANT: Literal["folded"] = "folded"
+LEARNING_RATE = 4e-3
+WARMUP_EPOCHS = 0.5
+AVERAGED_PARTS = 15
+FEW_PASSES = 5
+OVERLAPS = (0.5, 0.25)
+WINDOW_SLACK = 1.3
+"""A window at validation takes so many times its way through the network: scores are added up and compared."""
+CLOSING_SECONDS = 0.3
+"""End of an epoch, with a checkpoint at some of them."""
+BYTES_PER_WEIGHT = 100
+"""A checkpoint in memory while it is written: weights, average and optimiser's moments, as tensors and as bytes, twice."""
+MEMORY_SLACK = 1.1
+CACHE_SHARE = 0.4
+"""Of the memory, that prepared cases may take."""
+MEASURED_WIDTHS = (16, 32, 64)
+ROUNDS = 3
+"""Times that a plan is checked by measuring the step it chose."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Shape in voxels and voxel size in mm, along X, Y, Z."""
+
+    shape: Shape
+    spacing: Spacing
+
+    @classmethod
+    def of(cls, facts: CaseFacts) -> Scan:
+        """From a case's facts, which go by the axes of its file."""
+        x, y, z = (
+            next(axis for axis, letter in enumerate(facts.orientation) if letter in pair)
+            for pair in ("LR", "PA", "IS")
+        )
+        shape, spacing = facts.shape, facts.spacing
+        return cls((shape[x], shape[y], shape[z]), (spacing[x], spacing[y], spacing[z]))
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a plan asks of a data task."""
+
+    train: tuple[Scan, ...]
+    val: tuple[Scan, ...]
+    num_channels: int
+    num_classes: int
+
+    @classmethod
+    def of(cls, task: DataTask) -> Fingerprint:
+        """From the facts of a data task's training and validation cases."""
+        splits = {
+            split: tuple(Scan.of(task.facts[case.id]) for case in task.cases.get(split, ()))
+            for split in ("train", "val")
+        }
+        channels = len(next(iter(task.facts.values())).intensity)
+        return cls(splits["train"], splits["val"], channels, task.table.num_classes)
+
+    @functools.cached_property
+    def spacing(self) -> Spacing:
+        """Median voxel size of the training cases, along X, Y, Z."""
+        x, y, z = (
+            round(float(median(sizes)), 4)
+            for sizes in zip(*(s.spacing for s in self.train), strict=True)
+        )
+        return x, y, z
+
+    @functools.cached_property
+    def is_uniform(self) -> bool:
+        """Whether all training cases have the same voxel size."""
+        axes = zip(*(scan.spacing for scan in self.train), strict=True)
+        return all(max(sizes) <= SAME_SPACING * min(sizes) for sizes in axes)
+
+    @functools.cached_property
+    def median_shape(self) -> Shape:
+        """Median shape of the training cases at the network's voxel size, along X, Y, Z."""
+        shapes = [self._resampled(scan) for scan in self.train]
+        x, y, z = (math.ceil(median(sizes)) for sizes in zip(*shapes, strict=True))
+        return x, y, z
+
+    def network_shapes(self, scans: Sequence[Scan], patch: Shape) -> list[Shape]:
+        """Shapes of scans as the network gets them, along X, Y, Z: resampled and padded."""
+        return [padded_up(self._resampled(scan), patch) for scan in scans]
+
+    def _resampled(self, scan: Scan) -> Shape:
+        return resampled_shape(scan.shape, scan.spacing, None if self.is_uniform else self.spacing)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the user has."""
+
+    minutes: float
+    """Wall clock of the training."""
+    cores: int
+    memory_gb: float
+    """GiB that the training and its workers may take together."""
+    gpu_memory_gb: float | None = None
+    """GiB of the GPU that it runs on. None: it runs on the processor."""
+
+    @property
+    def device(self) -> str:
+        """Where steps are computed, in torch's words."""
+        return "cpu" if self.gpu_memory_gb is None else "cuda"
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What was measured on a machine; can be kept as JSON and planned from again."""
+
+    processor: str
+    cores: int
+    device: str
+    data: DataProbe
+    steps: tuple[StepProbe, ...]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Measurements:
+        """From a file that `save` wrote.
+
+        Raises:
+            SettingsError: it is none.
+        """
+        try:
+            document = read_json_object(Path(path))
+            steps = tuple(step_of(record) for record in document["steps"])
+            names = {name: document[name] for name in ("processor", "cores", "device")}
+            return cls(**names, data=DataProbe(**document["data"]), steps=steps)
+        except (KeyError, TypeError, ValueError) as error:
+            raise SettingsError(
+                f"{path}: holds no measurements ({error!r}); give a file that `monaiseg plan` has written"
+            ) from error
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON."""
+        write_atomic(Path(path), (json.dumps(asdict(self), indent=1) + "\n").encode())
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to train."""
+
+    variant: str
+    channels: int
+    patch_shape: Shape
+    batch_size: int
+
+    @property
+    def patch_voxels(self) -> int:
+        """Voxels of a patch."""
+        return math.prod(self.patch_shape)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How cases are looked at while training."""
+
+    overlap: float
+    cases: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a training is expected to take."""
+
+    step_seconds: float
+    """One step, with its share of the cutting and augmenting."""
+    epoch_seconds: float
+    """Without its validation."""
+    start_seconds: float
+    """Until the first step."""
+    end_seconds: float
+    steps: int
+    rhythm: Rhythm
+    validation: Validation
+    in_memory: bool
+    """Whether prepared cases wait in memory; else on disk."""
+    peak_bytes: int
+    """Of the training process and its workers together."""
+    step_bytes: int
+    """Of these, a step's: on the device that computes it."""
+    parameters: int
+
+    def in_words(self) -> str:
+        """A line that says what to expect."""
+        return (
+            f"expected: {self.step_seconds:.2f} s a step, {self.epoch_seconds:.0f} s an epoch, at most "
+            f"{self.peak_bytes / 2**30:.1f} GiB, done after {self.end_seconds / 60:.1f} minutes"
+        )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A choice and its reason."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings, what they are expected to take, and why they are so."""
+
+    settings: Settings
+    prediction: Prediction
+    choices: tuple[Choice, ...]
+
+
+def plan(
+    output_root_path: str | Path,
+    data_task_name: str,
+    *,
+    minutes: float,
+    cores: int | None = None,
+    memory_gb: float | None = None,
+    gpu_memory_gb: float | None = None,
+    measurements: Measurements | None = None,
+) -> tuple[Plan, Measurements]:
+    """Plan a training on a prepared data task.
+
+    Args:
+        output_root_path: folder of all data tasks.
+        data_task_name: folder of the prepared data task in it.
+        minutes: wall clock of the training, with everything in it.
+        cores: cores of the processor that it may use. None: those that this process may.
+        memory_gb: GiB that it may take. None: half of what is free now.
+        gpu_memory_gb: GiB of the GPU to train on. None: train on the processor.
+        measurements: of a machine like the one that will train. None: this machine is measured.
+
+    Raises:
+        DataError: the data task cannot be used.
+        SettingsError: the limits cannot be met; the smallest that can is named.
+    """
+    fingerprint = Fingerprint.of(read_data_task(Path(output_root_path) / data_task_name))
+    if not fingerprint.train:
+        raise SettingsError(
+            f"{data_task_name}: has no training cases; prepare it with a training split"
+        )
+    limits = Limits(
+        minutes,
+        cores or usable_cores(),
+        round(free_memory() / 2 / 2**30, 1) if memory_gb is None else memory_gb,
+        gpu_memory_gb,
+    )
+    measurements = measurements or measure(fingerprint, limits)
+    return plan_settings(fingerprint, limits, measurements), measurements
+
+
+def measure(fingerprint: Fingerprint, limits: Limits) -> Measurements:
+    """Measure this machine: some widths on a small patch, and then the step that the plan chooses by them.
+
+    Raises:
+        SettingsError: it cannot be measured here, or the limits cannot be met.
+    """
+    if limits.device != "cpu" and not torch.cuda.is_available():
+        raise SettingsError(
+            "--gpu-memory: this computer has no GPU that torch can use; plan on the one that will train, or give its "
+            "--measurements"
+        )
+    small = patch_ladder(fingerprint)[0]
+    first = [
+        Option(_variant(limits), width, small, batch_sizes(small)[0]) for width in MEASURED_WIDTHS
+    ]
+    steps, data = _run(fingerprint, limits, first)
+    found = Measurements(
+        processor_name(), limits.cores, limits.device, data, tuple(filter(None, steps))
+    )
+    if not found.steps:
+        raise SettingsError("no step could be measured: memory ran out at once; free some")
+    for _ in range(ROUNDS):
+        option, _ = choose(fingerprint, limits, found)
+        if _exact(option, fingerprint, found) is not None:
+            break
+        (step,), _ = _run(fingerprint, limits, [option])
+        found = replace(found, steps=(*found.steps, step or _too_large(option, fingerprint, found)))
+    return found
+
+
+def _run(
+    fingerprint: Fingerprint, limits: Limits, options: Sequence[Option]
+) -> tuple[list[StepProbe | None], DataProbe]:
+    settings = [_layout(option, fingerprint, limits) for option in options]
+    return run_probes(
+        [(each, fingerprint.num_classes) for each in settings],
+        (settings[0], fingerprint.median_shape, fingerprint.num_classes),
+        fingerprint.spacing,
+        cores=limits.cores,
+        device=limits.device,
+    )
+
+
+def _too_large(option: Option, fingerprint: Fingerprint, measured: Measurements) -> StepProbe:
+    """A step that the system ended: it takes more than there is."""
+    guess = step_cost(option, fingerprint, measured)
+    return replace(guess, step_bytes=max(guess.step_bytes, 2 * free_memory()))
+
+
+# ---------------------------------------------------------------- options
+
+
+def patch_ladder(fingerprint: Fingerprint) -> list[Shape]:
+    """Patches along X, Y, Z, smallest first, each at least a seventh larger; the last is the median scan if it may be.
+
+    From the median scan, rounded up to multiples of 8, the axis that is longest in mm is cut again and again.
+
+    >>> patch_ladder(Fingerprint((Scan((36, 50, 35), (1.0, 1.0, 1.0)),), (), 1, 3))
+    [(40, 56, 40)]
+    """
+    size = [max(GRAIN * math.ceil(n / GRAIN), 2 * GRAIN) for n in fingerprint.median_shape]
+    rungs: list[Shape] = []
+    while True:
+        x, y, z = size
+        voxels = x * y * z
+        grown = not rungs or 8 * voxels <= 7 * math.prod(rungs[-1])
+        if voxels <= MOST_VOXELS and grown and _is_plannable((x, y, z), fingerprint.spacing):
+            rungs.append((x, y, z))
+        axis = max(
+            (a for a in range(3) if size[a] > 4 * GRAIN),
+            key=lambda a: (size[a] * fingerprint.spacing[a], a),
+            default=None,
+        )
+        if axis is None or (rungs and voxels <= LEAST_VOXELS):
+            return rungs[::-1]
+        size[axis] -= GRAIN
+
+
+def _is_plannable(patch: Shape, spacing: Spacing) -> bool:
+    try:
+        plan_topology(NetworkSettings(variant=CPU_VARIANT), patch, spacing)
+    except SettingsError:
+        return False
+    return True
+
+
+def batch_sizes(patch: Shape) -> tuple[int, ...]:
+    """Patches of a batch, the preferred number first; fewer where memory is short."""
+    preferred = min(max(BATCH_VOXELS // math.prod(patch), 2), 4)
+    return tuple(dict.fromkeys([preferred, 2, 1]))
+
+
+def option_row(fingerprint: Fingerprint, limits: Limits) -> Iterator[tuple[Option, ...]]:
+    """Options, the least demanding first; each as its batches, the preferred one first."""
+    ladder = patch_ladder(fingerprint)
+    narrow = [(ladder[0], width) for width in WIDTHS if width < SENSIBLE_WIDTH]
+    sensible = [(patch, SENSIBLE_WIDTH) for patch in ladder]
+    wide = [(ladder[-1], width) for width in WIDTHS if width > SENSIBLE_WIDTH]
+    for patch, width in itertools.chain(narrow, sensible, wide):
+        yield tuple(Option(_variant(limits), width, patch, batch) for batch in batch_sizes(patch))
+
+
+def choose(
+    fingerprint: Fingerprint, limits: Limits, measured: Measurements
+) -> tuple[Option, Prediction]:
+    """The most demanding option that the limits allow.
+
+    Raises:
+        SettingsError: they allow none; the smallest that do are named.
+    """
+    fitting: list[tuple[Option, Prediction]] = []
+    for batches in option_row(fingerprint, limits):
+        costs = [(option, predict(option, fingerprint, limits, measured)) for option in batches]
+        fits = [pair for pair in costs if _fits(pair[1], limits)]
+        if fits:
+            fitting.append(fits[0])
+        elif not fitting:
+            _refuse_memory(costs[-1][1], limits)
+    worth = [(option, cost) for option, cost in fitting if cost.steps >= WORTH[option.channels]]
+    option, cost = (worth or fitting[:1])[-1]
+    if cost.steps < LEAST_STEPS:
+        _refuse_minutes(option, fingerprint, limits, measured)
+    return option, cost
+
+
+def _fits(cost: Prediction, limits: Limits) -> bool:
+    on_gpu = MEMORY_SLACK * cost.step_bytes
+    if limits.gpu_memory_gb is not None and on_gpu > limits.gpu_memory_gb * 2**30:
+        return False
+    return cost.peak_bytes <= limits.memory_gb * 2**30
+
+
+def _refuse_memory(cost: Prediction, limits: Limits) -> NoReturn:
+    option, given, need = "--memory", limits.memory_gb, float(cost.peak_bytes)
+    if limits.gpu_memory_gb is not None and need <= given * 2**30:
+        option, given, need = "--gpu-memory", limits.gpu_memory_gb, MEMORY_SLACK * cost.step_bytes
+    raise SettingsError(
+        f"{option}: {given:g} GiB are too few for the smallest network on the smallest patch; give at least "
+        f"{math.ceil(need / 2**30 * 10) / 10:g}"
+    )
+
+
+def _refuse_minutes(
+    option: Option, fingerprint: Fingerprint, limits: Limits, measured: Measurements
+) -> NoReturn:
+    enough = limits.minutes
+    steps = 0
+    while steps < LEAST_STEPS:
+        enough = math.floor(2 * enough + 1) / 2
+        longer = replace(limits, minutes=enough)
+        steps = predict(option, fingerprint, longer, measured).steps
+    raise SettingsError(
+        f"--minutes: {limits.minutes:g} are too few for the {LEAST_STEPS} steps that a network needs to learn anything; "
+        f"use at least {enough:g}"
+    )
+
+
+# ---------------------------------------------------------------- what an option takes
+
+
+def step_cost(option: Option, fingerprint: Fingerprint, measured: Measurements) -> StepProbe:
+    """The step of an option as measured or, where it was not, from those of other widths and patches.
+
+    Seconds and features go with the voxels; between widths they follow a power of the width.
+    """
+    if (exact := _exact(option, fingerprint, measured)) is not None:
+        return exact
+    near: dict[int, StepProbe] = {}  # of each width, the measured one whose batch is most like this
+    voxels = option.patch_voxels * option.batch_size
+    for probe in measured.steps:
+        other = near.get(probe.channels)
+        if probe.variant == option.variant and (
+            other is None or _distance(probe, voxels) < _distance(other, voxels)
+        ):
+            near[probe.channels] = probe
+
+    def at(value: Callable[[StepProbe], float]) -> float:
+        return _by_power({width: value(probe) for width, probe in near.items()}, option.channels)
+
+    parameters = at(lambda probe: probe.parameters)
+    features = at(lambda probe: max(probe.step_bytes - 16 * probe.parameters, 1) / probe.voxels)
+    return StepProbe(
+        option.variant,
+        option.channels,
+        option.patch_shape,
+        option.batch_size,
+        fingerprint.num_channels,
+        fingerprint.num_classes,
+        step_seconds=at(lambda probe: probe.step_seconds / probe.voxels) * voxels,
+        window_seconds=at(lambda probe: probe.window_seconds / math.prod(probe.patch_shape))
+        * option.patch_voxels,
+        step_bytes=round(features * voxels + 16 * parameters),  # weight, gradient, two moments
+        parameters=round(parameters),
+    )
+
+
+def _exact(option: Option, fingerprint: Fingerprint, measured: Measurements) -> StepProbe | None:
+    data = (fingerprint.num_channels, fingerprint.num_classes)
+    for probe in measured.steps:
+        other = Option(probe.variant, probe.channels, probe.patch_shape, probe.batch_size)
+        if other == option and (probe.num_channels, probe.num_classes) == data:
+            return probe
+    return None
+
+
+def _distance(probe: StepProbe, voxels: int) -> float:
+    return abs(math.log(probe.voxels / voxels))
+
+
+def _by_power(values: Mapping[int, float], width: int) -> float:
+    """Between measured widths along the power that joins them, outside along the nearest such power.
+
+    >>> _by_power({16: 1.0, 32: 4.0}, 64)
+    16.0
+    """
+    widths = sorted(values)
+    if len(widths) == 1:
+        return values[widths[0]] * (width / widths[0]) ** 2
+    upper = next((n for n in range(1, len(widths)) if width <= widths[n]), len(widths) - 1)
+    a, b = widths[upper - 1], widths[upper]
+    power = math.log(values[b] / values[a]) / math.log(b / a)
+    return float(values[a] * (width / a) ** power)
+
+
+def predict(
+    option: Option, fingerprint: Fingerprint, limits: Limits, measured: Measurements
+) -> Prediction:
+    """What a training by an option is expected to take."""
+    cost, data = step_cost(option, fingerprint, measured), measured.data
+    cutting = data.patch_seconds_per_voxel * option.patch_voxels * option.batch_size
+    # Workers cut beside the step, but on the processor they do so on the cores that compute it.
+    step = cost.step_seconds + (cutting / limits.cores if limits.device == "cpu" else 0)
+    look = _validation(option, fingerprint, limits, measured)
+    files = sum(math.prod(scan.shape) for scan in (*fingerprint.train, *fingerprint.val))
+    reading = files * data.read_seconds_per_voxel / min(limits.cores, 4)
+    start = data.start_seconds + reading + UNSTEADY_STEPS * step
+    pace = Pace(step, look.seconds, CLOSING_SECONDS)
+    left = 60 * limits.minutes - start
+    rough = (left - pace.ending - (VALIDATIONS - 1) * look.seconds) / step
+    rhythm = Rhythm(max(math.ceil(rough / EPOCHS), 1), EPOCHS // VALIDATIONS)
+    steps = rhythm.last_step(pace, 0, left, closed=0)
+    in_memory, peak = _memory(option, cost, fingerprint, limits, measured)
+    return Prediction(
+        step,
+        step * rhythm.steps_per_epoch,
+        start,
+        start + rhythm.seconds(pace, 0, steps, closed=0),
+        steps,
+        rhythm,
+        look,
+        in_memory,
+        peak,
+        cost.step_bytes,
+        cost.parameters,
+    )
+
+
+def _validation(
+    option: Option, fingerprint: Fingerprint, limits: Limits, measured: Measurements
+) -> Validation:
+    """The fullest validation that stays within its share of the minutes: windows first thin out, then cases."""
+    window = step_cost(option, fingerprint, measured).window_seconds
+    allowed = VALIDATION_SHARE * 60 * limits.minutes / VALIDATIONS
+    for overlap in OVERLAPS:
+        seconds = [
+            WINDOW_SLACK * window * count_windows(shape, option.patch_shape, (overlap,) * 3)
+            for shape in fingerprint.network_shapes(fingerprint.val, option.patch_shape)
+        ]
+        if sum(seconds) <= allowed:
+            break
+    totals = list(itertools.accumulate(seconds))
+    cases = max(sum(total <= allowed for total in totals), min(1, len(totals)))
+    return Validation(overlap, cases, totals[cases - 1] if cases else 0.0)
+
+
+def _memory(
+    option: Option,
+    cost: StepProbe,
+    fingerprint: Fingerprint,
+    limits: Limits,
+    measured: Measurements,
+) -> tuple[bool, int]:
+    """Whether prepared cases wait in memory, and the most that the training and its workers take, in bytes."""
+    scans = fingerprint.network_shapes((*fingerprint.train, *fingerprint.val), option.patch_shape)
+    scores = 4 * fingerprint.num_classes
+    index = 1 if fingerprint.num_classes <= 256 else 2
+    voxel = 4 * fingerprint.num_channels + index
+    cached = sum(voxel * math.prod(shape) for shape in scans)
+    centres = 4 * sum(min(2 * MAX_CENTRES, math.prod(shape)) for shape in scans)
+    largest = max(scans, key=math.prod)
+    slab = math.prod(largest) // max(largest) * option.patch_shape[largest.index(max(largest))]
+    window = WINDOWS * option.patch_voxels
+    validating = scores * (2 * slab + 3 * window) + voxel * math.prod(largest)
+    if limits.device == "cpu":  # half of a step's features are kept for the way back alone
+        validating += cost.step_bytes * window // (2 * cost.voxels)
+    stepping = cost.step_bytes if limits.device == "cpu" else 0
+    batch = 4 * (fingerprint.num_channels + 1) * option.patch_voxels * option.batch_size
+    worker = WORKER_BYTES + 8 * batch
+    varying = max(stepping, validating, BYTES_PER_WEIGHT * cost.parameters)
+    peak = MEMORY_SLACK * (measured.data.base_bytes + _workers(limits) * worker + varying)
+    kept = peak + MEMORY_SLACK * (cached + centres)
+    in_memory = cached + centres <= CACHE_SHARE * limits.memory_gb * 2**30
+    in_memory = in_memory and kept <= limits.memory_gb * 2**30
+    return in_memory, round(kept if in_memory else peak)
+
+
+def _workers(limits: Limits) -> int:
+    return 1 if limits.cores > 1 else 0
+
+
+# ---------------------------------------------------------------- the settings
+
+
+def plan_settings(fingerprint: Fingerprint, limits: Limits, measured: Measurements) -> Plan:
+    """The plan that follows from data, limits and measurements; equal ones give equal settings.
+
+    Raises:
+        SettingsError: the limits allow no training; the smallest that do are named.
+    """
+    option, cost = choose(fingerprint, limits, measured)
+    passes = cost.steps * option.batch_size / len(fingerprint.train)
+    document = json.loads(
+        dump_settings(_layout(option, fingerprint, limits, cost.validation.overlap))
+    )
+    document["dataset"]["cache"]["where"] = "memory" if cost.in_memory else "disk"
+    document["dataset"]["seg"]["augmentation"]["enabled"] = passes >= FEW_PASSES
+    document["tsk_set"] |= {
+        "budget_minutes": limits.minutes,
+        "epochs": math.ceil(cost.steps / cost.rhythm.steps_per_epoch),
+        "max_batch_num_per_epoch": [cost.rhythm.steps_per_epoch, cost.validation.cases, 0],
+        "val_period": cost.rhythm.val_period,
+        "checkpoint_period": cost.rhythm.val_period,
+        "warmup_epochs": WARMUP_EPOCHS,
+        "weight_averaging": _averaging(cost.steps),
+    }
+    settings = settings_from_dict(document)
+    return Plan(settings, cost, _choices(settings, option, cost, fingerprint, limits, passes))
+
+
+def _layout(
+    option: Option, fingerprint: Fingerprint, limits: Limits, overlap: float = OVERLAPS[0]
+) -> Settings:
+    """Settings of an option: all that does not depend on how many steps it makes."""
+    x, y, z = option.patch_shape
+    spacing = None if fingerprint.is_uniform else list(reversed(fingerprint.spacing))
+    return settings_from_dict(
+        {
+            "dataset": {
+                "num_channels": fingerprint.num_channels,
+                "spacing": spacing,
+                "seg": {"patch_size": [z, y, x], "partition": {"overlap": overlap}},
+            },
+            "tsk_set": {
+                "gpu_id": -1 if limits.device == "cpu" else 0,
+                "num_threads": limits.cores,
+                "num_workers": _workers(limits),
+                "batch_size": option.batch_size,
+                "optim": {"optim_type": "adamw", "lr": LEARNING_RATE},
+                "network": {
+                    "variant": option.variant,
+                    "channels": option.channels,
+                    "norm": "group" if limits.device == "cpu" else "instance",
+                    "deep_supervision_heads": 0 if limits.device == "cpu" else 2,
+                },
+            },
+        }
+    )
+
+
+def _variant(limits: Limits) -> Literal["standard", "folded"]:
+    return CPU_VARIANT if limits.device == "cpu" else "standard"
+
+
+def _averaging(steps: int) -> float:
+    """Decay whose memory is a fifteenth of the training, within 10 and 500 steps."""
+    return round(1 - 1 / min(max(steps / AVERAGED_PARTS, 10), 500), 4)
+
+
+def _choices(
+    settings: Settings,
+    option: Option,
+    cost: Prediction,
+    fingerprint: Fingerprint,
+    limits: Limits,
+    passes: float,
+) -> tuple[Choice, ...]:
+    """Each choice with its reason, in the order in which they follow from one another."""
+    network = settings.tsk_set.network
+    topology = plan_topology(network, option.patch_shape, fingerprint.spacing)
+    whole = patch_ladder(fingerprint)[-1]
+    kept = _times(fingerprint.median_shape)
+    spacing = " x ".join(f"{size:g}" for size in fingerprint.spacing)
+    wider = [width for width in WIDTHS if width > option.channels]
+    validation = cost.validation
+    return (
+        Choice(
+            f"spacing {spacing} mm",
+            "as in the files: all scans have it"
+            if fingerprint.is_uniform
+            else "the median of the scans, which differ",
+        ),
+        Choice(
+            f"patch {_times(option.patch_shape)}",
+            f"holds the median scan of {kept}"
+            if all(
+                p >= n for p, n in zip(option.patch_shape, fingerprint.median_shape, strict=True)
+            )
+            else f"the largest up to {_times(whole)} that memory and minutes allow; the median scan has {kept}",
+        ),
+        Choice(
+            f"network {network.variant}, {option.channels} channels, {len(topology.strides)} stages, total stride "
+            f"{_times(topology.total_stride)}",
+            f"{cost.parameters / 1e6:.2f} million weights; "
+            + (
+                f"{wider[0]} channels would want {WORTH[wider[0]]} steps or more memory"
+                if wider
+                else "the widest"
+            ),
+        ),
+        Choice(
+            f"batch {option.batch_size}",
+            f"{option.batch_size * option.patch_voxels / 1e6:.2f} million voxels a step",
+        ),
+        Choice(
+            f"{cost.steps} steps, {settings.tsk_set.epochs} epochs of {cost.rhythm.steps_per_epoch}",
+            f"what {limits.minutes:g} minutes hold; each training scan is seen about {passes:.0f} times",
+        ),
+        Choice(
+            f"learning rate {settings.tsk_set.optim.lr:g}, falling to nothing",
+            f"warm-up of {settings.tsk_set.warmup_epochs:g} epochs; weights averaged with decay "
+            f"{settings.tsk_set.weight_averaging:g}, {1 / AVERAGED_PARTS:.0%} of the training",
+        ),
+        Choice(
+            f"augmentation {'default' if settings.dataset.seg.augmentation.enabled else 'off'}",
+            f"on from {FEW_PASSES} times that a scan is seen",
+        ),
+        Choice(
+            f"cache on {'disk' if settings.dataset.cache.where == 'disk' else 'memory'}".replace(
+                "on memory", "in memory"
+            ),
+            f"prepared scans may take {CACHE_SHARE:.0%} of {limits.memory_gb:g} GiB",
+        ),
+        Choice(
+            f"{limits.cores} threads, {_workers(limits)} workers",
+            "a worker cuts patches beside the step"
+            if _workers(limits)
+            else "one core cuts and computes in turn",
+        ),
+        Choice(
+            f"validation every {cost.rhythm.val_period} epochs on {validation.cases} cases, overlap {validation.overlap:g}",
+            f"{validation.seconds:.0f} s each, {VALIDATION_SHARE:.0%} of the minutes in all",
+        ),
+    )
+
+
+def _times(shape: Shape) -> str:
+    return " x ".join(map(str, shape))
