@@ -115,7 +115,9 @@ def _names(
                 names[int(key)] = value
             else:
                 names[int(value)] = key
-        ordered = tuple(str(channels[key]) for key in sorted(channels, key=int))
+        ordered = tuple(
+            str(name) for _, name in sorted(channels.items(), key=lambda channel: int(channel[0]))
+        )
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f'{path}: {error}; "labels" and "channel_names" (or "modality") pair numbers with names'

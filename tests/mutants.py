@@ -227,6 +227,183 @@ MUTANTS = [
         "if False and not accept_inexact:",
         ("test_training.py::test_a_resume_that_would_not_be_exact_is_refused_with_the_difference",),
     ),
+    # ------------------------------------------------------------ inputs: volumes
+    Mutant(
+        "a gzip stream is not read to its end",
+        "volumes.py",
+        "trailing = len(self._block) - start + self._stream.drain()",
+        "trailing = 0",
+        (
+            "test_volumes.py::test_every_bit_flip_in_a_compressed_file_is_seen_or_harmless",
+            "test_catalogue.py::test_a_bad_input_is_refused_with_what_to_do[row-28-wrong-checksum]",
+        ),
+    ),
+    Mutant(
+        "volumes over the cap are allocated",
+        "volumes.py",
+        "        if need > cap_bytes:\n",
+        "        if False:\n",
+        (
+            "test_catalogue.py::test_a_bomb_is_refused_before_it_takes_memory[row-33-200-MiB-in-900-KB,-over-the-cap]",
+        ),
+    ),
+    Mutant(
+        "a header is believed whatever its file can hold",
+        "volumes.py",
+        "if self.header.compressed and self._declared > _DEFLATE_RATIO * self._size + _CHUNK:",
+        "if False:",
+        ("test_volumes.py::test_a_volume_over_the_cap_is_refused_before_it_is_allocated",),
+    ),
+    Mutant(
+        "a stream may go on for ever after its voxels",
+        "volumes.py",
+        "            if count > _MAX_TRAILING:\n",
+        "            if False:\n",
+        ("test_volumes.py::test_a_stream_that_goes_on_and_on_is_given_up",),
+    ),
+    Mutant(
+        "values that are not finite pass",
+        "volumes.py",
+        "    if not finite:\n",
+        "    if False:\n",
+        ("test_volumes.py::test_values_that_are_not_finite_are_counted_and_placed",),
+    ),
+    Mutant(
+        "sform and qform may lie a millimetre apart",
+        "volumes.py",
+        "GRID_TOLERANCE_MM = 0.1",
+        "GRID_TOLERANCE_MM = 1.0",
+        ("test_volumes.py::test_a_header_that_cannot_be_trusted_is_refused",),
+    ),
+    Mutant(
+        "label values are rounded from however far",
+        "volumes.py",
+        "LABEL_TOLERANCE = 1e-3",
+        "LABEL_TOLERANCE = 0.5",
+        ("test_volumes.py::test_a_label_map_that_is_none_is_refused",),
+    ),
+    Mutant(
+        "negative label values pass",
+        "volumes.py",
+        "        if low < 0:\n",
+        "        if False:\n",
+        ("test_volumes.py::test_a_label_map_that_is_none_is_refused",),
+    ),
+    Mutant(
+        "entities of a label table are expanded",
+        "volumes.py",
+        'if b"<!" in content.replace(b"<![CDATA[", b"").replace(b"<!--", b""):',
+        "if False:",
+        ("test_volumes.py::test_a_label_table_with_entities_is_refused",),
+    ),
+    # ------------------------------------------------------------ inputs: settings, lists, names
+    Mutant(
+        "the last of two equal keys wins",
+        "settings.py",
+        "text, object_pairs_hook=object_of, parse_constant=refuse, parse_float=number",
+        "text, parse_constant=refuse, parse_float=number",
+        ("test_settings.py::test_text_that_is_no_settings_is_refused_by_the_file_and_the_place",),
+    ),
+    Mutant(
+        "settings may be nested without end",
+        "settings.py",
+        "    if _is_deep(document):\n",
+        "    if False:\n",
+        ("test_settings.py::test_text_that_is_no_settings_is_refused_by_the_file_and_the_place",),
+    ),
+    Mutant(
+        "a list may lead out of its root",
+        "lists.py",
+        "if root is not None and Path(root).resolve() not in path.resolve().parents:",
+        "if False:",
+        ("test_lists.py::test_a_declared_root_keeps_the_list_inside",),
+    ),
+    Mutant(
+        "a list may name devices and pipes",
+        "lists.py",
+        "    if not stat.S_ISREG(mode):\n",
+        "    if False:\n",
+        ("test_lists.py::test_all_that_a_list_cannot_name_is_named_at_once",),
+    ),
+    Mutant(
+        "a dataset may list files outside of its folder",
+        "cases.py",
+        "    if root not in path.parents:\n",
+        "    if False:\n",
+        ("test_cases.py::test_a_decathlon_list_cannot_lead_out_of_its_folder",),
+    ),
+    Mutant(
+        "a name may be code in a bundle",
+        "files.py",
+        'if code := set(text) & set("$@%"):',
+        "if code := set[str]():",
+        (
+            "test_catalogue.py::test_a_bad_input_is_refused_with_what_to_do[row-09-label-name-that-is-code]",
+        ),
+    ),
+    # ------------------------------------------------------------ inputs: what cases and models mean
+    Mutant(
+        "label values that the table lacks pass",
+        "preparation.py",
+        "    check_labels(facts, table)\n",
+        "",
+        ("test_preparation.py::test_a_label_table_names_the_labels_and_must_name_all",),
+    ),
+    Mutant(
+        "an image may stand in training and test",
+        "facts.py",
+        "leaks = len({split for split, _ in same}) > 1",
+        "leaks = False",
+        ("test_facts.py::test_an_image_in_two_splits_is_refused_and_twice_in_one_is_noted",),
+    ),
+    Mutant(
+        "a label map may change after the check",
+        "facts.py",
+        "digests = [file_sha256(path) for path in case.files]",
+        "digests = [file_sha256(path) for path in case.images]",
+        (
+            "test_planted.py::test_a_file_that_changed_or_vanished_since_the_check_stops_the_training",
+        ),
+    ),
+    Mutant(
+        "tensors may lie in memory as they like",
+        "checkpoint.py",
+        "        and tensor.is_contiguous()\n",
+        "",
+        ("test_checkpoint.py::test_anything_but_plain_values_and_dense_finite_tensors_is_refused",),
+    ),
+    Mutant(
+        "the network that a checkpoint asks for is built at once",
+        "prediction.py",
+        '        with torch.device("meta"):\n',
+        '        with torch.device("cpu"):\n',
+        (
+            "test_catalogue.py::test_a_bomb_is_refused_before_it_takes_memory[row-62-terabytes-by-its-settings]",
+        ),
+    ),
+    Mutant(
+        "a model may call the labels otherwise",
+        "cli.py",
+        "if clash := predictor.table.contradiction(task.table):",
+        "if clash := None:",
+        (
+            "test_catalogue.py::test_a_bad_model_is_refused_with_what_to_do[row-68-labels-the-other-way-round]",
+        ),
+    ),
+    Mutant(
+        "a link under the log's name is followed",
+        "workspace.py",
+        "flags | os.O_NOFOLLOW, 0o666),",
+        "flags, 0o666),",
+        ("test_planted.py::test_links_planted_in_a_run_folder_are_not_followed",),
+    ),
+    Mutant(
+        "torch with known holes is used",
+        "devices.py",
+        "        if numbers < oldest:\n",
+        "        if False:\n",
+        ("test_catalogue.py::test_versions_with_known_holes_are_refused",),
+    ),
 ]
 
 
