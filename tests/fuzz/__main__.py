@@ -114,6 +114,7 @@ def _run(fuzzer: Fuzzer, seed: int, start: int, seconds: float, inputs: int | No
     shared = mmap.mmap(-1, ctypes.sizeof(Progress))
     report = Report(fuzzer, Progress.from_buffer(shared))
     report.progress.number = start - 1
+    _warm_up(fuzzer)
     end = time.monotonic() + seconds
     last = sys.maxsize if inputs is None else start + inputs
     while time.monotonic() < end and report.progress.number + 1 < last:
@@ -146,7 +147,6 @@ def _child(
     seen: set[str] = set()
     ear = listen()
     try:
-        _warm_up(fuzzer, folder)
         _limit_memory()
         for number in range(*numbers):
             progress.number, progress.since_cpu = number, time.process_time()
@@ -165,9 +165,11 @@ def _child(
         os._exit(0)
 
 
-def _warm_up(fuzzer: Fuzzer, folder: Path) -> None:
-    """Loads what waits to be loaded, so that no code is compiled later on."""
-    fuzzer.accepts(fuzzer.sound(), folder)
+def _warm_up(fuzzer: Fuzzer) -> None:
+    """Makes and loads what waits for it, before the clock runs, so that no child compiles code of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        fuzzer.accepts(fuzzer.sound(), Path(folder))
+    fuzzer.input(0, 1)
     with contextlib.suppress(MonaisegError):
         parse_settings('{"unknown": 1}')
 
