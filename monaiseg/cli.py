@@ -45,6 +45,17 @@ class _Commands(TyperGroup):
         except MonaisegError as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(2) from error
+        except (MemoryError, RuntimeError) as error:
+            lack = _lack_of_memory(error)
+            if lack is None:
+                raise
+            reason = next(iter(str(lack).splitlines()), "") or "no room for another array"
+            typer.echo(
+                f"the memory ran out ({reason[:200]}); close other programs, or lower tsk_set.batch_size, "
+                "dataset.seg.patch_size or tsk_set.num_workers",
+                err=True,
+            )
+            raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             typer.echo("interrupted", err=True)
             raise typer.Exit(130) from error
@@ -66,6 +77,19 @@ def _written_out(word: str, options: Mapping[str, object]) -> str:
     meant = [option for option in options if option.startswith(name)]
     unique = len({id(options[option]) for option in meant}) == 1
     return meant[0] + equals + value if unique else word
+
+
+def _lack_of_memory(error: BaseException | None) -> BaseException | None:
+    """The error of Python, or of torch on any device, that could not have the memory it asked for; None if it is none.
+
+    MONAI wraps what its transforms raise, so the causes are looked at too.
+    """
+    while error is not None:
+        words = ("out of memory", "can't allocate memory")
+        if isinstance(error, MemoryError) or any(part in str(error) for part in words):
+            return error
+        error = error.__cause__
+    return None
 
 
 def _spread(words: list[str]) -> list[str]:

@@ -34,7 +34,7 @@ from children import in_child
 from drawings import GRID, LABEL, SHAPE, nifti_bytes, write_case
 from fuzz import models
 from monaiseg import volumes
-from monaiseg.checkpoint import Checkpoint, commit, newest, save_best
+from monaiseg.checkpoint import Checkpoint, commit, difference, newest, save_best
 from monaiseg.cli import app
 from monaiseg.devices import OLDEST
 
@@ -682,6 +682,28 @@ def test_a_bomb_is_refused_before_it_takes_memory(row: Row, bench: Bench, monkey
 # ---------------------------------------------------------------- rows of the machine
 
 
+def test_memory_that_runs_out_is_told_with_what_to_lower(bench: Bench):
+    command = list(predict(_sound)(bench))
+    whole = np.arange(140**3, dtype=np.int16).reshape(140, 140, 140)
+    (bench.root / "large.nii").write_bytes(nifti_bytes(whole))
+    command[command.index("-i") + 1] = str(bench.root / "large.nii")
+
+    def run() -> tuple[int, str]:
+        result = call(command)
+        return result.exit_code, result.output
+
+    code, output = in_child(run, memory_bytes=40 << 20).result
+
+    assert code == 2, output
+    assert "the memory ran out (" in output
+    assert "or lower tsk_set.batch_size" in output
+    assert not list(bench.root.glob("out/*"))
+
+
+def test_another_number_of_processes_is_a_difference():
+    assert difference({"world size": 2}, {"world size": 1}) == ["world size: 2 then, 1 now"]
+
+
 def test_clock_time_zone_and_language_change_nothing(bench: Bench, monkeypatch):
     written = []
     for zone, language in (("UTC", "C"), ("Pacific/Kiritimati", "de_DE.UTF-8")):
@@ -758,7 +780,10 @@ ELSEWHERE = {
         "test_workspace.py::test_a_worker_that_outlives_its_trainer_does_not_keep_the_folder_locked",
     ],
     73: ["test_checkpoint.py::test_a_training_that_moves_on_while_it_is_read_is_read_again"],
-    74: ["test_handlers.py::test_a_process_that_is_signalled_finishes_its_step_and_commits"],
+    74: [
+        "test_handlers.py::test_a_process_that_is_signalled_finishes_its_step_and_commits",
+        "test_distributed.py::test_two_processes_stop_at_one_step_and_resume_to_the_same_weights",
+    ],
     75: [
         "test_handlers.py::test_a_second_interrupt_ends_at_once",
         "test_handlers.py::test_a_signal_asks_and_does_not_break_in",
@@ -769,6 +794,9 @@ ELSEWHERE = {
         "test_checkpoint.py::test_leftovers_of_a_kill_are_cleared_away_and_the_users_files_are_not",
     ],
     77: ["test_loaders.py::test_a_dead_or_hanging_worker_is_named_and_not_waited_for"],
+    78: ["test_catalogue.py::test_memory_that_runs_out_is_told_with_what_to_lower"],
+    79: ["test_distributed.py::test_the_fault_of_one_process_ends_all"],
+    80: ["test_catalogue.py::test_another_number_of_processes_is_a_difference"],
     81: ["test_training.py::test_a_loss_that_is_no_number_stops_with_the_cases_names"],
     84: ["test_files.py::test_modes_follow_the_umask", "test_workspace.py::test_the_umask_rules_the_modes"],
     82: [
@@ -779,9 +807,6 @@ ELSEWHERE = {
 }  # fmt: skip
 """Rows that other tests show, wholly or in part."""
 NOT_SHOWN = {
-    78: "a GPU's memory cannot run out where there is no GPU; a volume larger than the memory is refused (rows 32, 33)",
-    79: "of several processes: their tests are those of distributed training",
-    80: "of several processes: the fingerprint holds the number of processes, and other numbers are a difference",
     83: "the size of /dev/shm is the container's; the loader names a worker that died for want of it (row 77)",
 }
 """Rows that no test of this machine can show, and why."""
