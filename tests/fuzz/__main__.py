@@ -158,7 +158,7 @@ def _child(
                 os.write(told, (json.dumps([number, fault]) + "\n").encode())
             if time.monotonic() > end or len(seen) >= MOST_FAILURES:
                 break
-    except BaseException:  # noqa: BLE001  a mistake of the fuzzer itself
+    except BaseException:  # noqa: BLE001  a mistake in drawing
         os.write(told, (json.dumps([progress.number, traceback.format_exc()]) + "\n").encode())
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -276,7 +276,8 @@ def _keep(report: Report, seed: int, folder: Path) -> None:
         print(f"\n{report.fuzzer.name}: {fault}\n  repeat: {_command(report, seed, number)}")
         kept = folder / report.fuzzer.name / f"{seed}-{number}"
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_bytes(report.fuzzer.input(seed, number))
+        with contextlib.suppress(Exception):  # a mistake in drawing has no bytes
+            kept.write_bytes(report.fuzzer.input(seed, number))
 
 
 def _command(report: Report, seed: int, number: int) -> str:

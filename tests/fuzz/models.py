@@ -231,20 +231,21 @@ def draw_meaning(rng: Random) -> bytes:
         if part == "settings":
             state[part] = json.dumps(mutated_document(json.loads(meaning()[part]), rng))
         elif part in ("labels", "channels"):
-            state[part] = mutated_document(list(state[part]), rng) if state[part] else []
+            state[part] = mutated_document(list(meaning()[part]), rng)
         elif part == "spacing":
             state[part] = tuple(rng.choice(NASTY_NUMBERS) for _ in range(3))
         elif part == "network":
-            key = rng.choice(list(state[part]))
+            weights = meaning()[part]
+            key = rng.choice(list(weights))
             other = rng.choice(
                 (
                     torch.zeros(1),
                     torch.zeros(0),
                     torch.ones(2, 2, dtype=torch.int64),
-                    state[part][key][..., :1].clone(),
+                    weights[key][..., :1].clone(),
                 )
             )
-            state[part] = {**state[part], key: other} if rng.random() < 0.8 else {key: other}
+            state[part] = {**weights, key: other} if rng.random() < 0.8 else {key: other}
         else:
             state[rng.choice(list(state))] = nasty(rng)
     try:
