@@ -21,6 +21,9 @@ nox.options.sessions = ["lint", "types", "tests"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 CONSTRAINTS = ("--constraint", "constraints.txt")
+TESTED_TORCH = next(
+    line for line in Path("constraints.txt").read_text().split() if line.startswith("torch==")
+)
 EXTRAS = "bundle,itk,onnx"
 SIDE_BY_SIDE = ("--numprocesses", "auto", "--maxprocesses", "4")
 """More than four processes would train the shared networks of the tests more often than they save."""
@@ -150,11 +153,7 @@ def minimums(session: nox.Session) -> None:
     """
     oldest = [bound.replace(">=", "==") for bound in PROJECT["project"]["dependencies"]]
     if "torch" not in session.posargs:
-        oldest[0] = next(
-            line
-            for line in Path("constraints.txt").read_text().split()
-            if line.startswith("torch==")
-        )
+        oldest[0] = TESTED_TORCH
     extras = [
         bound for names in PROJECT["project"]["optional-dependencies"].values() for bound in names
     ]
@@ -164,3 +163,9 @@ def minimums(session: nox.Session) -> None:
     session.run(
         "python", "-m", "pytest", "-m", "not slow", "--deselect", reference
     )  # typer words it
+
+
+@nox.session(default=False)
+def peers(session: nox.Session) -> None:
+    """nnU-Net in an environment of its own, for the benchmarks that compare with it: `.nox/peers/bin/python`."""
+    session.install(TESTED_TORCH, "nnunetv2==2.8.1")

@@ -73,6 +73,14 @@ def _check_installed() -> None:
             )
 
 
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether this is a processor with instructions for bfloat16 (AVX-512 BF16 or AMX): others would emulate them."""
+    # Older versions of torch do not say what the processor can do.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    wanted = ("avx512_bf16", "amx_bf16")
+    return device.type == "cpu" and any(capabilities.get(name, False) for name in wanted)
+
+
 def set_threads(num_threads: int | None) -> int:
     """Set the threads of the CPU's compute, one a usable core unless given; returns their number.
 

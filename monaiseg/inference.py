@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
-from monai.inferers.inferer import Inferer
+from monai.inferers.inferer import Inferer, SimpleInferer
 from monai.utils.enums import BlendMode
 from torch import Tensor
 from torch.nn import functional as F
@@ -230,3 +230,17 @@ class SlidingWindow(Inferer):
         window = window_shape(self.settings, inputs.shape[2:])
         class_map = sliding_window_class_map(network, inputs, window, **self.options)
         return class_map[None, None]
+
+
+class InBFloat16(SimpleInferer):
+    """A training's forward pass in bfloat16, where torch's autocast holds that to be safe; weights stay float32.
+
+    bfloat16 has the range of float32: unlike float16 it needs no scaling of the loss.
+    """
+
+    def __call__(
+        self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """What the network makes of its inputs."""
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
+            return super().__call__(inputs, network, *args, **kwargs)

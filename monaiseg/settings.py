@@ -508,7 +508,8 @@ class TaskSettings(Section):
     num_workers: Annotated[int, Field(ge=0, le=64)] = 1
     """Processes that cut and augment patches beside the computation."""
     amp: bool = True
-    """Mixed precision where the device has it; CPUs compute in float32."""
+    """Train in mixed precision: float16 on a GPU, bfloat16 on a processor that has instructions for it, else float32.
+    Validation and prediction on a processor are in float32."""
     batch_size: Count | Annotated[tuple[Count, Count, Count, Count], BeforeValidator(_as_tuple)] = 2
     """Patches per training step. EasyReg's list [train, val, test, debug] is accepted; only its first entry matters."""
     epochs: Count = 100

@@ -34,7 +34,7 @@ from monaiseg.budget import CALIBRATION_STEPS, Budget, Rhythm
 from monaiseg.cases import Case
 from monaiseg.checkpoint import Best, Checkpoint
 from monaiseg.data_tasks import CACHE_FOLDER, DataTask, read_data_task
-from monaiseg.devices import device_of, set_threads
+from monaiseg.devices import computes_in_bfloat16, device_of, set_threads
 from monaiseg.errors import CheckpointError, DataError, SettingsError
 from monaiseg.facts import check_unchanged
 from monaiseg.geometry import Grid, Spacing
@@ -50,7 +50,7 @@ from monaiseg.handlers import (
     case_ids,
     picture_of,
 )
-from monaiseg.inference import SlidingWindow, count_windows
+from monaiseg.inference import InBFloat16, SlidingWindow, count_windows
 from monaiseg.labels import LabelTable
 from monaiseg.loaders import (
     CaseLoader,
@@ -183,7 +183,7 @@ class Training:
             {name: task.facts[case.id].checksum for name, case in _seen_cases(task)},
             self.table.digest(),
             num_threads=set_threads(settings.tsk_set.num_threads),
-            device=_name_of(self.device),
+            device=_name_of(self.device) + " in bfloat16" * isinstance(trainer.inferer, InBFloat16),
             world_size=distributed.size(),
         )
         self.network = distributed.plain(trainer.network)
@@ -706,10 +706,12 @@ def build_trainer(
         train_data_loader: as `build_training_loader` makes it.
         device: where it computes.
         max_epochs: epochs to train.
-        inferer: how the network is called; None is by itself.
+        inferer: how the network is called; None is by itself, in mixed precision in bfloat16 where the processor has it.
         train_handlers: further handlers of MONAI or ignite.
     """
     tsk = settings.tsk_set
+    if inferer is None and tsk.amp and computes_in_bfloat16(device):
+        inferer = InBFloat16()
     return SupervisedTrainer(
         device=device,
         max_epochs=tsk.epochs if max_epochs is None else max_epochs,

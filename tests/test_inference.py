@@ -11,7 +11,12 @@ from monai.inferers import sliding_window_inference
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from monaiseg.inference import SlidingWindow, count_windows, sliding_window_class_map
+from monaiseg.inference import (
+    InBFloat16,
+    SlidingWindow,
+    count_windows,
+    sliding_window_class_map,
+)
 from monaiseg.settings import settings_from_dict
 
 K = 5
@@ -167,3 +172,15 @@ def test_the_engines_inferer_gives_a_batch_of_one_class_map(network):
     )
     assert class_map.shape == (1, 1, 20, 16, 16)
     assert torch.equal(class_map[0, 0], expected)
+
+
+def test_in_bfloat16_features_are_rounded_and_weights_and_gradients_are_not(network):
+    image = torch.randn(1, 1, 8, 8, 8)
+
+    scores = InBFloat16()(image, network)
+    scores.float().square().mean().backward()
+
+    assert scores.dtype == torch.bfloat16
+    torch.testing.assert_close(scores.float(), network(image), rtol=0.05, atol=0.02)
+    assert all(w.dtype == w.grad.dtype == torch.float32 for w in network.parameters())
+    network.zero_grad()

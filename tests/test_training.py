@@ -188,6 +188,15 @@ def test_a_resume_that_would_not_be_exact_is_refused_with_the_difference(short, 
         run(other, data_task, "moved", resume=True)
 
 
+def test_a_resume_where_the_processor_computes_otherwise_is_refused(short, data_task, monkeypatch):
+    monkeypatch.setattr("monaiseg.training.computes_in_bfloat16", lambda _: True)
+    run(changed(short, epochs=1), data_task, "run")
+    monkeypatch.setattr("monaiseg.training.computes_in_bfloat16", lambda _: False)
+
+    with pytest.raises(CheckpointError, match="device: cpu in bfloat16 then, cpu now"):
+        run(changed(short, epochs=1), data_task, "run", resume=True)
+
+
 def test_a_second_training_does_not_overwrite_the_first(short, data_task):
     run(changed(short, epochs=1), data_task, "mine")
 

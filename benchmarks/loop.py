@@ -1,0 +1,114 @@
+"""What the training loop adds to computing: seconds of its steps over those of forward, backward and update alone.
+
+Both take the same batches, epoch by epoch in turn, in one process: first the whole loop (workers that cut and augment,
+collation, MONAI's engine, handlers, clipping, average of the weights), then the network, loss and optimiser alone.
+
+Usage: python benchmarks/loop.py DATASET [--settings FILE] [--steps 20] [--rounds 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from common import machine, prepare
+from ignite.engine import Events
+from monai.engines.utils import IterationEvents
+
+from monaiseg.data_tasks import read_data_task
+from monaiseg.devices import choose_device
+from monaiseg.settings import Settings, load_settings
+from monaiseg.training import Training, build_optimizer, build_training
+from monaiseg.workspace import RunFolder
+
+SETTINGS = Path(__file__).parent.parent / "scripts" / "settings_for_hippocampus" / "seg_train"
+
+
+class Clock:
+    """Times each epoch of a training, and after it the bare computation on the same batches.
+
+    Args:
+        training: about to run.
+    """
+
+    def __init__(self, training: Training) -> None:
+        self.trainer = training.trainer
+        self.network = copy.deepcopy(training.network)  # its weights go their own way
+        self.optimizer = build_optimizer(self.network, training.settings.tsk_set.optim)
+        self.batches: list[Any] = []
+        self.loop_seconds: list[float] = []
+        self.bare_seconds: list[float] = []
+        self.first_step: float | None = None
+        self.trainer.add_event_handler(Events.EPOCH_STARTED, self._start)
+        self.trainer.add_event_handler(IterationEvents.MODEL_COMPLETED, self._first)
+        self.trainer.add_event_handler(Events.ITERATION_COMPLETED, self._keep)
+        self.trainer.add_event_handler(Events.ITERATION_COMPLETED(every=training.steps), self._turn)
+
+    def _start(self) -> None:
+        self.started = time.perf_counter()
+
+    def _first(self) -> None:
+        self.first_step = self.first_step or time.perf_counter()
+
+    def _keep(self) -> None:
+        self.batches.append(self.trainer.state.batch)
+
+    def _turn(self) -> None:
+        stopped = time.perf_counter()
+        self.loop_seconds.append((stopped - self.started) / len(self.batches))
+        for batch in self.batches:
+            self._step(batch)
+        self.bare_seconds.append((time.perf_counter() - stopped) / len(self.batches))
+        self.batches.clear()
+
+    def _step(self, batch: Any) -> None:
+        self.optimizer.zero_grad()
+        logits = self.trainer.inferer(batch["image"], self.network)
+        self.trainer.loss_function(logits, batch["label"]).backward()
+        self.optimizer.step()
+
+
+def timed(settings: Settings, task: Path) -> tuple[Clock, float]:
+    """The clock of a training by these settings, and the seconds from nothing to the end of its first step."""
+    started = time.perf_counter()
+    with RunFolder.of(task, "loop").opened(resume=False) as folder:
+        training = build_training(settings, read_data_task(task), folder, choose_device(-1))
+        clock = Clock(training)
+        training.run()
+    assert clock.first_step is not None
+    return clock, clock.first_step - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--settings", type=Path, default=SETTINGS / "curr_task_settings.json")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    settings = load_settings(args.settings)
+    changes = {
+        "epochs": 1 + args.rounds,  # the first is not counted
+        "max_batch_num_per_epoch": (args.steps, 0, 0),
+        "val_period": 2 + args.rounds,
+        "checkpoint_period": 2 + args.rounds,
+    }
+    task_settings = settings.tsk_set.model_copy(update=changes)
+    settings = settings.model_copy(update={"tsk_set": task_settings})
+    with tempfile.TemporaryDirectory() as folder:
+        clock, first = timed(settings, prepare(args.dataset, Path(folder)))
+    pairs = list(zip(clock.loop_seconds, clock.bare_seconds, strict=True))[1:]
+    loop, bare = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio = statistics.median(whole / part for whole, part in pairs)
+    print(machine())
+    print(f"loop {loop:.3f} s a step, computing alone {bare:.3f} s, ratio {ratio:.3f}")
+    print(f"from settings to the first step: {first:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Dice against wall-clock minutes of training: ours, planned for the minutes, and the peers', on the same split.
+
+Every contender trains on the training cases of `prepare`'s default split for so many minutes and labels the test cases;
+one scorer scores them all. Of nnU-Net and MONAI preprocessing is not counted; of ours, `plan` is. Points that OUTPUT
+holds already are kept, so that a run can be gone on with. The figure is drawn anew each time.
+
+Usage: python benchmarks/minutes.py --dataset DATASET --output OUTPUT [--minutes 8 20] [--seeds 0 1 2]
+           [--contenders monaiseg monai nnunet] [--nnunet .nox/peers/bin/python] [--figure docs/dice_against_minutes.svg]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import RIVALS, machine, prepare, run, split_cases, table
+from figure import NAMES, figure
+
+from monaiseg.labels import LabelTable
+from monaiseg.metrics import class_counts, dice_from_counts, mean_over_cases
+from monaiseg.volumes import read_label_map
+
+
+def point(contender: str, python: str, task: Path, minutes: float, seed: int, output: Path) -> Any:
+    """Train and score once: mean Dice over the test cases of each label, and the seconds that training took."""
+    folder = output / f"{contender}-{minutes:g}-{seed}"
+    kept = folder / "point.json"
+    if not kept.exists():
+        folder.mkdir()
+        script = RIVALS / f"with_{contender}.py"
+        run(python, script, "minutes", task, minutes, seed, folder)
+        result = json.loads((folder / "result.json").read_text())
+        facts = {"contender": contender, "minutes": minutes, "seed": seed, **result}
+        kept.write_text(json.dumps(facts | {"dice": dice(task, folder / "predictions")}))
+    return json.loads(kept.read_text())
+
+
+def dice(task: Path, predictions: Path) -> dict[str, float]:
+    """Mean Dice of each label over the test cases."""
+    labels = LabelTable.from_records(json.loads((task / "dataset.json").read_text())["labels"])
+    cases = []
+    for case in split_cases(task)["test"]:
+        paths = (predictions / f"{case['id']}.nii.gz", case["label"])
+        maps = [
+            torch.from_numpy(labels.class_indices(read_label_map(path)[0], others="refuse"))
+            for path in paths
+        ]
+        cases.append(dice_from_counts(class_counts(*maps, labels.num_classes)))
+    _, means = mean_over_cases(torch.stack(cases))
+    return {label.name: mean for label, mean in zip(labels.foreground, means, strict=True)}
+
+
+def medians(points: list[Any]) -> list[Any]:
+    """Of each contender and number of minutes the median over seeds of the seconds and of each label's Dice."""
+    keys = dict.fromkeys((p["contender"], p["minutes"]) for p in points)
+    rows = []
+    for contender, minutes in keys:
+        same = [p for p in points if (p["contender"], p["minutes"]) == (contender, minutes)]
+        scores = {
+            name: statistics.median(p["dice"][name] for p in same) for name in same[0]["dice"]
+        }
+        seconds = statistics.median(p["train_seconds"] for p in same)
+        rows.append(
+            {"contender": contender, "minutes": minutes, "seconds": seconds, "seeds": len(same)}
+            | {"dice": scores, "mean": statistics.mean(scores.values())}
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, nargs="+", default=[8, 20])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--contenders", nargs="+", choices=list(NAMES), default=["monaiseg"])
+    parser.add_argument("--nnunet", default=".nox/peers/bin/python")
+    parser.add_argument("--figure", type=Path)
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    task = args.output / "benchmark"
+    if not task.exists():
+        prepare(args.dataset, args.output)
+    for contender in args.contenders:
+        python = args.nnunet if contender == "nnunet" else sys.executable
+        for minutes in args.minutes:
+            for seed in args.seeds:
+                print(point(contender, python, task, minutes, seed, args.output), flush=True)
+    points = [json.loads(path.read_text()) for path in sorted(args.output.glob("*/point.json"))]
+    labels = list(points[0]["dice"])
+    rows = [
+        [NAMES[row["contender"]], f"{row['minutes']:g}", f"{row['seconds'] / 60:.1f}", row["seeds"]]
+        + [f"{row['dice'][label]:.4f}" for label in labels]
+        for row in medians(points)
+    ]
+    print(machine())
+    print(table(["", "minutes given", "taken", "seeds", *labels], rows))
+    picture = args.figure or args.output / "dice_against_minutes.svg"
+    picture.write_text(figure(points), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""monaiseg as a contender.
+
+Usage: with_monaiseg.py steps TASK SETTINGS             SETTINGS: JSON text
+       with_monaiseg.py minutes TASK MINUTES SEED OUTPUT
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from common import Turns, run, split_cases, write_result
+from ignite.engine import Engine, Events
+
+from monaiseg.data_tasks import read_data_task
+from monaiseg.devices import choose_device
+from monaiseg.settings import settings_from_dict
+from monaiseg.training import build_training
+from monaiseg.workspace import RunFolder
+
+
+def steps(task: Path, text: str) -> None:
+    """The real training loop, stopped between two steps while it is another's turn."""
+    turns = Turns()
+    settings = settings_from_dict(json.loads(text))
+    with (
+        tempfile.TemporaryDirectory(dir=task) as name,
+        RunFolder.of(task, Path(name).name).opened(resume=False) as folder,
+    ):
+        training = build_training(settings, read_data_task(task), folder, choose_device(-1))
+
+        def wait(engine: Engine) -> None:
+            if not turns.next():
+                engine.terminate()
+
+        training.trainer.add_event_handler(Events.ITERATION_COMPLETED, wait)
+        training.trainer.add_event_handler(
+            Events.EPOCH_STARTED, lambda engine: engine.state.epoch == 1 and turns.next()
+        )
+        weights = sum(weight.numel() for weight in training.network.parameters())
+        turns.ready(samples=settings.batch_size, weights=weights)
+        training.run()
+
+
+def minutes(task: Path, budget: float, seed: int, output: Path) -> None:
+    """Plan and train within the minutes, then predict the test cases."""
+    settings = output / "settings.json"
+    place: list[Any] = ["-o", task.parent, "-dtn", task.name]
+    started = time.perf_counter()
+    run("monaiseg", "plan", "--output-root-path", task.parent, "--data-task-name", task.name,
+        "--minutes", budget, "-o", settings)  # fmt: skip
+    document = json.loads(settings.read_text())
+    document["tsk_set"]["seed"] = seed
+    settings.write_text(json.dumps(document))
+    run("monaiseg", "train", "-ts", settings, *place, "-tn", output.name)
+    write_result(output, seconds=time.perf_counter() - started)
+    images = [word for case in split_cases(task)["test"] for word in ("-i", case["image"])]
+    run("monaiseg", "predict", "-m", task / output.name, *images, "-o", output / "predictions")
+
+
+if __name__ == "__main__":
+    verb, task, *rest = sys.argv[1:]
+    if verb == "steps":
+        steps(Path(task), rest[0])
+    else:
+        minutes(Path(task), float(rest[0]), int(rest[1]), Path(rest[2]))
