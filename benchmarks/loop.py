@@ -2,6 +2,7 @@
 
 Both take the same batches, epoch by epoch in turn, in one process: first the whole loop (workers that cut and augment,
 collation, MONAI's engine, handlers, clipping, average of the weights), then the network, loss and optimiser alone.
+CPU time of all processes together is shown beside wall time: on a machine that others use as well it is the steadier one.
 
 Usage: python benchmarks/loop.py DATASET [--settings FILE] [--steps 20] [--rounds 5]
 """
@@ -13,9 +14,11 @@ import copy
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from common import machine, prepare
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
@@ -27,6 +30,24 @@ from monaiseg.training import Training, build_optimizer, build_training
 from monaiseg.workspace import RunFolder
 
 SETTINGS = Path(__file__).parent.parent / "scripts" / "settings_for_hippocampus" / "seg_train"
+
+
+@dataclass
+class Spent:
+    """Seconds of the clock on the wall, and of the processors by this process and its workers."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> Spent:
+        family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        times = [process.cpu_times() for process in family]
+        return cls(time.perf_counter(), sum(spent.user + spent.system for spent in times))
+
+    def since(self, earlier: Spent, steps: int) -> Spent:
+        """What a step took since then."""
+        return Spent((self.wall - earlier.wall) / steps, (self.cpu - earlier.cpu) / steps)
 
 
 class Clock:
@@ -41,8 +62,8 @@ class Clock:
         self.network = copy.deepcopy(training.network)  # its weights go their own way
         self.optimizer = build_optimizer(self.network, training.settings.tsk_set.optim)
         self.batches: list[Any] = []
-        self.loop_seconds: list[float] = []
-        self.bare_seconds: list[float] = []
+        self.loop: list[Spent] = []
+        self.bare: list[Spent] = []
         self.first_step: float | None = None
         self.trainer.add_event_handler(Events.EPOCH_STARTED, self._start)
         self.trainer.add_event_handler(IterationEvents.MODEL_COMPLETED, self._first)
@@ -50,7 +71,7 @@ class Clock:
         self.trainer.add_event_handler(Events.ITERATION_COMPLETED(every=training.steps), self._turn)
 
     def _start(self) -> None:
-        self.started = time.perf_counter()
+        self.started = Spent.now()
 
     def _first(self) -> None:
         self.first_step = self.first_step or time.perf_counter()
@@ -59,11 +80,11 @@ class Clock:
         self.batches.append(self.trainer.state.batch)
 
     def _turn(self) -> None:
-        stopped = time.perf_counter()
-        self.loop_seconds.append((stopped - self.started) / len(self.batches))
+        stopped = Spent.now()
+        self.loop.append(stopped.since(self.started, len(self.batches)))
         for batch in self.batches:
             self._step(batch)
-        self.bare_seconds.append((time.perf_counter() - stopped) / len(self.batches))
+        self.bare.append(Spent.now().since(stopped, len(self.batches)))
         self.batches.clear()
 
     def _step(self, batch: Any) -> None:
@@ -102,11 +123,15 @@ def main() -> None:
     settings = settings.model_copy(update={"tsk_set": task_settings})
     with tempfile.TemporaryDirectory() as folder:
         clock, first = timed(settings, prepare(args.dataset, Path(folder)))
-    pairs = list(zip(clock.loop_seconds, clock.bare_seconds, strict=True))[1:]
-    loop, bare = (statistics.median(column) for column in zip(*pairs, strict=True))
-    ratio = statistics.median(whole / part for whole, part in pairs)
+    pairs = list(zip(clock.loop, clock.bare, strict=True))[1:]
     print(machine())
-    print(f"loop {loop:.3f} s a step, computing alone {bare:.3f} s, ratio {ratio:.3f}")
+    for kind in ("wall", "cpu"):
+        times = [(getattr(whole, kind), getattr(part, kind)) for whole, part in pairs]
+        loop, bare = (statistics.median(column) for column in zip(*times, strict=True))
+        ratio = statistics.median(whole / part for whole, part in times)
+        print(
+            f"{kind} time a step: loop {loop:.3f} s, computing alone {bare:.3f} s, ratio {ratio:.3f}"
+        )
     print(f"from settings to the first step: {first:.1f} s")
 
 

@@ -76,9 +76,9 @@ def _check_installed() -> None:
 def computes_in_bfloat16(device: torch.device) -> bool:
     """Whether this is a processor with instructions for bfloat16 (AVX-512 BF16 or AMX): others would emulate them."""
     # Older versions of torch do not say what the processor can do.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     wanted = ("avx512_bf16", "amx_bf16")
-    return device.type == "cpu" and any(capabilities.get(name, False) for name in wanted)
+    return device.type == "cpu" and any(capabilities.get(name) for name in wanted)
 
 
 def set_threads(num_threads: int | None) -> int:

@@ -36,6 +36,7 @@ from monai.transforms.spatial.dictionary import Orientationd, Resized, Spacingd
 from monai.transforms.transform import Randomizable, Transform
 from monai.transforms.utility.dictionary import CastToTyped
 from monai.transforms.utils import convert_applied_interp_mode
+from monai.utils.misc import MAX_SEED
 from monai.utils.type_conversion import convert_to_dst_type
 from numpy.typing import NDArray
 from torch.nn import functional as F
@@ -76,6 +77,36 @@ class CaseChain(Compose):
             if (cause := _own_error(error)) is None:
                 raise
             raise type(cause)(f"case {data['case_id']!r}: {cause}") from error
+
+    @override
+    def set_random_state(
+        self, seed: int | None = None, state: np.random.RandomState | None = None
+    ) -> Self:
+        """As Compose's, to the same streams; where every transform has one already, these are seeded again.
+
+        Making a stream takes 90 us, seeding it 1.5 us: with twelve of them it was a fifth of a patch's time.
+        """
+        if seed is None or any("R" not in vars(part) for part in self._random_parts()):
+            super().set_random_state(seed, state)
+            return self
+        self.R.seed(seed % MAX_SEED)
+        for transform in self.transforms:
+            if isinstance(transform, Randomizable):
+                own = int(self.R.randint(MAX_SEED, dtype="uint32"))
+                for part in _with_parts(transform):
+                    part.R.seed(own)
+        return self
+
+    def _random_parts(self) -> list[Randomizable]:
+        """This chain, its random transforms, and the array transforms inside these."""
+        transforms = [t for t in self.transforms if isinstance(t, Randomizable)]
+        return [self, *(part for transform in transforms for part in _with_parts(transform))]
+
+
+def _with_parts(transform: Randomizable) -> list[Randomizable]:
+    """A random transform and those that it is made of, which MONAI gives the same seed."""
+    parts = [part for part in vars(transform).values() if isinstance(part, Randomizable)]
+    return [transform, *(deeper for part in parts for deeper in _with_parts(part))]
 
 
 def _own_error(error: BaseException | None) -> MonaisegError | None:

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as rules
 from hypothesis import strategies as st
+from monai.transforms.compose import Compose
 from monai.transforms.utility.dictionary import FgBgToIndicesd
 
 from monaiseg import transforms
@@ -791,6 +792,18 @@ EVERYTHING = {
 
 def digest(patch) -> tuple[bytes, bytes]:
     return patch["image"].numpy().tobytes(), patch["label"].numpy().tobytes()
+
+
+def test_a_chain_seeded_again_has_the_streams_that_monai_makes_anew():
+    rng = np.random.default_rng(0)
+    item = cached(rng.normal(size=(24, 24, 24)), rng.integers(0, 4, size=(24, 24, 24)), num_groups=2)  # fmt: skip
+    chain = CaseChain(training_chain(settings_of(seg=EVERYTHING), PAIRS))
+    chain.set_random_state(seed=0)
+
+    for seed in (1, 2**62 + 1):
+        anew = Compose(training_chain(settings_of(seg=EVERYTHING), PAIRS))
+        expected = anew.set_random_state(seed=seed)(dict(item))
+        assert digest(chain.set_random_state(seed=seed)(dict(item))) == digest(expected)
 
 
 def test_a_seed_repeats_a_patch_whatever_the_global_random_states_are():
