@@ -4,6 +4,7 @@ Runs in nnU-Net's environment, see `nox -s peers`.
 
 Usage: with_nnunet.py steps TASK PATCH BATCH           PATCH: 40x56x40
        with_nnunet.py minutes TASK MINUTES SEED OUTPUT
+       with_nnunet.py prepare TASK OUTPUT
 """
 
 from __future__ import annotations
@@ -138,5 +139,7 @@ if __name__ == "__main__":
     verb, folder, *rest = sys.argv[1:]
     if verb == "steps":
         steps(Path(folder), *rest)
+    elif verb == "prepare":
+        prepared(Path(folder), Path(rest[0]))
     else:
         minutes(Path(folder), float(rest[0]), int(rest[1]), Path(rest[2]))
