@@ -1,4 +1,4 @@
-"""What the benchmarks share: contenders that compute in turn, each in a process of its own, and the cases they get.
+"""What the benchmarks and the contenders share: the cases, running commands, and a contender's side of a contest.
 
 Only the standard library is imported here: nnU-Net's environment reads this file too.
 """
@@ -9,13 +9,11 @@ import json
 import os
 import platform
 import resource
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 RIVALS = Path(__file__).parent / "rivals"
 WARM_UP_STEPS = 2
@@ -77,48 +75,7 @@ def run(*command: object, env: Mapping[str, str] | None = None) -> float:
     return time.perf_counter() - started
 
 
-# ---------------------------------------------------------------- contenders in turn
-
-
-class Rival:
-    """A contender in a process of its own, which computes only when it is its turn.
-
-    Args:
-        python: interpreter of its environment.
-        script: in `rivals`.
-        arguments: of the script.
-    """
-
-    def __init__(self, python: str | Path, script: str, *arguments: object) -> None:
-        command = [str(python), str(RIVALS / script), *map(str, arguments)]
-        self.process = subprocess.Popen(  # noqa: S603  our own words
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        started = time.perf_counter()
-        self.facts = self._answer()
-        self.seconds_to_ready = time.perf_counter() - started
-
-    def seconds_per_step(self, steps: int) -> float:
-        """Let it make so many steps, after a few that are not measured."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
-        answer = self._answer()
-        self.peak_gib = answer["peak_gib"]
-        return answer["seconds"] / steps
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.process.args}: has ended with {self.process.wait()}")
-        return json.loads(line)
-
-    def close(self) -> None:
-        """No more turns: the process ends."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+# ---------------------------------------------------------------- a contender's side, see contest.py
 
 
 class Turns:
@@ -134,7 +91,7 @@ class Turns:
         self._started = 0.0
 
     def ready(self, **facts: object) -> None:
-        """Facts that the table shows: `samples` of a step, `weights`."""
+        """Say so, with facts that a table shows: `samples` of a step, `weights`."""
         self._say(facts)
 
     def serve(self, step: Callable[[], object]) -> None:
@@ -160,12 +117,3 @@ class Turns:
     def _say(self, facts: Mapping[str, object]) -> None:
         self._answers.write(json.dumps(facts) + "\n")
         self._answers.flush()
-
-
-def in_turn(rivals: Mapping[str, Rival], steps: int, rounds: int) -> dict[str, float]:
-    """Median seconds a step of each, all in turn, after a round that is not counted."""
-    every = {name: [] for name in rivals}
-    for _ in range(1 + rounds):
-        for name, rival in rivals.items():
-            every[name].append(rival.seconds_per_step(steps))
-    return {name: statistics.median(seconds[1:]) for name, seconds in every.items()}

@@ -14,12 +14,12 @@ import copy
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 from common import machine, prepare
+from contest import Spent
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 
@@ -30,24 +30,6 @@ from monaiseg.training import Training, build_optimizer, build_training
 from monaiseg.workspace import RunFolder
 
 SETTINGS = Path(__file__).parent.parent / "scripts" / "settings_for_hippocampus" / "seg_train"
-
-
-@dataclass
-class Spent:
-    """Seconds of the clock on the wall, and of the processors by this process and its workers."""
-
-    wall: float
-    cpu: float
-
-    @classmethod
-    def now(cls) -> Spent:
-        family = [psutil.Process(), *psutil.Process().children(recursive=True)]
-        times = [process.cpu_times() for process in family]
-        return cls(time.perf_counter(), sum(spent.user + spent.system for spent in times))
-
-    def since(self, earlier: Spent, steps: int) -> Spent:
-        """What a step took since then."""
-        return Spent((self.wall - earlier.wall) / steps, (self.cpu - earlier.cpu) / steps)
 
 
 class Clock:
@@ -71,7 +53,7 @@ class Clock:
         self.trainer.add_event_handler(Events.ITERATION_COMPLETED(every=training.steps), self._turn)
 
     def _start(self) -> None:
-        self.started = Spent.now()
+        self.started = Spent.by(psutil.Process())
 
     def _first(self) -> None:
         self.first_step = self.first_step or time.perf_counter()
@@ -80,11 +62,11 @@ class Clock:
         self.batches.append(self.trainer.state.batch)
 
     def _turn(self) -> None:
-        stopped = Spent.now()
+        stopped = Spent.by(psutil.Process())
         self.loop.append(stopped.since(self.started, len(self.batches)))
         for batch in self.batches:
             self._step(batch)
-        self.bare.append(Spent.now().since(stopped, len(self.batches)))
+        self.bare.append(Spent.by(psutil.Process()).since(stopped, len(self.batches)))
         self.batches.clear()
 
     def _step(self, batch: Any) -> None:

@@ -37,7 +37,7 @@ from monaiseg.losses import build_loss
 from monaiseg.network import network_of
 from monaiseg.phantom import make_phantom, write_phantom
 from monaiseg.settings import Settings, dump_settings, parse_settings
-from monaiseg.training import build_optimizer
+from monaiseg.training import build_inferer, build_optimizer
 from monaiseg.transforms import CaseChain, Item, cached_chain, case_item, training_chain
 
 STEPS = 3
@@ -194,6 +194,7 @@ def _step_costs(
     network = network_of(settings, table, spacing).to(device)
     optimizer = build_optimizer(network, tsk.optim)
     loss = build_loss(tsk.loss, num_classes).to(device)
+    infer = build_inferer(settings, torch.device(device))
     shape = (settings.batch_size, settings.dataset.num_channels, *patch)
     image = torch.randn(shape, device=device)
     label = torch.randint(num_classes, (shape[0], 1, *patch), dtype=torch.uint8, device=device)
@@ -201,7 +202,7 @@ def _step_costs(
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device, enabled=tsk.amp and device != "cpu"):
-            value = loss(network(image), label)
+            value = loss(infer(image, network), label)
         value.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), tsk.gradient_clip or 12.0)
         optimizer.step()

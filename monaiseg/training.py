@@ -23,7 +23,7 @@ from ignite.metrics import Metric
 from monai.engines.evaluator import SupervisedEvaluator
 from monai.engines.trainer import SupervisedTrainer
 from monai.engines.utils import IterationEvents
-from monai.inferers.inferer import Inferer
+from monai.inferers.inferer import Inferer, SimpleInferer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -706,12 +706,10 @@ def build_trainer(
         train_data_loader: as `build_training_loader` makes it.
         device: where it computes.
         max_epochs: epochs to train.
-        inferer: how the network is called; None is by itself, in mixed precision in bfloat16 where the processor has it.
+        inferer: how the network is called; None is as `build_inferer` has it.
         train_handlers: further handlers of MONAI or ignite.
     """
     tsk = settings.tsk_set
-    if inferer is None and tsk.amp and computes_in_bfloat16(device):
-        inferer = InBFloat16()
     return SupervisedTrainer(
         device=device,
         max_epochs=tsk.epochs if max_epochs is None else max_epochs,
@@ -719,7 +717,7 @@ def build_trainer(
         network=distributed.shared(network, device),
         optimizer=optimizer,
         loss_function=loss_function.to(device),
-        inferer=inferer,
+        inferer=inferer or build_inferer(settings, device),
         train_handlers=train_handlers,
         accumulation_steps=tsk.gradient_accumulation_steps,
         optim_set_to_none=True,
@@ -727,6 +725,12 @@ def build_trainer(
         amp=tsk.amp and device.type == "cuda",
         decollate=False,
     )
+
+
+def build_inferer(settings: Settings, device: torch.device) -> Inferer:
+    """How a training calls its network: in bfloat16 where mixed precision is wanted and the processor has it."""
+    in_bfloat16 = settings.tsk_set.amp and computes_in_bfloat16(device)
+    return InBFloat16() if in_bfloat16 else SimpleInferer()
 
 
 def build_optimizer(network: nn.Module, settings: OptimSettings) -> Optimizer:
