@@ -592,279 +592,62 @@ PLATEAU = {
 }
 NO_GPU = "tsk_set.gpu_id is 7, but there is no such GPU: computing on the CPU"
 
+# One key a line, however long.
+# fmt: off
 EFFECTS = [
-    Effect(
-        "dataset.max_num_for_loading",
-        loaded_cases,
-        [([-1, -1, -1, -1], (6, 6, 6, 6)), ([4, 3, 2, 1], (4, 3, 2, 1))],
-    ),
-    Effect(
-        "dataset.img_after_resize",
-        loaded_shape,
-        [([-1, -1, -1], (16, 32, 32)), ([48, 16, 32], (32, 16, 48)), ([20, 16, 16], (16, 16, 32))],
-    ),
-    Effect(
-        "dataset.normalize_via_percentage_clip",
-        intensities,
-        [(1, approx([-1, 1])), (0.8, approx([-1, 1.37])), (80, approx([-1, 1.37]))],
-    ),
-    Effect(
-        "dataset.normalize_via_range_clip",
-        intensities,
-        [([-1, -1], approx([-1.73, 1.73])), ([1000, 3000], approx([-1, 1]))],
-    ),
-    Effect(
-        f"{SEG}.patch_size",
-        patch_shape,
-        [([16, 16, 16], (16, 16, 16)), ([8, 16, 32], (32, 16, 8))],
-        {"tsk_set.network.num_stages": None},
-    ),
-    Effect(
-        f"{SEG}.interested_label_list",
-        classes_of_blobs,
-        [([-1], (1, 2, 0)), ([0, 7], (0, 1, 0)), ([7, 1], (1, 2, 0))],
-    ),
-    Effect(
-        f"{SEG}.use_whole_img_as_input", patch_shape, [(False, (16, 16, 16)), (True, (48, 48, 48))]
-    ),
-    Effect(
-        f"{SEG}.use_whole_img_as_input",
-        window_calls,
-        [(False, (25, (16, 16, 16))), (True, (1, (48, 48, 16)))],
-    ),
-    Effect(
-        f"{SEG}.num_crop_per_class_per_train_img",
-        centres_of,
-        [(-1, "many"), (1, 3), (2, 6)],
-        {**BALANCED, **PLAIN},
-    ),
-    Effect(
-        f"{SEG}.partition.overlap_size",
-        window_calls,
-        [([0, 0, 0], (9, (16, 16, 16))), ([0, 4, 0], (15, (16, 16, 16)))],
-    ),
-    Effect(
-        f"{SEG}.partition.padding_mode",
-        padding,
-        [("constant", "floor"), ("reflect", "reflect"), ("edge", "edge"), ("wrap", "wrap")],
-    ),
-    Effect(
-        f"{TRANSFORM}.transform_seq",
-        even_classes,
-        [
-            (["my_balanced_random_crop"], "even"),
-            (["balanced_random_crop"], "even"),
-            (["my_random_crop"], "foreground by size"),
-            (["flicker_crop"], "foreground by size"),
-        ],
-    ),
-    Effect(
-        f"{TRANSFORM}.transform_seq",
-        augmentation_of,
-        [
-            (["my_random_crop"], (False, False)),
-            (["random_rigid_transform"], (True, True)),
-            (["bspline_transform"], (True, True)),
-            (["gaussian_blur"], (False, True)),
-            ([], (False, False)),
-        ],
-        WHOLE,
-    ),
-    Effect(
-        f"{TRANSFORM}.my_bal_rand_crop.scale_ratio",
-        least_share_of_class,
-        [(0.0, 0.33), (0.5, 0.67)],
-    ),
-    Effect(
-        f"{TRANSFORM}.my_bal_rand_crop.bg_th_ratio", has_foreground, [(0.0, True), (1.0, False)]
-    ),
-    Effect(
-        f"{TRANSFORM}.bal_rand_crop.sample_threshold",
-        least_share_of_class,
-        [([0, 0], 0.33), ([0, 0.01], 0.67)],
-    ),
+    Effect("dataset.max_num_for_loading", loaded_cases, [([-1, -1, -1, -1], (6, 6, 6, 6)), ([4, 3, 2, 1], (4, 3, 2, 1))]),
+    Effect("dataset.img_after_resize", loaded_shape, [([-1, -1, -1], (16, 32, 32)), ([48, 16, 32], (32, 16, 48)), ([20, 16, 16], (16, 16, 32))]),
+    Effect("dataset.normalize_via_percentage_clip", intensities, [(1, approx([-1, 1])), (0.8, approx([-1, 1.37])), (80, approx([-1, 1.37]))]),
+    Effect("dataset.normalize_via_range_clip", intensities, [([-1, -1], approx([-1.73, 1.73])), ([1000, 3000], approx([-1, 1]))]),
+    Effect(f"{SEG}.patch_size", patch_shape, [([16, 16, 16], (16, 16, 16)), ([8, 16, 32], (32, 16, 8))], {"tsk_set.network.num_stages": None}),
+    Effect(f"{SEG}.interested_label_list", classes_of_blobs, [([-1], (1, 2, 0)), ([0, 7], (0, 1, 0)), ([7, 1], (1, 2, 0))]),
+    Effect(f"{SEG}.use_whole_img_as_input", patch_shape, [(False, (16, 16, 16)), (True, (48, 48, 48))]),
+    Effect(f"{SEG}.use_whole_img_as_input", window_calls, [(False, (25, (16, 16, 16))), (True, (1, (48, 48, 16)))]),
+    Effect(f"{SEG}.num_crop_per_class_per_train_img", centres_of, [(-1, "many"), (1, 3), (2, 6)], {**BALANCED, **PLAIN}),
+    Effect(f"{SEG}.partition.overlap_size", window_calls, [([0, 0, 0], (9, (16, 16, 16))), ([0, 4, 0], (15, (16, 16, 16)))]),
+    Effect(f"{SEG}.partition.padding_mode", padding, [("constant", "floor"), ("reflect", "reflect"), ("edge", "edge"), ("wrap", "wrap")]),
+    Effect(f"{TRANSFORM}.transform_seq", even_classes, [(["my_balanced_random_crop"], "even"), (["balanced_random_crop"], "even"), (["my_random_crop"], "foreground by size"), (["flicker_crop"], "foreground by size")]),
+    Effect(f"{TRANSFORM}.transform_seq", augmentation_of, [(["my_random_crop"], (False, False)), (["random_rigid_transform"], (True, True)), (["bspline_transform"], (True, True)), (["gaussian_blur"], (False, True)), ([], (False, False))], WHOLE),
+    Effect(f"{TRANSFORM}.my_bal_rand_crop.scale_ratio", least_share_of_class, [(0.0, 0.33), (0.5, 0.67)]),
+    Effect(f"{TRANSFORM}.my_bal_rand_crop.bg_th_ratio", has_foreground, [(0.0, True), (1.0, False)]),
+    Effect(f"{TRANSFORM}.bal_rand_crop.sample_threshold", least_share_of_class, [([0, 0], 0.33), ([0, 0.01], 0.67)]),
     Effect(f"{CROP}.scale_ratio", least_foreground, [(0.0, 0.08), (0.2, 0.31), (0.5, 0.62)]),
-    Effect(
-        f"{CROP}.crop_bg_ratio",
-        background_share,
-        [(0.1, approx(0.1, abs=0.07)), (0.8, approx(0.8, abs=0.1))],
-    ),
-    Effect(
-        f"{TRANSFORM}.flicker_crop.adopt_bg_ratio",
-        background_share,
-        [(0.1, approx(0.1, abs=0.07)), (0.8, approx(0.8, abs=0.1))],
-    ),
-    Effect(
-        f"{RIGID}.transition",
-        shifts,
-        [([0, 0, 6], approx([6, 0, 0], abs=1.2)), ([6, 0, 0], approx([0, 0, 6], abs=1.2))],
-        MOVES,
-    ),
-    Effect(
-        f"{RIGID}.rotation",
-        turns,
-        [([30, 0, 0], approx([0, 0, 30], abs=6)), ([0, 0, 12], approx([12, 0, 0], abs=3))],
-        {**MOVES, f"{RIGID}.transition": [0, 0, 0]},
-    ),
-    Effect(
-        f"{RIGID}.rigid_ratio",
-        moved_share,
-        [(0.0, 0), (0.3, approx(0.3, abs=0.12)), (1.0, 1)],
-        WHOLE,
-    ),
-    Effect(
-        f"{RIGID}.rigid_mode",
-        what_moves,
-        [
-            ("both", (True, True, True)),
-            ("img", (True, False, False)),
-            ("image", (True, False, False)),
-            ("seg", (False, True, False)),
-            ("label", (False, True, False)),
-        ],
-        MOVES,
-    ),
+    Effect(f"{CROP}.crop_bg_ratio", background_share, [(0.1, approx(0.1, abs=0.07)), (0.8, approx(0.8, abs=0.1))]),
+    Effect(f"{TRANSFORM}.flicker_crop.adopt_bg_ratio", background_share, [(0.1, approx(0.1, abs=0.07)), (0.8, approx(0.8, abs=0.1))]),
+    Effect(f"{RIGID}.transition", shifts, [([0, 0, 6], approx([6, 0, 0], abs=1.2)), ([6, 0, 0], approx([0, 0, 6], abs=1.2))], MOVES),
+    Effect(f"{RIGID}.rotation", turns, [([30, 0, 0], approx([0, 0, 30], abs=6)), ([0, 0, 12], approx([12, 0, 0], abs=3))], {**MOVES, f"{RIGID}.transition": [0, 0, 0]}),
+    Effect(f"{RIGID}.rigid_ratio", moved_share, [(0.0, 0), (0.3, approx(0.3, abs=0.12)), (1.0, 1)], WHOLE),
+    Effect(f"{RIGID}.rigid_mode", what_moves, [("both", (True, True, True)), ("img", (True, False, False)), ("image", (True, False, False)), ("seg", (False, True, False)), ("label", (False, True, False))], MOVES),
     Effect(f"{SPLINE}.mesh_size", kinks, [([1, 1, 4], (6, 0, 0)), ([2, 1, 1], (0, 0, 2))], BENDS),
     Effect(f"{SPLINE}.bspline_order", kinks, [(1, (2, 2, 2)), (3, (10, 10, 10))], BENDS),
-    Effect(
-        f"{SPLINE}.deform_scale",
-        displacement,
-        [(1.0, approx(1, rel=0.15)), (4.0, approx(4, rel=0.15))],
-        {**BENDS, f"{SPLINE}.mesh_size": [3, 3, 3]},
-    ),
-    Effect(
-        f"{SPLINE}.deform_ratio",
-        moved_share,
-        [(0.0, 0), (0.3, approx(0.3, abs=0.12)), (1.0, 1)],
-        WHOLE,
-    ),
+    Effect(f"{SPLINE}.deform_scale", displacement, [(1.0, approx(1, rel=0.15)), (4.0, approx(4, rel=0.15))], {**BENDS, f"{SPLINE}.mesh_size": [3, 3, 3]}),
+    Effect(f"{SPLINE}.deform_ratio", moved_share, [(0.0, 0), (0.3, approx(0.3, abs=0.12)), (1.0, 1)], WHOLE),
     Effect(f"{SPLINE}.interpolator", curvature_kept, [("BSpline", True), ("Linear", False)], BENDS),
-    Effect(
-        f"{BLUR}.gaussian_var",
-        blurred,
-        [(1.0, approx(1, rel=0.15)), (4.0, approx(4, rel=0.15))],
-        WHOLE,
-    ),
-    Effect(
-        f"{BLUR}.blur_ratio",
-        changed_share,
-        [(0.0, 0), (0.3, approx(0.3, abs=0.12)), (1.0, 1)],
-        WHOLE,
-    ),
-    Effect(
-        f"{BILATERAL}.bilateral_ratio",
-        changed_share,
-        [(0.0, 0), (0.3, approx(0.3, abs=0.12)), (1.0, 1)],
-        {**WHOLE, f"{BILATERAL}.range_sigma": 9.0, f"{BILATERAL}.domain_sigma": 0.4},
-    ),
-    Effect(
-        f"{BILATERAL}.domain_sigma",
-        edge_after,
-        [(0.2, "kept"), (1.0, "smoothed")],
-        {**WHOLE, f"{BILATERAL}.range_sigma": 9.0},
-    ),
-    Effect(
-        f"{BILATERAL}.range_sigma",
-        edge_after,
-        [(0.06, "kept"), (9.0, "smoothed")],
-        {**WHOLE, f"{BILATERAL}.domain_sigma": 1.0},
-    ),
-    Effect(
-        f"{TRANSFORM}.default.using_bspline_deform",
-        augmentation_of,
-        [(False, (False, False)), (True, (True, True))],
-        WHOLE,
-    ),
+    Effect(f"{BLUR}.gaussian_var", blurred, [(1.0, approx(1, rel=0.15)), (4.0, approx(4, rel=0.15))], WHOLE),
+    Effect(f"{BLUR}.blur_ratio", changed_share, [(0.0, 0), (0.3, approx(0.3, abs=0.12)), (1.0, 1)], WHOLE),
+    Effect(f"{BILATERAL}.bilateral_ratio", changed_share, [(0.0, 0), (0.3, approx(0.3, abs=0.12)), (1.0, 1)], {**WHOLE, f"{BILATERAL}.range_sigma": 9.0, f"{BILATERAL}.domain_sigma": 0.4}),
+    Effect(f"{BILATERAL}.domain_sigma", edge_after, [(0.2, "kept"), (1.0, "smoothed")], {**WHOLE, f"{BILATERAL}.range_sigma": 9.0}),
+    Effect(f"{BILATERAL}.range_sigma", edge_after, [(0.06, "kept"), (9.0, "smoothed")], {**WHOLE, f"{BILATERAL}.domain_sigma": 1.0}),
+    Effect(f"{TRANSFORM}.default.using_bspline_deform", augmentation_of, [(False, (False, False)), (True, (True, True))], WHOLE),
     Effect(f"{TRANSFORM}.default.deform_scale", is_wide, [(1.0, False), (12.0, True)], WHOLE),
-    Effect(
-        "tsk_set.gpu_ids",
-        computes_on,
-        [(-1, ("cpu", [])), (7, ("cpu", [NO_GPU])), ([7], ("cpu", [NO_GPU]))],
-    ),
+    Effect("tsk_set.gpu_ids", computes_on, [(-1, ("cpu", [])), (7, ("cpu", [NO_GPU])), ([7], ("cpu", [NO_GPU]))]),
     Effect("tsk_set.batch_sz", batch_size, [(3, 3), ([4, 1, 1, 1], 4)]),
     Effect("tsk_set.n_in_channel", channels_in, [(1, 1), (6, 6)]),
-    Effect(
-        "tsk_set.optim.optim_type",
-        first_steps,
-        [("adam", adam(0.1, 0.9)), ("sgd", approx([0.4 * 1.99, 0.4 * 0.99**2], rel=0.01))],
-        {"tsk_set.optim.lr": 0.1},
-    ),
+    Effect("tsk_set.optim.optim_type", first_steps, [("adam", adam(0.1, 0.9)), ("sgd", approx([0.4 * 1.99, 0.4 * 0.99**2], rel=0.01))], {"tsk_set.optim.lr": 0.1}),
     Effect("tsk_set.optim.lr", first_steps, [(0.1, adam(0.1, 0.9)), (0.03, adam(0.03, 0.9))]),
-    Effect(
-        "tsk_set.optim.adam.beta",
-        first_steps,
-        [(0.9, adam(0.1, 0.9)), (0.5, adam(0.1, 0.5))],
-        {"tsk_set.optim.lr": 0.1},
-    ),
-    Effect(
-        f"{SCHEDULE}.type",
-        rates,
-        [("custom", [1, 1, 0.5, 0.5, 0.25]), ("plateau", [1, 1, 1, 1, 1])],
-        STEP,
-    ),
-    Effect(
-        f"{SCHEDULE}.custom.step_size",
-        rates,
-        [(1, [1, 0.5, 0.25, 0.125, 0.0625]), (3, [1, 1, 1, 0.5, 0.5])],
-        STEP,
-    ),
-    Effect(
-        f"{SCHEDULE}.custom.gamma",
-        rates,
-        [(0.5, [1, 1, 0.5, 0.5, 0.25]), (0.1, [1, 1, 0.1, 0.1, 0.01])],
-        STEP,
-    ),
-    Effect(
-        "tsk_set.warmming_up_epoch",
-        rates,
-        [(0, [1, 1, 1, 1, 1]), (2, [0.1, 0.55, 1, 1, 1])],
-        {**STEP, f"{SCHEDULE}.custom.step_size": 50},
-    ),
-    Effect(
-        f"{SCHEDULE}.plateau.patience",
-        plateau,
-        [(0, [1, 1, 1, 1, 1, 0.5, 0.25, 0.125]), (1, [1, 1, 1, 1, 1, 1, 0.5, 0.5])],
-        PLATEAU,
-    ),
-    Effect(
-        f"{SCHEDULE}.plateau.factor", plateau, [(0.1, [1, 1, 1, 1, 1, 0.1, 0.01, 0.001])], PLATEAU
-    ),
-    Effect(
-        f"{SCHEDULE}.plateau.threshold",
-        plateau,
-        [(0.1, [1, 1, 1, 0.5, 0.25, 0.125, 0.0625, 0.03125])],
-        PLATEAU,
-    ),
+    Effect("tsk_set.optim.adam.beta", first_steps, [(0.9, adam(0.1, 0.9)), (0.5, adam(0.1, 0.5))], {"tsk_set.optim.lr": 0.1}),
+    Effect(f"{SCHEDULE}.type", rates, [("custom", [1, 1, 0.5, 0.5, 0.25]), ("plateau", [1, 1, 1, 1, 1])], STEP),
+    Effect(f"{SCHEDULE}.custom.step_size", rates, [(1, [1, 0.5, 0.25, 0.125, 0.0625]), (3, [1, 1, 1, 0.5, 0.5])], STEP),
+    Effect(f"{SCHEDULE}.custom.gamma", rates, [(0.5, [1, 1, 0.5, 0.5, 0.25]), (0.1, [1, 1, 0.1, 0.1, 0.01])], STEP),
+    Effect("tsk_set.warmming_up_epoch", rates, [(0, [1, 1, 1, 1, 1]), (2, [0.1, 0.55, 1, 1, 1])], {**STEP, f"{SCHEDULE}.custom.step_size": 50}),
+    Effect(f"{SCHEDULE}.plateau.patience", plateau, [(0, [1, 1, 1, 1, 1, 0.5, 0.25, 0.125]), (1, [1, 1, 1, 1, 1, 1, 0.5, 0.5])], PLATEAU),
+    Effect(f"{SCHEDULE}.plateau.factor", plateau, [(0.1, [1, 1, 1, 1, 1, 0.1, 0.01, 0.001])], PLATEAU),
+    Effect(f"{SCHEDULE}.plateau.threshold", plateau, [(0.1, [1, 1, 1, 0.5, 0.25, 0.125, 0.0625, 0.03125])], PLATEAU),
     Effect(f"{SCHEDULE}.plateau.min_lr", plateau, [(0.3, [1, 1, 1, 1, 1, 0.5, 0.3, 0.3])], PLATEAU),
-    Effect(
-        "tsk_set.loss.type",
-        loss,
-        [
-            ("ce", CE),
-            ("focal_loss", FOCAL),
-            ("dice_loss", DICE),
-            ("gdice_loss", GENERALISED_DICE),
-            ("tdice_loss", TVERSKY),
-        ],
-    ),
-    Effect(
-        "tsk_set.loss.ce.no_bg",
-        loss,
-        [(False, CE), (True, approx(HARD))],
-        {"tsk_set.loss.type": "ce"},
-    ),
-    Effect(
-        "tsk_set.loss.ce.class_weight",
-        loss,
-        [([1, 1, 1], CE), ([1, 2, 5], WEIGHTED)],
-        {"tsk_set.loss.type": "ce"},
-    ),
-    Effect(
-        "tsk_set.loss.ce.weighted",
-        loss,
-        [(False, CE), (True, WEIGHTED)],
-        {"tsk_set.loss.type": "ce", "tsk_set.loss.ce.class_weight": [1, 2, 5]},
-    ),
+    Effect("tsk_set.loss.type", loss, [("ce", CE), ("focal_loss", FOCAL), ("dice_loss", DICE), ("gdice_loss", GENERALISED_DICE), ("tdice_loss", TVERSKY)]),
+    Effect("tsk_set.loss.ce.no_bg", loss, [(False, CE), (True, approx(HARD))], {"tsk_set.loss.type": "ce"}),
+    Effect("tsk_set.loss.ce.class_weight", loss, [([1, 1, 1], CE), ([1, 2, 5], WEIGHTED)], {"tsk_set.loss.type": "ce"}),
+    Effect("tsk_set.loss.ce.weighted", loss, [(False, CE), (True, WEIGHTED)], {"tsk_set.loss.type": "ce", "tsk_set.loss.ce.class_weight": [1, 2, 5]}),
     Effect("tsk_set.seg.class_num", outputs, [(3, 3), (-1, 3)]),
     Effect("tsk_set.seg.use_bn", norms, [(True, ["BatchNorm3d"]), (False, [])]),
 ]
@@ -873,36 +656,19 @@ NOTHING: list[tuple[str, Any]] = [
     ("dataset.spacing_to_refer", [1, 1, 1]),
     (f"{SEG}.partition.mode", "eval"),
     (f"{SEG}.partition.flicker_range", 3),
-    (
-        f"{TRANSFORM}.shared_info",
-        {"label_list": [0, 1], "label_density": [0.9, 0.1], "img_size": [9, 9, 9]},
-    ),
+    (f"{TRANSFORM}.shared_info", {"label_list": [0, 1], "label_density": [0.9, 0.1], "img_size": [9, 9, 9]}),
     (f"{TRANSFORM}.patch_size", [128, 128, 32]),
     (f"{TRANSFORM}.default.deform_target", "global"),
     (f"{BLUR}.gaussian_width", 1),
     (f"{BLUR}.maximumError", 0.9),
     (f"{BILATERAL}.number_of_range_gaussian_samples", 50),
     ("tsk_set.output_taking_original_image_format", False),
-    *(
-        (f"tsk_set.path.{name}", "x")
-        for name in ("expr_path", "logdir", "check_point_path", "model_load_path", "record_path")
-    ),
+    *((f"tsk_set.path.{name}", "x") for name in ("expr_path", "logdir", "check_point_path", "model_load_path", "record_path")),
     ("tsk_set.loss.ce.reduced", False),
     ("tsk_set.loss.ce.class_num", 57),
     ("tsk_set.loss.glncc.k_sz_set", [9]),
     ("tsk_set.seg.ensemble_during_the_test", True),
-    *(
-        (f"tsk_set.seg.seg_ensemble.{name}", "x")
-        for name in (
-            "warped_pth",
-            "warped_type",
-            "inv_phi_pth",
-            "inv_switcher",
-            "num_max",
-            "weight_for_orig_img",
-            "nomralize_type",
-        )
-    ),
+    *((f"tsk_set.seg.seg_ensemble.{name}", "x") for name in ("warped_pth", "warped_type", "inv_phi_pth", "inv_switcher", "num_max", "weight_for_orig_img", "nomralize_type")),
     ("tsk_set.print_val_detail", True),
     ("tsk_set.save_extra_running_resolution_3d_img", True),
     ("tsk_set.use_physical_coord", True),
@@ -921,6 +687,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("tsk_set.loss.type", "ncc", '"ncc" is not one of dice_ce, ce'),
 ]
 """Keys with one value that holds here anyway, and another that cannot be had."""
+# fmt: on
 
 
 ROWS = [
@@ -1136,14 +903,10 @@ def starts_from(run):
     return same, run.newest.history[0]["epoch"], run.rates[0]
 
 
+# fmt: off
 LOOP: list[tuple[str, str, Callable[[Any], Any], Any]] = [
     ("tsk_set.task_name", "first", lambda run: named_in_settings(run)[0], "first"),
-    (
-        "tsk_set.output_root_path",
-        "first",
-        lambda run: run.settings.tsk_set.output_root_path == str(run.folder.parents[1]),
-        True,
-    ),
+    ("tsk_set.output_root_path", "first", lambda run: run.settings.tsk_set.output_root_path == str(run.folder.parents[1]), True),
     ("tsk_set.epoch", "first", epochs, [1, 2, 3, 4, 5]),
     ("tsk_set.max_batch_num_per_epoch", "first", steps_of_epochs, [4, 8, 12, 16, 20]),
     ("tsk_set.max_batch_num_per_epoch", "second", lambda run: run.newest.step / 5, 3),
@@ -1151,36 +914,17 @@ LOOP: list[tuple[str, str, Callable[[Any], Any], Any]] = [
     ("tsk_set.check_best_model_period", "first", periodic_commits, [3, 5]),
     ("tsk_set.save_val_fig_epoch", "first", picture_steps, [16]),
     ("tsk_set.save_fig_on", "second", picture_steps, []),
-    (
-        "tsk_set.save_running_resolution_3d_img",
-        "first",
-        volume_names,
-        {
-            "val_iter_16_output.nii.gz": 1,
-            "val_iter_16_gt.nii.gz": 1,
-            "debug_iter_16_output.nii.gz": 2,
-            "debug_iter_16_gt.nii.gz": 2,
-        },
-    ),
-    (
-        "tsk_set.save_3d_img_on",
-        "second",
-        volume_names,
-        {f"val_iter_{step}_{what}.nii.gz": 1 for step in (12, 15) for what in ("output", "gt")},
-    ),
+    ("tsk_set.save_running_resolution_3d_img", "first", volume_names, {"val_iter_16_output.nii.gz": 1, "val_iter_16_gt.nii.gz": 1, "debug_iter_16_output.nii.gz": 2, "debug_iter_16_gt.nii.gz": 2}),
+    ("tsk_set.save_3d_img_on", "second", volume_names, {f"val_iter_{step}_{what}.nii.gz": 1 for step in (12, 15) for what in ("output", "gt")}),
     ("tsk_set.print_step", "first", logged_steps, [3, 6, 9, 12, 15, 18]),
-    (
-        "tsk_set.criticUpdates",
-        "first",
-        steps_that_change_weights,
-        [2, 4, 6, 8, 10, 12, 14, 16, 18, 20],
-    ),
+    ("tsk_set.criticUpdates", "first", steps_that_change_weights, [2, 4, 6, 8, 10, 12, 14, 16, 18, 20]),
     ("tsk_set.continue_train", "second", starts_from, (True, 4, 0.002)),
     ("tsk_set.model_path", "second", starts_from, (True, 4, 0.002)),
     ("tsk_set.continue_train_lr", "second", lambda run: set(run.rates), {0.002}),
     ("tsk_set.reset_train_epoch", "second", epochs, [4, 5]),
     ("tsk_set.load_model_but_train_from_epoch", "second", epochs, [4, 5]),
 ]
+# fmt: on
 
 
 @pytest.mark.parametrize(
