@@ -128,6 +128,12 @@ def properties(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", default=False)
+def crash(session: nox.Session) -> None:
+    """Trainings killed, starved and cut off, a thousand times: an hour; `nox -s crash -- named` for a part."""
+    in_runtime(session, "python", "tests/crash/campaign.py", *session.posargs)
+
+
+@nox.session(venv_backend="none", default=False)
 def mutants(session: nox.Session) -> None:
     """Do the tests bite? Faults put into a copy of the source, each of which named tests must notice: minutes."""
     in_runtime(session, "python", "tests/mutants.py", *session.posargs)

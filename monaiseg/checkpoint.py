@@ -19,6 +19,7 @@ import pickletools
 import platform
 import re
 import stat
+import sys
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -236,24 +237,32 @@ def _encode(checkpoint: Checkpoint) -> bytes:
 
 
 def _plain(value: Any, name: str) -> Any:
-    """Rebuilt from exact built-in types and whole, dense CPU tensors, all new."""
+    """Rebuilt from exact built-in types and whole, dense CPU tensors, all new, so that equal values give equal bytes.
+
+    A pickle refers back to strings that it has met as the same object: equal ones become the same here.
+    """
     if isinstance(value, torch.Tensor):
         tensor = value.detach().cpu().as_subclass(torch.Tensor).contiguous()
         return tensor if _is_whole(tensor) else tensor.clone()
     if isinstance(value, Best):
         return asdict(value)
     if isinstance(value, Mapping):
-        return {key: _plain(item, f"{name}.{key}") for key, item in value.items()}
+        return {_one(key): _plain(item, f"{name}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
         items = [_plain(item, f"{name}.{index}") for index, item in enumerate(value)]
         return items if isinstance(value, list) else tuple(items)
     if isinstance(value, np.generic):
         return value.item()
     if type(value) in _PLAIN_TYPES:
-        return value
+        return _one(value)
     raise TypeError(
         f"{name} is a {type(value).__name__}; a checkpoint holds tensors and plain values"
     )
+
+
+def _one(value: Any) -> Any:
+    """The same object for equal strings."""
+    return sys.intern(value) if type(value) is str else value
 
 
 def _prune(folder: Path, checkpoint: Checkpoint) -> None:
@@ -366,6 +375,10 @@ def _newest(folder: Path) -> Checkpoint:
 
 def _best_or_newest(folder: Path) -> Checkpoint:
     found = _newest(folder)
+    if found.step == 0:
+        raise CheckpointError(
+            f"{folder}: this training has not committed a step yet; wait for the first, or give another checkpoint"
+        )
     if found.best is None:
         return found
     try:

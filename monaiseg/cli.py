@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 from typer.core import TyperGroup
 
-from monaiseg.errors import MonaisegError, MonaisegWarning, SettingsError
+from monaiseg.errors import MonaisegError, MonaisegWarning, SettingsError, lack_of_memory
 
 if TYPE_CHECKING:
     from monaiseg.cases import Case
@@ -46,7 +46,7 @@ class _Commands(TyperGroup):
             typer.echo(str(error), err=True)
             raise typer.Exit(2) from error
         except (MemoryError, RuntimeError) as error:
-            lack = _lack_of_memory(error)
+            lack = lack_of_memory(error)
             if lack is None:
                 raise
             reason = next(iter(str(lack).splitlines()), "") or "no room for another array"
@@ -77,19 +77,6 @@ def _written_out(word: str, options: Mapping[str, object]) -> str:
     meant = [option for option in options if option.startswith(name)]
     unique = len({id(options[option]) for option in meant}) == 1
     return meant[0] + equals + value if unique else word
-
-
-def _lack_of_memory(error: BaseException | None) -> BaseException | None:
-    """The error of Python, or of torch on any device, that could not have the memory it asked for; None if it is none.
-
-    MONAI wraps what its transforms raise, so the causes are looked at too.
-    """
-    while error is not None:
-        words = ("out of memory", "can't allocate memory")
-        if isinstance(error, MemoryError) or any(part in str(error) for part in words):
-            return error
-        error = error.__cause__
-    return None
 
 
 def _spread(words: list[str]) -> list[str]:

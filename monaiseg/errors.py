@@ -39,6 +39,10 @@ class NumericsError(MonaisegError, ArithmeticError):
     """Training produced a loss or weights that are not finite numbers."""
 
 
+class OutOfMemoryError(MonaisegError, MemoryError):
+    """A computation needs more memory than the computer or its GPU has."""
+
+
 class MonaisegWarning(UserWarning):
     """Something the user should know that does not stop the work: it names a consequence, and is rare."""
 
@@ -72,3 +76,16 @@ def collecting(problems: list[str], prefix: str = "") -> Iterator[None]:
         yield
     except DataError as error:
         problems.append(f"{prefix}{error}")
+
+
+def lack_of_memory(error: BaseException | None) -> BaseException | None:
+    """The error of Python, or of torch on any device, that could not have the memory it asked for; None if it is none.
+
+    MONAI wraps what its transforms raise, so the causes are looked at too.
+    """
+    while error is not None:
+        words = ("out of memory", "can't allocate memory")
+        if isinstance(error, MemoryError) or any(part in str(error) for part in words):
+            return error
+        error = error.__cause__
+    return None

@@ -82,6 +82,19 @@ def probe_writable(folder: str | Path) -> None:
         _forget(temporary)
 
 
+def check_room(folder: str | Path, needed: int, what: str) -> None:
+    """Refuse a folder on a disk with less than `needed` bytes free for `what`.
+
+    Raises:
+        StorageError: both numbers are said.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise StorageError(
+            f"{folder}: {what} need {needed} bytes, {free} bytes are free; {_ADVICE[errno.ENOSPC]}"
+        )
+
+
 def remove(path: str | Path) -> None:
     """Remove a file; one that is not there is no fault.
 

@@ -36,7 +36,7 @@ from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import Self
 
 from monaiseg import distributed
-from monaiseg.errors import DataError, MonaisegWarning, NumericsError, StorageError
+from monaiseg.errors import DataError, MonaisegWarning, NumericsError
 from monaiseg.files import write_atomic
 from monaiseg.labels import LabelTable
 from monaiseg.metrics import class_counts, dice_from_counts, mean_over_cases
@@ -255,9 +255,11 @@ class HistoryCsv:
         writer = csv.DictWriter(text, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+        payload = text.getvalue().encode()
         try:
-            write_atomic(self.path, text.getvalue().encode())
-        except StorageError as error:
+            if not (self.path.is_file() and self.path.read_bytes() == payload):
+                write_atomic(self.path, payload)
+        except OSError as error:
             if not self._has_failed:
                 warnings.warn(
                     f"{error}. Training goes on; the rows are in its checkpoints and are written again after "
@@ -276,17 +278,23 @@ class TensorBoardLog:
         self._writer: SummaryWriter | None = None
         self._step = 0
         self._losses: list[float] = []
-        self._seconds = 0.0
+        self._seconds: list[float] = []
         self._since = 0.0
 
-    def stand_at(self, step: int) -> None:
-        """The training goes on after this step: TensorBoard drops what a killed one had written of later ones."""
-        self._step = step
+    def state_dict(self) -> list[float]:
+        """Losses of the steps since the last entry, for the checkpoint."""
+        return self._losses
+
+    def stand_at(self, step: int, losses: Sequence[float] = ()) -> None:
+        """The training goes on after this step: TensorBoard drops what a killed one had written of later ones.
+
+        `losses` is what `state_dict` gave then.
+        """
+        self._step, self._losses = step, list(losses)
 
     def __enter__(self) -> Self:
         with self._once_only():
-            purge = self._step + 1 if self._step else None
-            self._writer = SummaryWriter(str(self.folder), purge_step=purge)
+            self._writer = SummaryWriter(str(self.folder), purge_step=self._step + 1)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -304,6 +312,10 @@ class TensorBoardLog:
         for name, value in row.items():
             if name.startswith("dice") and math.isfinite(value):
                 self._scalar(name, value, row["step"])
+        self.flush()
+
+    def flush(self) -> None:
+        """Hand everything to the disk; to be called before a commit, which says that it is there."""
         self._write(lambda writer: writer.flush())
 
     def slices(self, case_id: str, picture: NDArray[np.uint8], step: int) -> None:
@@ -318,14 +330,15 @@ class TensorBoardLog:
     def _collect(self, engine: Engine) -> None:
         now = time.perf_counter()
         self._losses.append(_loss(engine))
-        self._seconds, self._since = self._seconds + now - self._since, now
+        self._seconds.append(now - self._since)
+        self._since = now
 
     def _write_step(self, engine: Engine) -> None:
-        step, count = engine.state.iteration, len(self._losses)
-        self._scalar("loss/train", sum(self._losses) / count, step)
+        step = engine.state.iteration
+        self._scalar("loss/train", sum(self._losses) / len(self._losses), step)
         self._scalar("learning_rate", _learning_rate(engine), step)
-        self._scalar("seconds_per_iteration", self._seconds / count, step)
-        self._losses, self._seconds = [], 0.0
+        self._scalar("seconds_per_iteration", sum(self._seconds) / len(self._seconds), step)
+        self._losses, self._seconds = [], []
 
     def _scalar(self, name: str, value: float, step: int) -> None:
         self._write(lambda writer: writer.add_scalar(name, value, step))
@@ -340,7 +353,9 @@ class TensorBoardLog:
         """What the block meets is said once; after it nothing is written any more."""
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - the writer's thread hands on whatever it met
+        except Exception as error:
+            if "DataLoader worker" in str(error):  # torch says wherever we are that one has died
+                raise
             self._writer = None
             warnings.warn(
                 f"{self.folder}: TensorBoard events cannot be written ({error}); training goes on without them",
@@ -349,11 +364,22 @@ class TensorBoardLog:
             )
 
 
+class _Screen(Console):
+    """A console whose reader may leave (`| head`): the training that it shows goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        with contextlib.suppress(
+            OSError
+        ):  # what is still in the file's buffer goes nowhere, quietly
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 class ProgressDisplay:
     """Epoch, loss, Dice and time left: a live line on a terminal, one plain line an epoch elsewhere and in the log."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = Console(stderr=True) if console is None else console
+        self.console = _Screen(stderr=True) if console is None else console
         self._bar = Progress(
             BarColumn(),
             TextColumn("{task.description}", markup=False),
@@ -390,7 +416,8 @@ class ProgressDisplay:
         line = self._sentence(row["epoch"], row["step"], row["loss"])
         log.info("%s", line)
         if not self.console.is_terminal:
-            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            with contextlib.suppress(OSError):  # sent to a file whose disk is full
+                self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _start(self, engine: Engine) -> None:
         state: Any = engine.state

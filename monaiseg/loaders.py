@@ -22,6 +22,7 @@ import signal
 import tempfile
 import time
 import traceback
+import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,8 +38,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from monaiseg import distributed
 from monaiseg.cases import Case
-from monaiseg.errors import DataError, MonaisegError, SettingsError, StorageError
-from monaiseg.files import TEMPORARY
+from monaiseg.errors import (
+    DataError,
+    MonaisegError,
+    MonaisegWarning,
+    OutOfMemoryError,
+    SettingsError,
+    StorageError,
+)
+from monaiseg.files import TEMPORARY, sha256_of, write_atomic
 from monaiseg.geometry import nearest_multiples
 from monaiseg.labels import LabelTable
 from monaiseg.settings import Settings
@@ -60,6 +68,7 @@ WORKER_TIMEOUT_SECONDS = 300
 """A process that has not delivered a batch for so long hangs."""
 LEFTOVER_SECONDS = 24 * 3600
 """A half-written cache entry of this age has no writer any more."""
+_DIGESTS = "sha256.json"
 
 
 def derive(*parts: int | str) -> int:
@@ -125,9 +134,14 @@ def cached_cases(
     items: Dataset[Item]
     if where == "memory":
         # copy_cache: nothing in the training chain writes into what it is given.
-        items = CacheDataset(
-            data, chain, num_workers=_num_threads(), progress=False, copy_cache=False
-        )
+        try:
+            items = CacheDataset(
+                data, chain, num_workers=_num_threads(), progress=False, copy_cache=False
+            )
+        except MemoryError as error:
+            raise OutOfMemoryError(
+                f"{size}, and memory ran out; set dataset.cache.where to disk"
+            ) from error
         note = f"{size}, and {share}: kept there"
     elif where == "disk":
         digest = chain_digest(settings, table, for_training=for_training)
@@ -205,8 +219,8 @@ class _Uncached(Dataset[Item]):
 class DiskCache(Dataset[Item]):
     """Prepared cases as memory-mapped `.npy` files, one folder a case; workers share the pages.
 
-    A folder is named by what is in it: SHA-256 of the case's files and of the chain. It appears under that name when
-    it is complete. (MONAI's `PersistentDataset` goes by the path: a replaced file gives the old voxels.)
+    A folder is named by what it is made from: SHA-256 of the case's files and of the chain. It appears under that name
+    when it is complete, and holds the SHA-256 of its own files: they are compared when a training starts. (MONAI's `PersistentDataset` goes by the path: a replaced file gives the old voxels.)
 
     Args:
         data: items as the chain takes them.
@@ -231,7 +245,8 @@ class DiskCache(Dataset[Item]):
         with ThreadPoolExecutor(_num_threads()) as pool:
             keys = pool.map(lambda item: _content_key(item, chain_digest), data)
             self._entries = [folder / key for key in keys]
-            missing = [i for i, entry in enumerate(self._entries) if not entry.is_dir()]
+            whole = pool.map(_is_whole, self._entries)
+            missing = [index for index, is_there in enumerate(whole) if not is_there]
             _check_room(folder, need_bytes * len(missing) // max(len(data), 1))
             list(pool.map(self._prepare, missing))
 
@@ -265,6 +280,19 @@ def _content_key(item: Item, chain_digest: str) -> str:
     return hashlib.sha256(json.dumps([chain_digest, *digests]).encode()).hexdigest()[:32]
 
 
+def _is_whole(entry: Path) -> bool:
+    """Whether an entry is there as it was written; one that has been damaged since is removed, aloud."""
+    if not entry.is_dir():
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        digests = json.loads((entry / _DIGESTS).read_bytes())
+        if digests == {path.name: sha256_of(path) for path in entry.glob("*.npy")}:
+            return True
+    warnings.warn(f"{entry}: is damaged and made anew", MonaisegWarning, stacklevel=2)
+    shutil.rmtree(entry, ignore_errors=True)
+    return False
+
+
 def _write_entry(entry: Path, tensors: dict[str, torch.Tensor]) -> None:
     prefix, suffix = TEMPORARY.split("*")
     temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=entry.parent))
@@ -274,6 +302,8 @@ def _write_entry(entry: Path, tensors: dict[str, torch.Tensor]) -> None:
                 np.save(file, tensor.numpy())
                 file.flush()
                 os.fsync(file.fileno())
+        digests = {path.name: sha256_of(path) for path in temporary.glob("*.npy")}
+        write_atomic(temporary / _DIGESTS, json.dumps(digests).encode())
         temporary.rename(entry)
     except OSError:
         if not entry.is_dir():  # else another training was quicker
@@ -500,6 +530,7 @@ class CaseLoader(DataLoader[Item]):
         )
         self.ids, self.note = prepared.ids, prepared.note
         self.memory_bytes = prepared.memory_bytes
+        self._coming: list[int] = []
         _OPEN.add(self)
 
     def close(self) -> None:
@@ -509,7 +540,7 @@ class CaseLoader(DataLoader[Item]):
             self._iterator = None
 
     def __iter__(self) -> Iterator[Item]:  # type: ignore[override]  # a generator serves where torch's iterator does
-        coming = self._coming()
+        self._coming = self._order()
         batches: Any = super().__iter__()
         while True:
             try:
@@ -517,21 +548,30 @@ class CaseLoader(DataLoader[Item]):
             except StopIteration:
                 return
             except RuntimeError as error:
-                if (fault := worker_fault(error)) is None:
+                if (fault := self.fault(error)) is None:
                     raise
                 batches._shutdown_workers()  # torch no longer watches them, whose end it would raise
                 for worker in batches._workers:
                     worker.kill()
-                ahead = (self.batch_size or 1) * self.num_workers * (self.prefetch_factor or 1)
-                raise DataError(f"{fault}; in work: {self._named(coming[:ahead])}") from error
+                raise fault from error
             if isinstance(batch, _Fault):
                 self._iterator = batches = None  # ends the workers now, while all else is in order
-                cases = self._named(coming[: self.batch_size])
+                cases = self._named(self._coming[: self.batch_size])
                 raise batch.named(cases) from RuntimeError(batch.traceback)
-            del coming[: self.batch_size]
+            del self._coming[: self.batch_size]
             yield batch
 
-    def _coming(self) -> list[int]:
+    def fault(self, error: RuntimeError) -> DataError | None:
+        """What it means, wherever torch raised `error`, with the cases in work; None if it is not about a worker.
+
+        A worker's death is raised by a signal handler, wherever the main process is: mostly in the middle of a step.
+        """
+        if (fault := worker_fault(error)) is None:
+            return None
+        ahead = (self.batch_size or 1) * self.num_workers * (self.prefetch_factor or 1)
+        return DataError(f"{fault}; in work: {self._named(self._coming[:ahead])}")
+
+    def _order(self) -> list[int]:
         """Indices of the cases of this pass, in order."""
         if isinstance(self.sampler, EpochSampler):
             return [
@@ -545,10 +585,7 @@ class CaseLoader(DataLoader[Item]):
 
 
 def worker_fault(error: RuntimeError) -> DataError | None:
-    """What it means that torch raised `error`; None if it is not about a worker.
-
-    A worker's death is raised by a signal handler, wherever the main process is: mostly in the middle of a step.
-    """
+    """What it means that torch raised `error`; None if it is not about a worker."""
     text = str(error)
     if text.startswith("DataLoader timed out"):
         return DataError(

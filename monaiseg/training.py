@@ -35,8 +35,16 @@ from monaiseg.cases import Case
 from monaiseg.checkpoint import Best, Checkpoint
 from monaiseg.data_tasks import CACHE_FOLDER, DataTask, read_data_task
 from monaiseg.devices import computes_in_bfloat16, device_of, set_threads
-from monaiseg.errors import CheckpointError, DataError, SettingsError
+from monaiseg.errors import (
+    CheckpointError,
+    DataError,
+    MonaisegError,
+    OutOfMemoryError,
+    SettingsError,
+    lack_of_memory,
+)
 from monaiseg.facts import check_unchanged
+from monaiseg.files import check_room
 from monaiseg.geometry import Grid, Spacing
 from monaiseg.handlers import (
     DiceOfLabels,
@@ -48,6 +56,7 @@ from monaiseg.handlers import (
     StopOnSignal,
     TensorBoardLog,
     case_ids,
+    in_words,
     picture_of,
 )
 from monaiseg.inference import InBFloat16, SlidingWindow, count_windows
@@ -107,7 +116,7 @@ def train(
         task_name: folder of this training, made in the data task's.
         gpu_id: CUDA device, -1 for the CPU; None is as the settings say.
         resume: go on where the training in this folder stopped.
-        extend: with `resume`, epochs to train beyond those that the training was started for.
+        extend: with `resume`, epochs to train beyond those of the settings; the same command again adds no more.
         accept_inexact: with `resume`, go on although threads, versions, data or settings have changed.
         started: when the clock of `tsk_set.budget_minutes` began to run, by `time.monotonic`. None: now.
         say: receives each line that a user should see.
@@ -117,6 +126,8 @@ def train(
         DataError: the data task cannot be used.
         CheckpointError: there is nothing to resume, or it does not fit.
         BusyError: another process trains in this folder.
+        StorageError: the disk is full, read-only or failing; what was committed stays.
+        OutOfMemoryError: a step needs more memory than there is.
         NumericsError: the loss is no longer a finite number.
     """
     begun = time.monotonic()
@@ -137,7 +148,10 @@ def train(
         if say is not None:
             training.describe(say)
         training.run()
-        return training.result(time.monotonic() - begun)
+        result = training.result(time.monotonic() - begun)
+        if say is not None and result.interrupted:
+            say(f"stopped and committed after step {training.trainer.state.iteration}")
+        return result
 
 
 def opened(folder: RunFolder, *, resume: bool) -> AbstractContextManager[RunFolder]:
@@ -196,6 +210,8 @@ class Training:
         self.best: Best | None = None
         self.history: list[dict[str, Any]] = []
         self.losses: list[float] = []
+        self.is_new = self.is_closed = True
+        self._scaler: Mapping[str, Any] | None = None
         self.stop = StopOnSignal()
         self.is_stopping = False
         self.board = TensorBoardLog(folder.path)
@@ -207,19 +223,32 @@ class Training:
 
     def run(self) -> None:
         """Train to the last epoch, or until a signal asks to stop; a training that is complete does nothing."""
-        if self.trainer.state.iteration >= self.last_step:
-            log.info("already complete: %d epochs; --extend N trains longer", self.epochs)
+        if self.is_complete:
             return
         try:
             with ExitStack() as stack:
                 stack.enter_context(self.stop.listening())
                 if distributed.is_first():
                     self.folder.write_settings(self.settings)
+                    self._check_room()
                     stack.enter_context(self.display.shown())
                     stack.enter_context(self.board)
-                self.trainer.run()
+                self._go_on()
+        except (RuntimeError, MemoryError) as error:
+            if fault := self._fault(error):
+                raise fault from error
+            raise
         finally:
             self.loader.close()
+
+    def _go_on(self) -> None:
+        if self.is_new:  # better to learn now that it cannot be written
+            self._commit(epoch_closed=True)
+        if not self.is_closed:
+            self.trainer.state.epoch = math.ceil(self.trainer.state.iteration / self.steps)
+            self._end_epoch(self.trainer)
+        if not (self.is_complete or self.is_stopping):
+            self.trainer.run()
 
     def result(self, seconds: float) -> TrainingResult:
         """What the run left behind, after so many seconds of wall time."""
@@ -229,6 +258,11 @@ class Training:
 
     def describe(self, say: Callable[[str], None]) -> None:
         """Say what is about to be trained, on what."""
+        if self.is_complete:
+            say(
+                f"already complete: {self.trainer.state.epoch} epochs; --resume --extend N trains longer"
+            )
+            return
         if note := resize_note(self.settings):
             say(f"note: {note}")
         parameters = sum(p.numel() for p in self.network.parameters())
@@ -239,6 +273,11 @@ class Training:
             f"{self.steps} steps an epoch, {length}, {parameters / 1e6:.2f} million weights, "
             f"{self.device} with {torch.get_num_threads()} threads"
         )
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last epoch is done and validated."""
+        return self.is_closed and self.trainer.state.iteration >= self.last_step
 
     @property
     def steps(self) -> int:
@@ -266,17 +305,20 @@ class Training:
         NanGuard(self.folder.checkpoints).attach(trainer)
         if tsk.gradient_clip is not None:
             trainer.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip)
-        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._end_step)
         if distributed.is_first():
             self.display.attach(trainer)
             self.board.attach(trainer, every=tsk.print_step[0])
+        trainer.add_event_handler(
+            Events.ITERATION_COMPLETED, self._end_step
+        )  # it commits the above
         if self.budget is not None:
             trainer.add_event_handler(Events.STARTED, self._start_clock, self.budget)
             trainer.add_event_handler(Events.ITERATION_COMPLETED, self._heed_budget, self.budget)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
-        if tsk.save_running_resolution_3d_img:
-            for split, evaluator in self.validation.items():
+        for split, evaluator in self.validation.items():
+            if tsk.save_running_resolution_3d_img:
                 evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._save_volumes, split)
+            evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._end_case)
 
     def _start_epoch(self, engine: Engine) -> None:
         self.sampler.epoch = engine.state.epoch
@@ -353,6 +395,13 @@ class Training:
         self.trainer.state.max_epochs = math.ceil(last_step / self.steps)
         self.display.end_at(last_step)
 
+    def _end_case(self, evaluator: Engine) -> None:
+        """A validation can take minutes: a signal ends it after a case, and a resume begins it anew."""
+        (stopping,) = distributed.means([self.stop.requested])
+        self.is_stopping = stopping > 0  # for one process: then for all
+        if self.is_stopping:
+            evaluator.terminate()
+
     def _end_epoch(self, engine: Engine) -> None:
         """Validate, save the best, note the epoch, commit: in this order, so that a kill in between loses nothing."""
         epoch, tsk = engine.state.epoch, self.settings.tsk_set
@@ -364,9 +413,15 @@ class Training:
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
         if epoch % tsk.val_period == 0 or last:
-            row |= self._validate(epoch)
+            scores = self._validate(epoch)
+            if scores is None:
+                self._commit(epoch_closed=False)
+                engine.terminate()
+                return
+            row |= scores
             if self.budget is not None:
                 self.budget.validated()
+        self.is_closed = True
         self.history.append(row)
         if distributed.is_first():
             self._note(row)
@@ -392,15 +447,23 @@ class Training:
 
     def _commit(self, *, epoch_closed: bool) -> None:
         if distributed.is_first():
+            self.board.flush()  # a resume does not write again what is at or before its step
             checkpoints.commit(self.folder.checkpoints, self._checkpoint(epoch_closed=epoch_closed))
 
-    def _validate(self, epoch: int) -> dict[str, Any]:
-        """Scores of the validation and debug cases; saves the weights where the validation is the best so far."""
+    def _validate(self, epoch: int) -> dict[str, Any] | None:
+        """Scores of the validation and debug cases; saves the weights where the validation is the best so far.
+
+        None where a signal has asked to stop before all cases were scored.
+        """
         row: dict[str, Any] = {}
         figures = self.settings.tsk_set.save_fig_on and self._shows(epoch)
         with self.average.swapped_in():
+            for evaluator in self.validation.values():
+                if not self.is_stopping:
+                    evaluator.run(epoch)
+            if self.is_stopping:
+                return None
             for split, evaluator in self.validation.items():
-                evaluator.run(epoch)
                 row |= self._scores(evaluator, "dice" if split == "val" else f"dice_{split}")
                 if figures and split == "val" and distributed.is_first():
                     self._draw(evaluator)
@@ -494,7 +557,7 @@ class Training:
 
     def _checkpoint(self, *, epoch_closed: bool) -> Checkpoint:
         state = self.trainer.state
-        scaler = self.trainer.scaler
+        scaler = self.trainer.scaler  # made when the trainer runs
         return Checkpoint(
             step=state.iteration,
             epoch=state.epoch,
@@ -503,9 +566,9 @@ class Training:
             averaged=self.average.state_dict(),
             optimizer=self.optimizer.state_dict(),
             scheduler=self.rate.state_dict()
-            | {"epochs": self.epochs, "losses": self.losses}
+            | {"epochs": self.epochs, "losses": self.losses, "unshown": self.board.state_dict()}
             | {"budget": None if self.budget is None else self.budget.state_dict()},
-            scaler=None if scaler is None else scaler.state_dict(),
+            scaler=self._scaler if scaler is None else scaler.state_dict(),
             settings=dump_settings(self.settings),
             labels=self.table.to_records(),
             channels=self.task.channel_names,
@@ -519,11 +582,14 @@ class Training:
     def restore(self, *, resume: bool, extend: int | None, accept_inexact: bool) -> None:
         """Take up a training: this folder's with `resume`, that of `model_path` under `continue_train`.
 
+        One that was killed before its first commit had not done a step, and starts.
+
         Raises:
             CheckpointError: there is none, it does not fit, or it would not go on exactly.
         """
         tsk = self.settings.tsk_set
-        if resume:
+        is_trained, *_ = distributed.exchanged(self.folder.is_trained)
+        if resume and is_trained:
             self._resume(checkpoints.newest(self.folder.path), extend, accept_inexact)
         elif tsk.continue_train and not tsk.model_path:
             raise CheckpointError(
@@ -543,19 +609,37 @@ class Training:
         for change in changes:
             log.warning("resumed inexactly: %s", change)
         scheduler = dict(saved.scheduler or {})
-        self.epochs = int(scheduler.pop("epochs")) + (extend or 0)
+        self.epochs = self._epochs_of(saved, int(scheduler.pop("epochs")), extend)
         self.losses = list(scheduler.pop("losses"))
+        unshown = scheduler.pop("unshown")
         self._load(saved)
+        self.is_new = False
         self.rate = self._learning_rate(base=None)
         if self.budget is not None:
             self.budget.load_state_dict(scheduler.pop("budget"))
         self.rate.load_state_dict(scheduler)
+        is_end = saved.step % self.steps == 0 or saved.step >= self.last_step
+        self.is_closed = saved.epoch_closed or not is_end
         self.best = saved.best
         self.history = [dict(row) for row in saved.history]
+        if distributed.is_first():
+            self.table_of_epochs.write(self.history)  # it may lack rows, or have some of later
         self._stand_at(saved.step)
+        self.board.stand_at(saved.step, unshown)
         log.info("resumed at step %d, epoch %d, of %s", saved.step, saved.epoch, saved.path)
-        if extend:
-            log.info("extended by %d to %d epochs", extend, self.epochs)
+
+    def _epochs_of(self, saved: Checkpoint, planned: int, extend: int | None) -> int:
+        """Epochs to train: as planned, or so many more than the settings say."""
+        if extend is None:
+            return planned
+        epochs = self.epochs + extend
+        if epochs < planned:
+            raise SettingsError(
+                f"--extend {extend}: the training is extended to {planned} epochs already; give at least "
+                f"{planned - self.epochs}"
+            )
+        log.info("extended from %d to %d epochs at step %d", planned, epochs, saved.step)
+        return epochs
 
     def _continue_from(self, saved: Checkpoint) -> None:
         tsk = self.settings.tsk_set
@@ -613,7 +697,7 @@ class Training:
         else:
             self.optimizer.load_state_dict(dict(saved.optimizer))
         if saved.scaler is not None:
-            scaler = dict(saved.scaler)
+            self._scaler = scaler = dict(saved.scaler)
             self.trainer.add_event_handler(  # MONAI makes a new scaler whenever a run starts
                 Events.STARTED,
                 lambda engine: engine.scaler and engine.scaler.load_state_dict(scaler),
@@ -627,6 +711,28 @@ class Training:
         )
         self.sampler.skip = (step % self.steps) * self.settings.batch_size
         self.board.stand_at(step)
+
+    # ------------------------------------------------------------ what may go wrong
+
+    def _check_room(self) -> None:
+        """Say it before the first step where the disk has no room for what will lie there at one time."""
+        weights = sum(value.nbytes for value in self.network.state_dict().values())
+        moments = 1 if self.settings.tsk_set.optim.optim_type == "sgd" else 2
+        generation = weights * (1 + moments + (self.average.weights is not None))
+        needed = (3 if self.is_new else 1) * generation + (2 if self.best is None else 1) * weights
+        check_room(self.folder.checkpoints, needed, "checkpoints")
+
+    def _fault(self, error: RuntimeError | MemoryError) -> MonaisegError | None:
+        """What the user can put right about `error`, in one message; None if it is none of these."""
+        if isinstance(error, RuntimeError) and (fault := self.loader.fault(error)):
+            return fault
+        if (lack := lack_of_memory(error)) is None:
+            return None
+        state = cast(Any, self.trainer.state)
+        return OutOfMemoryError(
+            f"step {state.iteration}, {in_words(state.batch)}: memory ran out on {self.device} "
+            f"({str(lack).partition(chr(10))[0]}); {_smaller_step(self.settings)}"
+        )
 
 
 # ---------------------------------------------------------------- parts
@@ -858,6 +964,20 @@ def _topology_of(network: nn.Module) -> dict[str, Any]:
         "strides": [list(stride) for stride in topology.strides],
         "channels": list(topology.channels),
     }
+
+
+def _smaller_step(settings: Settings) -> str:
+    """The smallest change of the settings that lets a step take less memory."""
+    shape, batch = settings.patch_shape, settings.batch_size
+    if batch > 1:
+        change = f"lower tsk_set.batch_size from {batch} to {batch - 1}"
+    else:
+        axis = max(range(3), key=lambda axis: shape[axis])
+        change = (
+            f"lower dataset.seg.patch_size along {'XYZ'[axis]} from {shape[axis]} to "
+            f"{max(shape[axis] - 16, 16)}"
+        )
+    return f"{change}, or end what else takes memory; then resume, with --accept-inexact after a change"
 
 
 def _name_of(device: torch.device) -> str:

@@ -81,8 +81,9 @@ class RunFolder:
 
     @property
     def is_trained(self) -> bool:
-        """Whether a training has left checkpoints here."""
-        return any(self.checkpoints.glob("*.pt"))
+        """Whether a training has committed here. A best alone does not count: it is written before the commit."""
+        records = self.checkpoints.glob("*.json")
+        return any(not path.name.startswith("best-") for path in records)
 
     def write_settings(self, settings: Settings) -> None:
         """Save the resolved settings beside what they make."""
@@ -93,7 +94,7 @@ class RunFolder:
         """This folder, made where it is not there, locked, known to be writable and with its log running.
 
         Raises:
-            CheckpointError: `resume`, but no training has been here.
+            CheckpointError: `resume`, but no training has been here, or its checkpoints are gone.
             SettingsError: not `resume`, but there are checkpoints that a new training would mix with.
             BusyError: another process trains here.
             StorageError: the folder cannot be written.
@@ -104,6 +105,11 @@ class RunFolder:
             )
         self._create()
         with _locked(self.path / ".lock"):
+            if resume and self.history.exists() and not self.is_trained:
+                raise CheckpointError(
+                    f"{self.checkpoints}: the checkpoints of this training are gone; put them back, or train again "
+                    "under another --task-name"
+                )
             if self.is_trained and not resume:
                 raise SettingsError(
                     f"{self.path}: holds the checkpoints of a training; go on with it by --resume, or choose "

@@ -194,6 +194,14 @@ def test_weights_that_are_not_finite_are_never_committed(tmp_path, value):
     assert newest(tmp_path).step == 10
 
 
+def test_equal_checkpoints_have_equal_bytes(tmp_path):
+    first = commit(tmp_path, made(10, best=BEST))
+    payload = first.read_bytes()
+    back = load_checkpoint(first)
+
+    assert commit(tmp_path, replace(back, best=BEST)).read_bytes() == payload
+
+
 def test_the_averaged_weights_are_those_to_predict_with():
     assert made(averaged={"a": torch.ones(1)}).weights.keys() == {"a"}
     assert made().weights.keys() == NETWORK.state_dict().keys()
@@ -561,6 +569,14 @@ def test_a_best_that_is_not_the_one_committed_is_refused_for_prediction_and_forg
         load_checkpoint(tmp_path)
     with pytest.warns(MonaisegWarning, match="the next validation counts as the best"):
         assert newest(tmp_path).best is None
+
+
+def test_a_training_without_a_step_does_not_predict_with_what_it_was_born_with(tmp_path):
+    commit(tmp_path, made(0, epoch=0, history=()))
+
+    with pytest.raises(CheckpointError, match="has not committed a step yet; wait for the first"):
+        load_checkpoint(tmp_path)
+    assert newest(tmp_path).step == 0
 
 
 def test_a_pointer_that_leads_out_of_the_folder_is_refused(tmp_path):

@@ -104,11 +104,15 @@ def test_an_image_in_two_splits_is_refused_and_twice_in_one_is_noted(tmp_path):
         check_duplicates({"train": ["first"], "test": ["again"]}, facts)
 
 
-def test_a_file_that_changed_since_the_check_is_named(cases):
+@pytest.mark.parametrize("changed", ["image", "label map"])
+def test_a_file_that_changed_since_the_check_is_named(cases, changed):
     members = cases(2)
     facts = examine_cases(members)
     check_unchanged(members, facts)
-    write_image(members[1].images[0], np.zeros(SHAPE), GRID)
+    if changed == "image":
+        write_image(members[1].images[0], np.zeros(SHAPE), GRID)
+    else:
+        write_label_map(members[1].label, LABEL[::-1].copy(), GRID)
     with pytest.raises(DataError, match="case 'S1': .*changed since the check"):
         check_unchanged(members, facts)
 

@@ -9,7 +9,7 @@ import stat
 import pytest
 
 from monaiseg.errors import SettingsError, StorageError
-from monaiseg.files import probe_writable, remove, sha256_of, valid_name, write_atomic
+from monaiseg.files import check_room, probe_writable, remove, sha256_of, valid_name, write_atomic
 
 CALLS = ("open", "write", "fsync", "replace", "unlink")
 
@@ -131,6 +131,15 @@ def test_a_folder_that_cannot_be_written_or_synced_is_known_by_probing(tmp_path,
             probe_writable(tmp_path)
 
     assert os.listdir(tmp_path) == []
+
+
+def test_a_disk_without_room_is_told_with_both_numbers(tmp_path):
+    check_room(tmp_path, 1000, "checkpoints")
+
+    with pytest.raises(
+        StorageError, match=rf"{tmp_path}: checkpoints need {10**18} bytes, \d+ bytes"
+    ):
+        check_room(tmp_path, 10**18, "checkpoints")
 
 
 def test_removing_what_is_not_there_is_no_fault(tmp_path):

@@ -21,7 +21,7 @@ from monai.data.meta_obj import get_track_meta
 
 from monaiseg import loaders, transforms
 from monaiseg.cases import Case
-from monaiseg.errors import DataError, StorageError
+from monaiseg.errors import DataError, MonaisegWarning, OutOfMemoryError, StorageError
 from monaiseg.labels import LabelTable
 from monaiseg.loaders import (
     CaseLoader,
@@ -351,6 +351,31 @@ def test_other_settings_get_other_entries_and_the_same_content_the_same(shared, 
     renamed = [Case(f"other_{case.id}", case.images, case.label) for case in shared]
     assert prepare(renamed, tmp_path).items[0]["case_id"] == "other_a"
     assert len(entries(tmp_path / "cache")) == 12
+
+
+def test_an_entry_with_a_turned_bit_is_made_anew_aloud(shared, tmp_path):
+    good = [item["image"].clone() for item in prepare(shared, tmp_path).items]
+    path = min((tmp_path / "cache").glob("*/image.npy"))
+    broken = bytearray(path.read_bytes())
+    broken[-1] ^= 1
+    path.write_bytes(broken)
+
+    with pytest.warns(MonaisegWarning, match=f"{path.parent}: is damaged and made anew"):
+        prepared = prepare(shared, tmp_path)
+
+    assert all(
+        torch.equal(item["image"], it) for item, it in zip(prepared.items, good, strict=True)
+    )
+    assert len(entries(tmp_path / "cache")) == 4
+
+
+def test_memory_that_runs_out_while_preparing_is_said(shared, tmp_path, monkeypatch):
+    def starved(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(loaders, "CacheDataset", starved)
+    with pytest.raises(OutOfMemoryError, match=r"memory ran out; set dataset.cache.where to disk"):
+        prepare(shared, tmp_path, where="memory")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "removed"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ from monaiseg.settings import (
     load_settings,
     settings_from_dict,
 )
-from monaiseg.training import Training, ras_spacing, train
+from monaiseg.training import ras_spacing, train
 
 
 def changed(settings: Settings, **tsk: object) -> Settings:
@@ -65,22 +64,6 @@ def short(settings: Settings) -> Settings:
     )
     document["tsk_set"]["network"]["dropout"] = 0.1
     return settings_from_dict(document)
-
-
-class Killed(BaseException):
-    """Stands for a SIGKILL: nothing of ours catches it."""
-
-
-def kill_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The training dies in its `step`-th step, after the weights have changed and before anything is saved."""
-    original = Training._end_step
-
-    def dying(self: Training, engine: object) -> None:
-        if engine.state.iteration == step:
-            raise Killed
-        original(self, engine)
-
-    monkeypatch.setattr(Training, "_end_step", dying)
 
 
 def test_it_learns_the_phantoms(trained):
@@ -132,45 +115,6 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(short, dat
     assert first[1] != other[1]
 
 
-@pytest.mark.parametrize("step", [2, 3, 4, 6])
-def test_a_killed_training_resumes_to_the_same_weights_bit_for_bit(
-    step, short, data_task, monkeypatch
-):
-    whole = state(run(short, data_task, "whole").run_folder)
-    with monkeypatch.context() as patch:
-        kill_after(step, patch)
-        with pytest.raises(Killed):
-            run(short, data_task, "killed")
-
-    resumed = run(short, data_task, "killed", resume=True)
-
-    assert state(resumed.run_folder) == whole
-
-
-def test_worker_processes_change_nothing(short, data_task):
-    without = state(run(changed(short, epochs=1), data_task, "none").run_folder)
-    within = state(run(changed(short, epochs=1, num_workers=2), data_task, "two").run_folder)
-
-    assert within[1:3] == without[1:3]
-
-
-def test_a_finished_training_resumed_does_nothing(trained, tmp_path):
-    task = tmp_path / "phantoms"
-    shutil.copytree(trained.run_folder.parent, task)
-    before = {p.name: p.read_bytes() for p in (task / "trained" / "checkpoints").iterdir()}
-
-    again = train(
-        load_settings(trained.run_folder / "cur_task_setting.json"),
-        output_root_path=tmp_path,
-        data_task_name="phantoms",
-        task_name="trained",
-        resume=True,
-    )
-
-    assert again.epochs == 8
-    assert before == {p.name: p.read_bytes() for p in (task / "trained" / "checkpoints").iterdir()}
-
-
 def test_extend_trains_longer(short, data_task):
     run(changed(short, epochs=1), data_task, "longer")
 
@@ -178,6 +122,19 @@ def test_extend_trains_longer(short, data_task):
 
     assert result.epochs == 2
     assert [row["epoch"] for row in checkpoints.newest(result.run_folder).history] == [1, 2]
+    again = run(changed(short, epochs=1), data_task, "longer", resume=True, extend=1)
+    assert again.epochs == 2
+    with pytest.raises(SettingsError, match="--extend"):
+        run(changed(short, epochs=1), data_task, "longer", extend=1)
+
+
+def test_an_extension_is_not_taken_back(short, data_task):
+    brief = changed(short, epochs=1)
+    run(brief, data_task, "longer")
+    run(brief, data_task, "longer", resume=True, extend=2)
+
+    with pytest.raises(SettingsError, match="extended to 3 epochs already; give at least 2"):
+        run(brief, data_task, "longer", resume=True, extend=1)
 
 
 def test_a_resume_that_would_not_be_exact_is_refused_with_the_difference(short, data_task):

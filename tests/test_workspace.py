@@ -165,11 +165,29 @@ def test_a_link_planted_as_the_lock_is_not_followed(run, tmp_path):
 
 def test_a_new_training_does_not_start_among_the_checkpoints_of_another(run):
     run.checkpoints.mkdir(parents=True)
-    (run.checkpoints / "step-000000010.pt").write_bytes(b"?")
+    (run.checkpoints / "step-000000010.json").write_bytes(b"?")
 
     with pytest.raises(SettingsError, match="--resume, or choose another --task-name"):
         opening(run)
     opening(run, resume=True)
+
+
+def test_a_training_that_was_killed_before_its_first_commit_may_start_or_resume(run):
+    run.checkpoints.mkdir(parents=True)
+    for name in ("step-000000000.pt", "best-epoch-0003.pt", "best-epoch-0003.json"):
+        (run.checkpoints / name).write_bytes(b"?")
+
+    assert not run.is_trained
+    opening(run)
+    opening(run, resume=True)
+
+
+def test_a_training_whose_checkpoints_are_gone_does_not_start_over_by_itself(run):
+    run.checkpoints.mkdir(parents=True)
+    run.history.write_text("epoch\n1\n")
+
+    with pytest.raises(CheckpointError, match="checkpoints of this training are gone; put them"):
+        opening(run, resume=True)
 
 
 def test_what_is_not_there_is_not_resumed_and_not_made(run):
