@@ -56,7 +56,7 @@ from monaiseg.transforms import (
     Item,
     cached_chain,
     case_item,
-    chain_digest,
+    case_name,
     target_shape,
     training_chain,
 )
@@ -83,19 +83,32 @@ def derive(*parts: int | str) -> int:
 # ---------------------------------------------------------------- prepared cases
 
 
-@dataclass(frozen=True)
-class PreparedCases:
-    """Cases after the deterministic chain, in the order they were given in, and where they wait."""
+class PreparedCases(Dataset[Item]):
+    """Cases after the deterministic chain, in the order they were given in, and where they wait.
 
-    items: Dataset[Item]
-    ids: tuple[str, ...]
-    memory_bytes: int
-    """What they take of the memory: 0 on disk."""
-    note: str
-    """Where they wait and why, for the log."""
+    Args:
+        items: what the chain has made, or makes when asked.
+        data: what it was given.
+        memory_bytes: what they take of the memory: 0 on disk.
+        note: where they wait and why, for the log.
+    """
+
+    def __init__(
+        self, items: Dataset[Item], data: Sequence[Item], memory_bytes: int, note: str
+    ) -> None:
+        self.items, self.data = items, data
+        self.memory_bytes, self.note = memory_bytes, note
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Item:
+        return self.items[index]
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Case ids."""
+        return tuple(case_name(item) for item in self.data)
 
 
 def cached_cases(
@@ -107,61 +120,79 @@ def cached_cases(
     for_training: bool,
     taken_bytes: int = 0,
 ) -> PreparedCases:
-    """Prepare cases and keep them where `dataset.cache` says.
+    """Prepare cases and keep them where `dataset.cache` says; `for_training` if patches will be cut from them.
+
+    The other arguments and what is raised are those of `prepare_items`.
+    """
+    chain = cached_chain(settings, table, for_training=for_training)
+    data = [case_item(case) for case in cases]
+    return prepare_items(data, chain, settings, table, cache_folder, taken_bytes=taken_bytes)
+
+
+def prepare_items(
+    data: Sequence[Item],
+    transform: CaseChain,
+    settings: Settings,
+    table: LabelTable,
+    cache_folder: str | Path,
+    *,
+    taken_bytes: int = 0,
+    beside: Dataset[Item] | None = None,
+) -> PreparedCases:
+    """Prepare items and keep them where `dataset.cache` says.
 
     Args:
-        cases: with label maps.
-        settings: they decide the chain and the place.
+        data: items as `case_item` makes them, with label maps.
+        transform: as `cached_chain` makes it. What another chain makes is never kept on disk, where it could be found
+            again by a training that means something else.
+        settings: they decide the place.
         table: the labels that the settings ask for.
         cache_folder: where files go if it is the disk; created when needed. Entries are found again by the content of
             the case's files, so several trainings share them. Removing it is safe when none is running.
-        for_training: whether patches will be cut from them.
         taken_bytes: memory that other prepared cases take already.
+        beside: such other cases.
 
     Raises:
         DataError: a case cannot be used; it is named.
         StorageError: the disk is full, read-only or failing.
     """
     wanted = settings.dataset.cache
-    need = sum(_prepared_bytes(case, settings, table, for_training) for case in cases)
-    allowance = _memory_allowance(wanted.memory_gb, taken_bytes)
+    need = sum(_prepared_bytes(item, transform, settings, table) for item in data)
+    allowance = _memory_allowance(
+        wanted.memory_gb, taken_bytes + getattr(beside, "memory_bytes", 0)
+    )
     fits = need <= allowance
     where = ("memory" if fits else "disk") if wanted.where == "auto" else wanted.where
-    chain = cached_chain(settings, table, for_training=for_training)
-    data = [case_item(case) for case in cases]
-    size = f"{len(cases)} prepared cases take {_gigabytes(need)}"
+    size = f"{len(data)} prepared cases take {_gigabytes(need)}"
     share = f"they may have {_gigabytes(allowance)} of memory"
     items: Dataset[Item]
     if where == "memory":
         # copy_cache: nothing in the training chain writes into what it is given.
         try:
             items = CacheDataset(
-                data, chain, num_workers=_num_threads(), progress=False, copy_cache=False
+                data, transform, num_workers=_num_threads(), progress=False, copy_cache=False
             )
         except MemoryError as error:
             raise OutOfMemoryError(
                 f"{size}, and memory ran out; set dataset.cache.where to disk"
             ) from error
         note = f"{size}, and {share}: kept there"
-    elif where == "disk":
-        digest = chain_digest(settings, table, for_training=for_training)
-        items = DiskCache(data, chain, Path(cache_folder), digest, need)
+    elif where == "disk" and transform.digest is not None:
+        items = DiskCache(data, transform, Path(cache_folder), transform.digest, need)
         note = f"{size}, and {share}: kept in {cache_folder}, which may be removed when no training runs"
     else:
-        items = _Uncached(data, chain)
+        items = _Uncached(data, transform)
         note = f"{size}: kept nowhere, read anew each time"
-    ids = tuple(case.id for case in cases)
-    return PreparedCases(items, ids, need if where == "memory" else 0, note)
+    return PreparedCases(items, data, need if where == "memory" else 0, note)
 
 
-def _prepared_bytes(case: Case, settings: Settings, table: LabelTable, for_training: bool) -> int:
+def _prepared_bytes(item: Item, transform: CaseChain, settings: Settings, table: LabelTable) -> int:
     try:
-        voxels = math.prod(target_shape(read_header(case.images[0]).grid, settings))
+        voxels = math.prod(target_shape(read_header(item["image"][0]).grid, settings))
     except DataError as error:
-        raise DataError(f"case {case.id!r}: {error}") from error
+        raise DataError(f"case {case_name(item)!r}: {error}") from error
     index_bytes = 1 if table.num_classes <= 256 else 2
-    groups = {"uniform": 0, "pos_neg": 2, "balanced": table.num_classes}
-    centres = groups[settings.dataset.seg.sampling.method] * MAX_CENTRES if for_training else 0
+    centres = transform.num_centre_groups * MAX_CENTRES
     return voxels * (4 * settings.dataset.num_channels + index_bytes) + 4 * min(centres, voxels)
 
 
@@ -254,7 +285,7 @@ class DiskCache(Dataset[Item]):
         return len(self.data)
 
     def __getitem__(self, index: int) -> Item:
-        entry, case_id = self._entries[index], self.data[index]["case_id"]
+        entry, case_id = self._entries[index], case_name(self.data[index])
         try:  # "c": the tensors could be written to, the files not
             arrays = {path.stem: np.load(path, mmap_mode="c") for path in entry.glob("*.npy")}
             tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -517,7 +548,7 @@ class CaseLoader(DataLoader[Item]):
     `note` says where the prepared cases wait and `memory_bytes` what they take.
     """
 
-    def __init__(self, dataset: Dataset[Item], prepared: PreparedCases, **kwargs: Any) -> None:
+    def __init__(self, dataset: Dataset[Item], prepared: Dataset[Item], **kwargs: Any) -> None:
         workers = kwargs.get("num_workers", 0)
         super().__init__(
             dataset,
@@ -528,8 +559,9 @@ class CaseLoader(DataLoader[Item]):
             generator=torch.Generator(),  # else every pass draws from the global one
             **kwargs,
         )
-        self.ids, self.note = prepared.ids, prepared.note
-        self.memory_bytes = prepared.memory_bytes
+        self.ids: tuple[str, ...] = getattr(prepared, "ids", ()) or _numbered(prepared)
+        self.note: str = getattr(prepared, "note", f"cases of a {type(prepared).__name__}")
+        self.memory_bytes: int = getattr(prepared, "memory_bytes", 0)
         self._coming: list[int] = []
         _OPEN.add(self)
 
@@ -607,34 +639,51 @@ def build_training_loader(
     cache_folder: str | Path,
     device: torch.device | str = "cpu",
 ) -> CaseLoader:
+    """`training_loader` of cases that are prepared and kept where `dataset.cache` says.
+
+    Raises:
+        SettingsError: as `training_loader`.
+        DataError: a case cannot be used; it is named.
+        StorageError: the cache's disk is full, read-only or failing.
+    """
+    check_batch(settings)
+    prepared = cached_cases(cases, settings, table, cache_folder, for_training=True)
+    return training_loader(prepared, settings, table, device)
+
+
+def training_loader(
+    dataset: Dataset[Item],
+    settings: Settings,
+    table: LabelTable,
+    device: torch.device | str = "cpu",
+) -> CaseLoader:
     """Batches of patches: `image` (B, C, X, Y, Z) float32, `label` (B, 1, X, Y, Z) uint8 or int16, `case_id`.
 
     Its length is the steps of an epoch. Its `sampler` is the `EpochSampler`: set `epoch` before each pass, and `skip`
     to batch_size times the steps done when a training is resumed. Of several processes that train together each has
     its own part of every batch.
 
+    Args:
+        dataset: items as `cached_chain` makes them.
+        settings: batch, steps of an epoch, patches, augmentation, seed.
+        table: the labels that the settings ask for.
+        device: where the batches go.
+
     Raises:
         SettingsError: the augmentation asks for what the label table does not allow, or the batch does not divide.
-        DataError: a case cannot be used; it is named.
-        StorageError: the cache's disk is full, read-only or failing.
     """
+    check_batch(settings)
     task, num_ranks = settings.tsk_set, distributed.size()
-    if settings.batch_size % num_ranks:
-        below, above = nearest_multiples(settings.batch_size, num_ranks)
-        raise SettingsError(
-            f"tsk_set.batch_size: {settings.batch_size} patches do not divide among {num_ranks} processes; use "
-            f"{below} or {above}"
-        )
     chain = CaseChain(training_chain(settings, table))
-    prepared = cached_cases(cases, settings, table, cache_folder, for_training=True)
+    num_cases = len(dataset)  # type: ignore[arg-type]  # torch's Dataset does not say that it has a length
     limit = task.max_batch_num_per_epoch[0]
-    draws = (len(cases) if limit == -1 else limit) * settings.batch_size
+    draws = (num_cases if limit == -1 else limit) * settings.batch_size
     return CaseLoader(
-        SeededDataset(prepared.items, chain, task.seed),
-        prepared,
+        SeededDataset(dataset, chain, task.seed),
+        dataset,
         batch_size=settings.batch_size // num_ranks,
         sampler=EpochSampler(
-            len(cases),
+            num_cases,
             draws,
             task.seed,
             settings.dataset.seg.crops_per_image,
@@ -647,6 +696,17 @@ def build_training_loader(
     )
 
 
+def check_batch(settings: Settings) -> None:
+    """Raises SettingsError where the patches of a step do not divide among the processes that train together."""
+    num_ranks = distributed.size()
+    if settings.batch_size % num_ranks:
+        below, above = nearest_multiples(settings.batch_size, num_ranks)
+        raise SettingsError(
+            f"tsk_set.batch_size: {settings.batch_size} patches do not divide among {num_ranks} processes; use "
+            f"{below} or {above}"
+        )
+
+
 def build_case_loader(
     cases: Sequence[Case],
     settings: Settings,
@@ -655,9 +715,8 @@ def build_case_loader(
     *,
     taken_bytes: int = 0,
 ) -> CaseLoader:
-    """Whole volumes on the network grid, one after the other, in the main process: prepared cases cost it a copy.
+    """`case_loader` of cases that are prepared and kept where `dataset.cache` says.
 
-    A batch has `image` (1, C, X, Y, Z) float32, `label` (1, 1, X, Y, Z), `affine` (1, 4, 4) float64 and `case_id`.
     `taken_bytes` is the `memory_bytes` of loaders that are there already.
 
     Raises:
@@ -666,7 +725,20 @@ def build_case_loader(
     prepared = cached_cases(
         cases, settings, table, cache_folder, for_training=False, taken_bytes=taken_bytes
     )
-    return CaseLoader(prepared.items, prepared, batch_size=1)
+    return case_loader(prepared)
+
+
+def case_loader(dataset: Dataset[Item]) -> CaseLoader:
+    """Whole volumes on the network grid, one after the other, in the main process: prepared cases cost it a copy.
+
+    A batch has `image` (1, C, X, Y, Z) float32, `label` (1, 1, X, Y, Z), `affine` (1, 4, 4) float64 and `case_id`.
+    """
+    return CaseLoader(dataset, dataset, batch_size=1)
+
+
+def _numbered(dataset: Dataset[Item]) -> tuple[str, ...]:
+    """Names of the cases of a dataset that is not ours."""
+    return tuple(f"number {index}" for index in range(len(dataset)))  # type: ignore[arg-type]
 
 
 def _collate(patches: list[Item] | _Fault) -> Any:

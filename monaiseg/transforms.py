@@ -53,7 +53,7 @@ from monaiseg.settings import (
     ScalingSettings,
     Settings,
 )
-from monaiseg.volumes import read_label_map, read_volume
+from monaiseg.volumes import read_label_map, read_volume, volume_stem
 from monaiseg.warps import extra_transforms, turn_matrix
 
 Item = dict[str, Any]
@@ -69,6 +69,14 @@ MAX_DRAWS = 20
 class CaseChain(Compose):
     """A chain that names the case in what it raises, and raises our own errors bare, not as MONAI wraps them."""
 
+    digest: str | None = None
+    """SHA-256 of everything besides the files that decides what the chain makes, where that is known."""
+
+    @property
+    def num_centre_groups(self) -> int:
+        """Groups of voxels that it finds for patches to be centred on."""
+        return sum(step.num_groups for step in self.transforms if isinstance(step, FindCentresd))
+
     @override
     def __call__(self, data: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]  # as Compose's own
         try:
@@ -76,7 +84,7 @@ class CaseChain(Compose):
         except Exception as error:
             if (cause := _own_error(error)) is None:
                 raise
-            raise type(cause)(f"case {data['case_id']!r}: {cause}") from error
+            raise type(cause)(f"case {case_name(data)!r}: {cause}") from error
 
     @override
     def set_random_state(
@@ -124,6 +132,12 @@ def case_item(case: Case) -> Item:
     return {"image": [str(path) for path in case.images], **label, "case_id": case.id}
 
 
+def case_name(item: Mapping[str, Any]) -> str:
+    """The case's id or, in an item that names none, its first image file."""
+    image = item["image"]
+    return str(item.get("case_id") or volume_stem(image if isinstance(image, str) else image[0]))
+
+
 def load_chain(settings: Settings, table: LabelTable | None = None) -> list[Transform]:
     """From files to the network grid: image and, with a label table, label map as class indices.
 
@@ -167,7 +181,9 @@ def cached_chain(settings: Settings, table: LabelTable, *, for_training: bool) -
     if for_training and method != "uniform":
         num_groups = table.num_classes if method == "balanced" else 2
         chain += [FindCentresd(num_groups, settings.dataset.seg.sampling.centres_per_class)]
-    return CaseChain(chain)
+    cached = CaseChain(chain)
+    cached.digest = chain_digest(settings, table, for_training=for_training)
+    return cached
 
 
 def inference_chain(settings: Settings) -> CaseChain:
@@ -268,8 +284,11 @@ class ReadCased(Transform):
 
     @override
     def __call__(self, data: Mapping[str, Any]) -> Item:
-        image, grid = self._image(data["image"])
-        item = {**data, "image": MetaTensor(image, affine=torch.from_numpy(grid.array))}
+        paths = [data["image"]] if isinstance(data["image"], str) else list(data["image"])
+        image, grid = self._image(paths)
+        meta = {"filename_or_obj": paths[0]}
+        tensor = MetaTensor(image, affine=torch.from_numpy(grid.array), meta=meta)
+        item = {**data, "image": tensor, "case_id": case_name(data)}
         if self.with_label:
             values, header = read_label_map(data["label"])
             _check_grid(grid, header.grid, data["label"])
