@@ -118,6 +118,10 @@ settings_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Write, check and show settings files."
 )
 app.add_typer(settings_app, name="settings")
+bundle_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Write, check and pack MONAI bundles."
+)
+app.add_typer(bundle_app, name="bundle")
 
 OutputRoot = Annotated[
     Path, typer.Option("--output-root-path", "-o", help="Folder of all data tasks.")
@@ -386,17 +390,10 @@ def predict(
     gpu_id: Gpu = None,
 ) -> None:
     """Label new scans: each label map comes back on its scan's own grid."""
-    from monaiseg.prediction import Predictor, predict_files
+    from monaiseg.prediction import Predictor, find_images, predict_files
 
-    images = _images(image, output)
     predictor = Predictor(model, device=_device(gpu_id), overlap=overlap)
-    channels = predictor.settings.dataset.num_channels
-    if channels > 1 and len(images) % channels:
-        raise SettingsError(
-            f"{len(images)} images for a network of {channels} channels; give each case's channels "
-            "one after the other"
-        )
-    grouped = [images[i : i + channels] for i in range(0, len(images), channels)]
+    grouped = find_images(image, output, predictor.settings.dataset.num_channels)
     with _progress("predicting") as advance:
         for number, file in enumerate(predict_files(predictor, grouped, output), start=1):
             advance(number, len(grouped))
@@ -549,6 +546,73 @@ def settings_schema() -> None:
     typer.echo(json.dumps(json_schema(), indent=2))
 
 
+@bundle_app.command("build")
+def bundle_build(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the bundle; documents in it are kept.")
+    ],
+    settings: SettingsPath,
+    label_table: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="CSV file with the columns value, name and, as wanted, partner, color."),
+    ] = None,
+    data_task: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of a prepared data task, whose labels and voxel size it takes."),
+    ] = None,
+) -> None:
+    """Write a MONAI bundle from a settings file and the labels of the data."""
+    from monaiseg.bundle import build_bundle
+    from monaiseg.data_tasks import read_data_task
+    from monaiseg.labels import LabelTable
+    from monaiseg.training import network_spacing
+
+    if (label_table is None) == (data_task is None):
+        raise SettingsError("give the labels either by --label-table or by --data-task")
+    chosen = _load(settings)
+    if data_task is None:
+        build_bundle(chosen, LabelTable.read_csv(label_table or ""), output)
+    else:
+        task = read_data_task(data_task)
+        spacing = network_spacing(task, chosen)
+        build_bundle(chosen, task.table, output, spacing=spacing, channels=task.channel_names)
+    typer.echo(f"written: {output}")
+    _next(
+        f'monaiseg bundle lint "{output}"',
+        f'python -m monai.bundle run --config_file "{output}/configs/train.json" --bundle_root "{output}" '
+        "--dataset_dir SCANS",
+    )
+
+
+@bundle_app.command("lint")
+def bundle_lint(folder: Annotated[Path, typer.Argument(help="Folder of the bundle.")]) -> None:
+    """Check a MONAI bundle without a network: every fault at once, one line each."""
+    from monaiseg.bundle_lint import lint_bundle
+
+    faults = lint_bundle(folder)
+    for fault in faults:
+        typer.echo(fault)
+    if faults:
+        raise typer.Exit(2)
+    typer.echo(f"{folder}: no faults")
+
+
+@bundle_app.command("pack")
+def bundle_pack(
+    model: Model,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Folder, new or of a bundle, or a file that ends in .zip."
+        ),
+    ],
+) -> None:
+    """Hand on a trained network as a MONAI bundle, with its weights and as TorchScript."""
+    from monaiseg.bundle import pack_bundle
+
+    typer.echo(f"written: {pack_bundle(model, output)}")
+
+
 # ---------------------------------------------------------------- helpers of the commands
 
 
@@ -663,29 +727,6 @@ def _listed_cases(
         Case(volume_stem(image), (image,), label)
         for image, label in zip(images, known, strict=True)
     )
-
-
-def _images(paths: list[Path], output: Path) -> list[Path]:
-    """The images named, and those in the folders named; the output's folder is none of these."""
-    from monaiseg.volumes import is_volume_name
-
-    images: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            if path.resolve() == output.resolve():
-                raise SettingsError(
-                    f"{output} is the folder of the images; choose another --output, or its predictions are "
-                    "images the next time"
-                )
-            inside = sorted(
-                p for p in path.iterdir() if is_volume_name(p.name) and p.name[0] != "."
-            )
-            if not inside:
-                raise SettingsError(f"{path}: holds no .nii or .nii.gz file")
-            images += inside
-        else:
-            images.append(path)
-    return images
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import Any, cast
 
 import torch
+from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers.inferer import Inferer, SimpleInferer
 from monai.utils.enums import BlendMode
@@ -214,7 +215,9 @@ class SlidingWindow(Inferer):
         device: where windows are computed.
     """
 
-    def __init__(self, settings: Settings, num_classes: int, device: torch.device) -> None:
+    def __init__(
+        self, settings: Settings, num_classes: int, device: torch.device | str = "cpu"
+    ) -> None:
         super().__init__()
         self.options = window_options(settings) | {"num_classes": num_classes, "device": device}
         self.settings = settings
@@ -227,8 +230,9 @@ class SlidingWindow(Inferer):
         **kwargs: Any,  # noqa: ARG002
     ) -> Tensor:
         """Class map (1, 1, X, Y, Z) of an image (1, C, X, Y, Z)."""
-        window = window_shape(self.settings, inputs.shape[2:])
-        class_map = sliding_window_class_map(network, inputs, window, **self.options)
+        image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        window = window_shape(self.settings, image.shape[2:])
+        class_map = sliding_window_class_map(network, image, window, **self.options)
         return class_map[None, None]
 
 

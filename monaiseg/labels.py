@@ -168,6 +168,17 @@ class LabelTable:
                 f"label table: {error!r}; each label has a value, a name, a colour of three numbers and a partner"
             ) from error
 
+    def to_csv(self) -> str:
+        """The labels as `read_csv` reads them."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["value", "name", "partner", "color"])
+        for label in self.labels:
+            partner = "" if label.partner is None else label.partner
+            color = "#{:02x}{:02x}{:02x}".format(*label.color)
+            writer.writerow([label.value, label.name, partner, color])
+        return text.getvalue()
+
     def to_records(self) -> list[dict[str, Any]]:
         """The labels as JSON holds them."""
         return [{**asdict(label), "color": list(label.color)} for label in self.labels]

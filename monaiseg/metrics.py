@@ -46,7 +46,14 @@ def score_label_maps(
         torch.from_numpy(table.class_indices(prediction, others="background")),
         torch.from_numpy(table.class_indices(reference, others="background")),
         table.num_classes,
-    ).tolist()
+    )
+    return label_scores(counts, table, voxel_volume_mm3)
+
+
+def label_scores(
+    counts: Tensor, table: LabelTable, voxel_volume_mm3: float
+) -> tuple[LabelScore, ...]:
+    """Scores of every foreground label from `class_counts` (K, 3)."""
     millilitres = voxel_volume_mm3 / 1000
     return tuple(
         LabelScore(
@@ -58,7 +65,9 @@ def score_label_maps(
             reference_ml=referenced * millilitres,
             prediction_ml=predicted * millilitres,
         )
-        for label, (both, predicted, referenced) in zip(table.foreground, counts[1:], strict=True)
+        for label, (both, predicted, referenced) in zip(
+            table.foreground, counts.tolist()[1:], strict=True
+        )
     )
 
 

@@ -136,7 +136,7 @@ class ResidualUNet(nn.Module):
         self, settings: NetworkSettings, topology: Topology, in_channels: int, num_classes: int
     ) -> None:
         super().__init__()
-        self.topology = topology
+        self.settings, self.topology = settings, topology
         kernels, channels = topology.kernels, topology.channels
         self.block, *strides = topology.strides
         voxels = math.prod(self.block)

@@ -25,7 +25,7 @@ from monaiseg.labels import LabelTable
 from monaiseg.network import network_of
 from monaiseg.settings import Settings, dump_settings, parse_settings, settings_from_dict
 from monaiseg.transforms import case_item, inference_chain, resize_note, to_file_grid
-from monaiseg.volumes import read_header, volume_stem, write_label_map
+from monaiseg.volumes import is_volume_name, read_header, volume_stem, write_label_map
 
 Progress = Callable[[int, int], None]
 """Called with windows done and windows in all."""
@@ -210,12 +210,8 @@ def predict_files(
     Raises:
         SettingsError: two images would be written to one name, or an output would overwrite an input.
     """
-    folder = Path(folder)
-    plan = [
-        (files, folder / f"{volume_stem(files[0])}_pred.nii.gz") for files in map(_files, images)
-    ]
-    _check_outputs(plan)
-    folder.mkdir(parents=True, exist_ok=True)
+    plan = planned_outputs(images, folder)
+    Path(folder).mkdir(parents=True, exist_ok=True)
     for files, output in plan:
         report = None if on_progress is None else _reporter(on_progress, files[0])
         labels = predictor.predict(files, report)
@@ -226,6 +222,56 @@ def predict_files(
         yield PredictedFile(
             files[0], output, {int(v): int(n) for v, n in zip(values, counts, strict=True)}
         )
+
+
+def find_images(paths: Iterable[Path], output: Path, num_channels: int = 1) -> list[list[Path]]:
+    """The images at `paths`, files or folders of them, grouped by case: its channels follow one another.
+
+    Raises:
+        SettingsError: a folder holds none or is the output's, or they do not divide by the channels.
+    """
+    images: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            images.append(path)
+            continue
+        if path.resolve() == output.resolve():
+            raise SettingsError(
+                f"{output} is the folder of the images; choose another --output, or its predictions are images the "
+                "next time"
+            )
+        inside = sorted(p for p in path.iterdir() if is_volume_name(p.name) and p.name[0] != ".")
+        if not inside:
+            raise SettingsError(f"{path}: holds no .nii or .nii.gz file")
+        images += inside
+    if num_channels > 1 and len(images) % num_channels:
+        raise SettingsError(
+            f"{len(images)} images for a network of {num_channels} channels; give each case's channels "
+            "one after the other"
+        )
+    return [images[i : i + num_channels] for i in range(0, len(images), num_channels)]
+
+
+def prediction_name(image: str | Path) -> str:
+    """File name of the label map of an image.
+
+    >>> prediction_name("scans/S01.nii.gz")
+    'S01_pred.nii.gz'
+    """
+    return f"{volume_stem(image)}_pred.nii.gz"
+
+
+def planned_outputs(
+    images: Iterable[Sequence[str | Path]], folder: str | Path
+) -> list[tuple[tuple[Path, ...], Path]]:
+    """The files of each case, and where its label map goes.
+
+    Raises:
+        SettingsError: two images would be written to one name, or an output would overwrite an input.
+    """
+    plan = [(files, Path(folder) / prediction_name(files[0])) for files in map(_files, images)]
+    _check_outputs(plan)
+    return plan
 
 
 def _reporter(on_progress: Callable[[Path, int, int], None], image: Path) -> Progress:

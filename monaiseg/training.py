@@ -24,7 +24,9 @@ from monai.engines.evaluator import SupervisedEvaluator
 from monai.engines.trainer import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.inferers.inferer import Inferer, SimpleInferer
+from monai.losses.ds_loss import DeepSupervisionLoss
 from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
@@ -68,7 +70,7 @@ from monaiseg.loaders import (
     build_training_loader,
     derive,
 )
-from monaiseg.losses import build_loss
+from monaiseg.losses import SegmentationLoss, build_loss
 from monaiseg.network import ResidualUNet, Topology, network_of
 from monaiseg.schedule import LearningRate
 from monaiseg.settings import OptimSettings, Settings, changed, dump_settings
@@ -185,7 +187,7 @@ class Training:
         spacing: Spacing,
         started: float | None = None,
     ) -> None:
-        settings = changed(settings, {"tsk_set.epochs": trainer.state.max_epochs})
+        settings = _as_given(settings, trainer)
         self.settings, self.task, self.folder, self.spacing = settings, task, folder, spacing
         self.trainer, self.validation = trainer, dict(evaluators)
         self.device: torch.device = trainer.state.device
@@ -796,13 +798,15 @@ def build_trainer(
     optimizer: Optimizer,
     loss_function: nn.Module,
     train_data_loader: DataLoader[Any],
-    device: torch.device,
+    device: torch.device | str,
     *,
     max_epochs: int | None = None,
     inferer: Inferer | None = None,
     train_handlers: Sequence[Any] | None = None,
 ) -> SupervisedTrainer:
     """MONAI's engine for the steps of a training; what happens around them is `Training`'s.
+
+    A loss of one output also serves a network of several: then the coarser ones weigh 1/2, 1/4, ...
 
     Args:
         settings: accumulation, mixed precision and, where `max_epochs` is not given, epochs.
@@ -815,7 +819,9 @@ def build_trainer(
         inferer: how the network is called; None is as `build_inferer` has it.
         train_handlers: further handlers of MONAI or ignite.
     """
-    tsk = settings.tsk_set
+    tsk, device = settings.tsk_set, torch.device(device)
+    if not isinstance(loss_function, SegmentationLoss):
+        loss_function = DeepSupervisionLoss(cast(_Loss, loss_function), weight_mode="exp")
     return SupervisedTrainer(
         device=device,
         max_epochs=tsk.epochs if max_epochs is None else max_epochs,
@@ -833,9 +839,9 @@ def build_trainer(
     )
 
 
-def build_inferer(settings: Settings, device: torch.device) -> Inferer:
+def build_inferer(settings: Settings, device: torch.device | str) -> Inferer:
     """How a training calls its network: in bfloat16 where mixed precision is wanted and the processor has it."""
-    in_bfloat16 = settings.tsk_set.amp and computes_in_bfloat16(device)
+    in_bfloat16 = settings.tsk_set.amp and computes_in_bfloat16(torch.device(device))
     return InBFloat16() if in_bfloat16 else SimpleInferer()
 
 
@@ -942,6 +948,18 @@ def _seen_cases(task: DataTask) -> Iterator[tuple[str, Case]]:
     for split in ("train", "val", "debug"):
         for case in task.cases.get(split, ()):
             yield f"{split}/{case.id}", case
+
+
+def _as_given(settings: Settings, trainer: SupervisedTrainer) -> Settings:
+    """The settings with what the trainer was given, which may be other than what they ask for."""
+    network = distributed.plain(trainer.network)
+    given: dict[str, Any] = {
+        "tsk_set.epochs": trainer.state.max_epochs,
+        "tsk_set.optim.lr": float(trainer.optimizer.defaults["lr"]),
+    }
+    if isinstance(network, ResidualUNet):
+        given["tsk_set.network"] = network.settings.model_dump(mode="json")
+    return changed(settings, given)
 
 
 def _case_loader(loader: object) -> CaseLoader:

@@ -211,6 +211,53 @@ def to_file_grid(class_map: torch.Tensor, item: Mapping[str, Any], chain: Compos
     return np.asarray(home.to(class_map.dtype).cpu())
 
 
+class ToFileGridd(Transform):
+    """`pred`, a class map (1, X, Y, Z) on the network grid, to the grid of the image's file.
+
+    Args:
+        chain: the inference chain that the image came by.
+    """
+
+    def __init__(self, chain: Compose) -> None:
+        self.chain = chain
+
+    @override
+    def __call__(self, data: Mapping[str, Any]) -> Item:
+        classes = to_file_grid(torch.as_tensor(data["pred"])[0], data, self.chain)
+        return {**data, "pred": torch.from_numpy(classes)[None]}
+
+
+class LabelValuesd(Transform):
+    """`pred`, class indices, to the label values of the files."""
+
+    def __init__(self, table: LabelTable) -> None:
+        self.table = table
+
+    @override
+    def __call__(self, data: Mapping[str, Any]) -> Item:
+        values = self.table.label_values(data["pred"].numpy())
+        return {**data, "pred": torch.from_numpy(values)}
+
+
+class ReadReferenced(Transform):
+    """Adds `label`, the class indices (1, X, Y, Z) of the file `reference`, and the `voxel_volume_mm3` of its grid."""
+
+    def __init__(self, table: LabelTable) -> None:
+        self.table = table
+
+    @override
+    def __call__(self, data: Mapping[str, Any]) -> Item:
+        values, header = read_label_map(data["reference"])
+        if values.shape != tuple(data["pred"].shape[1:]):
+            raise DataError(
+                f"{data['reference']}: has shape {values.shape}, its image {tuple(data['pred'].shape[1:])}; "
+                "resample one onto the other"
+            )
+        classes = self.table.class_indices(values, others="background")
+        volume = header.grid.voxel_volume_mm3
+        return {**data, "label": torch.from_numpy(classes)[None], "voxel_volume_mm3": volume}
+
+
 def target_shape(grid: Grid, settings: Settings) -> Shape:
     """Shape on the network grid, along X, Y, Z, of an image that lies on `grid` in its file."""
     x, y, z = np.argsort(nib.orientations.io_orientation(grid.array)[:, 0])
