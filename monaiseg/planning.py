@@ -40,7 +40,7 @@ from monaiseg.transforms import MAX_CENTRES, padded_up, resampled_shape
 
 WIDTHS = (16, 24, 32, 48, 64)
 """Channels of the first stage."""
-WORTH = {16: 100, 24: 800, 32: 1800, 48: 5000, 64: 12000}
+WORTH = {16: 100, 24: 800, 32: 1500, 48: 5000, 64: 15000}
 """Steps from which on a width brings more than the narrower one, which makes more of them in the same minutes."""
 SENSIBLE_WIDTH = 32
 LEAST_STEPS = 50

@@ -7,6 +7,7 @@ door: questions as JSON on its standard input, answers as JSON on its standard o
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import multiprocessing
@@ -26,6 +27,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from ignite.engine import Engine, Events
+from monai.engines.trainer import SupervisedTrainer
 from torch.utils.data import Dataset
 
 from monaiseg.cases import Case
@@ -37,11 +40,11 @@ from monaiseg.losses import build_loss
 from monaiseg.network import network_of
 from monaiseg.phantom import make_phantom, write_phantom
 from monaiseg.settings import Settings, dump_settings, parse_settings
-from monaiseg.training import build_inferer, build_optimizer
+from monaiseg.training import build_optimizer, build_trainer
 from monaiseg.transforms import CaseChain, Item, cached_chain, case_item, training_chain
 
-STEPS = 3
-"""Steps that are timed after a first one, which is not; one where that has taken `LONG_SECONDS`."""
+MOST_RUNS = 6
+"""Steps that are run: the first is not timed, nor are there more than two others past `LONG_SECONDS`."""
 LONG_SECONDS = 3.0
 PATCHES = 24
 """Patches that are cut and augmented: random changes come up in some of them only."""
@@ -184,58 +187,66 @@ def _apart(measure: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str,
 
 
 def _step_costs(
-    raw: str, num_classes: int, spacing: Spacing, cores: int, device: str
+    raw: str, num_classes: int, spacing: Spacing, cores: int, device_name: str
 ) -> dict[str, Any]:
     torch.set_num_threads(cores)
     before = _memory_bytes()
+    device = torch.device(device_name)
     settings = parse_settings(raw)
-    tsk, patch = settings.tsk_set, settings.patch_shape
-    table = LabelTable.from_values(range(num_classes))
-    network = network_of(settings, table, spacing).to(device)
-    optimizer = build_optimizer(network, tsk.optim)
-    loss = build_loss(tsk.loss, num_classes).to(device)
-    infer = build_inferer(settings, torch.device(device))
-    shape = (settings.batch_size, settings.dataset.num_channels, *patch)
-    image = torch.randn(shape, device=device)
-    label = torch.randint(num_classes, (shape[0], 1, *patch), dtype=torch.uint8, device=device)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, enabled=tsk.amp and device != "cpu"):
-            value = loss(infer(image, network), label)
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), tsk.gradient_clip or 12.0)
-        optimizer.step()
-
-    def window() -> None:
-        with torch.inference_mode():
-            network(image[:1].expand(WINDOWS, -1, -1, -1, -1).contiguous()).argmax(dim=1)
-
-    step_seconds = _seconds(step, device)
-    taken = _peak_bytes() - before if device == "cpu" else torch.cuda.max_memory_allocated()
+    patch, batch_size = settings.patch_shape, settings.batch_size
+    network = network_of(settings, LabelTable.from_values(range(num_classes)), spacing).to(device)
+    image = torch.randn(batch_size, settings.dataset.num_channels, *patch)
+    label = torch.randint(num_classes, (batch_size, 1, *patch), dtype=torch.uint8)
+    trainer = build_trainer(
+        settings,
+        network,
+        build_optimizer(network, settings.tsk_set.optim),
+        build_loss(settings.tsk_set.loss, num_classes),
+        [{"image": image, "label": label}],  # type: ignore[arg-type]  # what a loader gives
+        device,
+        max_epochs=MOST_RUNS,
+    )
+    step_seconds = _step_seconds(trainer)
+    on_gpu = device.type == "cuda"
+    taken = torch.cuda.max_memory_allocated() if on_gpu else _peak_bytes() - before
     network.eval()
+    windows = torch.randn(WINDOWS, settings.dataset.num_channels, *patch, device=device)
     return {
-        "variant": tsk.network.variant,
-        "channels": tsk.network.channels,
+        "variant": settings.tsk_set.network.variant,
+        "channels": settings.tsk_set.network.channels,
         "patch_shape": patch,
-        "batch_size": settings.batch_size,
+        "batch_size": batch_size,
         "num_channels": settings.dataset.num_channels,
         "num_classes": num_classes,
         "step_seconds": step_seconds,
-        "window_seconds": _seconds(window, device) / WINDOWS,
+        "window_seconds": _window_seconds(network, windows) / WINDOWS,
         "step_bytes": taken,
         "parameters": sum(weight.numel() for weight in network.parameters()),
     }
 
 
-def _seconds(action: Callable[[], None], device: str) -> float:
-    """Median over some runs, after one that warms up."""
-    times: list[float] = []
-    while len(times) < (2 if times and times[0] > LONG_SECONDS else 1 + STEPS):
+def _step_seconds(trainer: SupervisedTrainer) -> float:
+    """Of the trainer's own steps: the median of some, after one that warms up."""
+    marks: list[float] = []
+
+    def mark(engine: Engine) -> None:
+        float(engine.state.output["loss"])  # type: ignore[index]  # MONAI's; waits for a GPU
+        marks.append(time.perf_counter())
+        if len(marks) > 2 and marks[-1] - marks[0] > LONG_SECONDS:
+            engine.terminate()
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, mark)
+    trainer.run()
+    return median(later - earlier for earlier, later in itertools.pairwise(marks))
+
+
+@torch.inference_mode()
+def _window_seconds(network: torch.nn.Module, windows: torch.Tensor) -> float:
+    """Of a pass through the network, after one that warms up."""
+    times = []
+    for _ in range(3):
         started = time.perf_counter()
-        action()
-        if device != "cpu":
-            torch.cuda.synchronize()
+        network(windows).argmax(dim=1).cpu()
         times.append(time.perf_counter() - started)
     return median(times[1:])
 
