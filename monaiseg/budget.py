@@ -19,7 +19,7 @@ UNSTEADY_STEPS = 2
 FORWARD_SHARE = 1 / 3
 """Forward pass over forward and backward: what a validation is taken for until one has been measured."""
 EXIT_SECONDS = 2.0
-"""Kept for the end of the process."""
+"""Kept for the interpreter's start and the end of the process."""
 VALIDATION_SLACK = 1.25
 """The last validation may take so many times what the one before it took."""
 

@@ -187,11 +187,14 @@ class Measurements:
             document = read_json_object(Path(path))
             steps = tuple(step_of(record) for record in document["steps"])
             names = {name: document[name] for name in ("processor", "cores", "device")}
-            return cls(**names, data=DataProbe(**document["data"]), steps=steps)
+            found = cls(**names, data=DataProbe(**document["data"]), steps=steps)
         except (KeyError, TypeError, ValueError) as error:
             raise SettingsError(
                 f"{path}: holds no measurements ({error!r}); give a file that `monaiseg plan` has written"
             ) from error
+        if not found.steps:
+            raise SettingsError(f"{path}: holds no step; name a new file to measure into")
+        return found
 
     def save(self, path: str | Path) -> None:
         """Write as JSON."""
@@ -305,8 +308,24 @@ def plan(
         round(free_memory() / 2 / 2**30, 1) if memory_gb is None else memory_gb,
         gpu_memory_gb,
     )
-    measurements = measurements or measure(fingerprint, limits)
+    if measurements is None:
+        measurements = measure(fingerprint, limits)
+    _check_alike(measurements, fingerprint, limits)
     return plan_settings(fingerprint, limits, measurements), measurements
+
+
+def _check_alike(measured: Measurements, fingerprint: Fingerprint, limits: Limits) -> None:
+    """Raises SettingsError where steps were measured on other cores or for other data than are planned for."""
+    probe = measured.steps[0]
+    then = (measured.device, measured.cores, probe.num_channels, probe.num_classes)
+    now = (limits.device, limits.cores, fingerprint.num_channels, fingerprint.num_classes)
+    names = ("device", "cores", "channels", "classes")
+    if different := [
+        f"{name} {a} then, {b} now" for name, a, b in zip(names, then, now, strict=True) if a != b
+    ]:
+        raise SettingsError(
+            f"--measurements: are of something else: {', '.join(different)}; name a new file to measure into"
+        )
 
 
 def measure(fingerprint: Fingerprint, limits: Limits) -> Measurements:

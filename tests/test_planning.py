@@ -285,6 +285,11 @@ def test_a_plan_is_measured_written_and_trained_on_time(data_task, tmp_path, mon
     assert first.stdout.count("\n") > 10
     assert f'monaiseg train -ts "{settings}"' in first.stdout
     assert load_settings(settings) == load_settings(tmp_path / "again.json")
+
+    words[words.index("--cores") + 1] = "2"
+    other = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "other.json")])
+    assert other.exit_code == 2
+    assert "cores 1 then, 2 now" in other.stderr
     assert Measurements.load(kept).data.base_bytes > GIB // 10
 
     trained = CliRunner().invoke(
