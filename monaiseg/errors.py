@@ -84,7 +84,7 @@ def lack_of_memory(error: BaseException | None) -> BaseException | None:
     MONAI wraps what its transforms raise, so the causes are looked at too.
     """
     while error is not None:
-        words = ("out of memory", "can't allocate memory")
+        words = ("out of memory", "can't allocate memory", "bad_alloc")
         if isinstance(error, MemoryError) or any(part in str(error) for part in words):
             return error
         error = error.__cause__

@@ -684,7 +684,7 @@ def test_a_bomb_is_refused_before_it_takes_memory(row: Row, bench: Bench, monkey
 
 def test_memory_that_runs_out_is_told_with_what_to_lower(bench: Bench):
     command = list(predict(_sound)(bench))
-    whole = np.arange(140**3, dtype=np.int16).reshape(140, 140, 140)
+    whole = np.arange(256**3, dtype=np.uint32).astype(np.int16).reshape(256, 256, 256)
     (bench.root / "large.nii").write_bytes(nifti_bytes(whole))
     command[command.index("-i") + 1] = str(bench.root / "large.nii")
 
@@ -692,7 +692,7 @@ def test_memory_that_runs_out_is_told_with_what_to_lower(bench: Bench):
         result = call(command)
         return result.exit_code, result.output
 
-    code, output = in_child(run, memory_bytes=40 << 20).result
+    code, output = in_child(run, memory_bytes=160 << 20).result
 
     assert code == 2, output
     assert "the memory ran out (" in output
