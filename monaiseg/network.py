@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from monai.networks.blocks.dynunet_block import (
     UnetBasicBlock,
     UnetOutBlock,
@@ -31,8 +30,6 @@ MOST_HALVINGS = 4
 """Five stages halve an axis four times."""
 LEAST_SIZE = 4
 """An axis is halved while at least so many voxels remain in the coarsest stage."""
-LAYOUT = torch.channels_last_3d
-"""Of weights and features; what it brings over torch's default stands in benchmarks/RESULTS.md."""
 
 
 @dataclass(frozen=True)
@@ -166,12 +163,10 @@ class ResidualUNet(nn.Module):
         self.coarse_heads = nn.ModuleList(UnetOutBlock(3, width, num_classes) for width in widths)
         self.apply(_initialise)
         self.apply(_drop_channels)
-        self.to(memory_format=LAYOUT)  # type: ignore[call-overload]  # torch's stubs lack it
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         """Logits (B, K, X, Y, Z) of an image (B, C, X, Y, Z); while training with coarser outputs a list, finest first."""
-        image = folded(image, self.block).contiguous(memory_format=LAYOUT)
-        finest, *coarser = self._decode(self._encode(image))
+        finest, *coarser = self._decode(self._encode(folded(image, self.block)))
         logits = unfolded(self.head(finest), self.block)  # (B, K, X, Y, Z)
         if not (self.training and len(self.coarse_heads)):
             return logits
