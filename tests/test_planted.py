@@ -378,7 +378,7 @@ def test_links_planted_in_a_run_folder_are_not_followed(place, small):
     run = place / "out/task/first"
     (run / "checkpoints").mkdir(parents=True)
     (place / "outside").write_text("as it was")
-    names = ("cur_task_setting.json", "history.csv", "log.txt", "checkpoints/step-000000001.json")
+    names = ("cur_task_setting.json", "history.csv", "log.txt", "checkpoints/best-epoch-0001.json")
     for name in names:
         (run / name).symlink_to(place / "outside")
 
