@@ -59,12 +59,13 @@ def train_by_two(task: DataTask, name: str, settings: Settings, **options: objec
 
 @pytest.fixture
 def separable(settings: Settings) -> Settings:
-    """Two epochs whose loss is a mean over patches, so that a batch may be computed in parts."""
+    """Two epochs in float32 whose loss is a mean over patches, so that a batch may be computed in parts."""
     return changed(
         settings,
         {
             "tsk_set.epochs": 2,
             "tsk_set.val_period": 1,
+            "tsk_set.amp": False,
             "tsk_set.loss.type": "ce",
             "tsk_set.optim.lr": 0.001,
             "dataset.seg.augmentation.enabled": True,
