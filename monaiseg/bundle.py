@@ -239,50 +239,8 @@ def _train(spacing: Spacing) -> Config:
         "data_task": _data_task(),
         "loss": _of("loss", settings="@settings", labels="@labels"),
         "optimizer": _of("optimizer", network="@network", settings="@settings"),
-        "train": {
-            **_prepared("train", for_training=True),
-            "dataloader": _of(
-                "monaiseg.loaders.training_loader",
-                dataset="@train::dataset",
-                settings="@settings",
-                table="@labels",
-                device="@device",
-            ),
-            "inferer": _of(
-                "monaiseg.training.build_inferer", settings="@settings", device="@device"
-            ),
-            "handlers": [],
-            "trainer": _of(
-                "monaiseg.training.build_trainer",
-                settings="@settings",
-                network="@network",
-                optimizer="@optimizer",
-                loss_function="@loss",
-                train_data_loader="@train::dataloader",
-                device="@device",
-                max_epochs="@max_epochs",
-                inferer="@train::inferer",
-                train_handlers="@train::handlers",
-            ),
-        },
-        "validate": {
-            **_prepared("validate", for_training=False),
-            "dataloader": _of("monaiseg.loaders.case_loader", dataset="@validate::dataset"),
-            "inferer": _window(),
-            "key_metric": _dice(),
-            "handlers": [],
-            "evaluator": _of(
-                "monaiseg.training.build_evaluator",
-                network="@network",
-                loader="@validate::dataloader",
-                settings="@settings",
-                table="@labels",
-                device="@device",
-                inferer="@validate::inferer",
-                key_val_metric="@validate::key_metric",
-                val_handlers="@validate::handlers",
-            ),
-        },
+        "train": _train_section(),
+        "validate": _validate_section(),
         "training": _of(
             "BundleTraining",
             settings="@settings",
@@ -297,6 +255,56 @@ def _train(spacing: Spacing) -> Config:
         "initialize": [_of("plain_errors")],
         "run": ["$@training.run()"],
         "finalize": [],
+    }
+
+
+def _train_section() -> Config:
+    """What trains."""
+    return {
+        **_prepared("train", for_training=True),
+        "dataloader": _of(
+            "monaiseg.loaders.training_loader",
+            dataset="@train::dataset",
+            settings="@settings",
+            table="@labels",
+            device="@device",
+        ),
+        "inferer": _of("monaiseg.training.build_inferer", settings="@settings", device="@device"),
+        "handlers": [],
+        "trainer": _of(
+            "monaiseg.training.build_trainer",
+            settings="@settings",
+            network="@network",
+            optimizer="@optimizer",
+            loss_function="@loss",
+            train_data_loader="@train::dataloader",
+            device="@device",
+            max_epochs="@max_epochs",
+            inferer="@train::inferer",
+            train_handlers="@train::handlers",
+        ),
+    }
+
+
+def _validate_section() -> Config:
+    """What validates."""
+    return {
+        **_prepared("validate", for_training=False),
+        "dataloader": _of("monaiseg.loaders.case_loader", dataset="@validate::dataset"),
+        "inferer": _window(),
+        "key_metric": _dice(),
+        "handlers": [],
+        "evaluator": _of(
+            "monaiseg.training.build_evaluator",
+            network="@network",
+            loader="@validate::dataloader",
+            settings="@settings",
+            table="@labels",
+            device="@device",
+            inferer="@validate::inferer",
+            key_val_metric="@validate::key_metric",
+            val_handlers="@validate::handlers",
+        ),
     }
 
 

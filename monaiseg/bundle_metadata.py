@@ -163,8 +163,6 @@ def metadata_of(
     names = names if len(names) == count else tuple(f"channel {n}" for n in range(count))
     checktexts_in([*labels.names, *names, *texts_in(about.model_dump())])
     structures = f"{labels.num_classes - 1} structures"
-    shape = list(settings.patch_shape)
-    common = {"type": "image", "spatial_shape": shape, "dtype": "float32", "is_patch_data": True}
     document = {
         "schema": _SCHEMA,
         "version": BUNDLE_VERSION,
@@ -189,29 +187,33 @@ def metadata_of(
         "eval_metrics": dict(eval_metrics or {}),
         "intended_use": "Research. Not a medical device: do not base decisions about patients on its output.",
         "references": list(about.references),
-        "network_data_format": {
-            "inputs": {
-                "image": {
-                    **common,
-                    "format": "magnitude",
-                    "modality": about.modality,
-                    "num_channels": count,
-                    "value_range": value_range(settings),
-                    "channel_def": {str(n): name for n, name in enumerate(names)},
-                }
-            },
-            "outputs": {
-                "pred": {
-                    **common,
-                    "format": "segmentation",
-                    "num_channels": labels.num_classes,
-                    "value_range": [],
-                    "channel_def": {str(n): name for n, name in enumerate(labels.names)},
-                }
-            },
-        },
+        "network_data_format": _data_format(settings, labels, about.modality, names),
     }
     return Metadata.model_validate(document).model_dump(by_alias=True)
+
+
+def _data_format(
+    settings: Settings, labels: LabelTable, modality: str, channels: Sequence[str]
+) -> dict[str, Any]:
+    """What the network takes and gives."""
+    shape = list(settings.patch_shape)
+    common = {"type": "image", "spatial_shape": shape, "dtype": "float32", "is_patch_data": True}
+    image = {
+        **common,
+        "format": "magnitude",
+        "modality": modality,
+        "num_channels": settings.dataset.num_channels,
+        "value_range": value_range(settings),
+        "channel_def": {str(index): name for index, name in enumerate(channels)},
+    }
+    prediction = {
+        **common,
+        "format": "segmentation",
+        "num_channels": labels.num_classes,
+        "value_range": [],
+        "channel_def": {str(index): name for index, name in enumerate(labels.names)},
+    }
+    return {"inputs": {"image": image}, "outputs": {"pred": prediction}}
 
 
 def value_range(settings: Settings) -> list[float]:
