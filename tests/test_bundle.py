@@ -26,7 +26,7 @@ from monaiseg.bundle import build_bundle, configurations, pack_bundle
 from monaiseg.bundle_lint import lint_bundle
 from monaiseg.cli import app
 from monaiseg.data_tasks import DataTask
-from monaiseg.errors import SettingsError
+from monaiseg.errors import DataError, SettingsError
 from monaiseg.evaluation import evaluate
 from monaiseg.labels import LabelTable
 from monaiseg.phantom import write_phantom_dataset
@@ -227,9 +227,18 @@ def test_a_bundle_holds_no_other_code_than_this():
     ["$__import__('os').system('x')", " $1", "@network", "%configs/train.json", "a@::b", "x %#y"],
 )
 def test_names_that_are_code_to_the_runner_are_refused(name, settings, tmp_path):
+    """Labels at their source; what a channel or `about.json` says by the exporter itself."""
+    with pytest.raises(DataError, match="run as code|cannot be a name"):
+        LabelTable.from_values([1], {1: name})
+
+    table, folder = LabelTable.from_values([1]), tmp_path / "bundle"
     with pytest.raises(SettingsError, match="cannot stand in a bundle"):
-        build_bundle(settings, LabelTable.from_values([1], {1: name}), tmp_path / "bundle")
-    assert not (tmp_path / "bundle").exists()
+        build_bundle(settings, table, folder, channels=(name,))
+    assert not folder.exists()
+    (folder / "configs").mkdir(parents=True)
+    (folder / "configs" / "about.json").write_text(json.dumps({"data_source": name}))
+    with pytest.raises(SettingsError, match="cannot stand in a bundle"):
+        build_bundle(settings, table, folder)
 
 
 # ---------------------------------------------------------------- what MONAI's tools ask
