@@ -7,6 +7,7 @@ the training loop (16 to 24). Each docstring says what EasyReg did; each test fa
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -371,3 +372,22 @@ def test_defect_24_the_best_model_is_saved_from_the_first_validation_and_outlive
     assert second.best == unbeatable
     kept = checkpoints.load_checkpoint(second.run_folder)
     assert all(torch.equal(kept.network[name], best.network[name]) for name in best.network)
+
+
+def test_defect_1_a_data_task_of_lists_alone_trains_as_it_is(data_task, settings, tmp_path):
+    """EasyReg's script wrote no debug folder, and its training ended with an AttributeError without one."""
+    for split in ("train", "val", "test"):
+        shutil.copytree(data_task.folder / split, tmp_path / "easyreg" / "phantoms" / split)
+    document = settings.model_dump(mode="json")
+    document["tsk_set"] |= {"epochs": 1}
+
+    result = train(
+        settings_from_dict(document),
+        output_root_path=tmp_path / "easyreg",
+        data_task_name="phantoms",
+        task_name="first",
+    )
+
+    written = {path.name for path in (tmp_path / "easyreg" / "phantoms").iterdir()}
+    assert written == {"train", "val", "test", "first"}  # its own files stay as they were
+    assert Predictor(result.run_folder).table.values == (0, 1, 4)
