@@ -25,6 +25,7 @@ TESTED_TORCH = next(
     line for line in Path("constraints.txt").read_text().split() if line.startswith("torch==")
 )
 EXTRAS = "bundle,itk,onnx"
+BUNDLE_TESTS = ("tests/test_bundle.py", "tests/test_distributed.py")
 SIDE_BY_SIDE = ("--numprocesses", "auto", "--maxprocesses", "4")
 """More than four processes would train the shared networks of the tests more often than they save."""
 
@@ -82,8 +83,9 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def slow(session: nox.Session) -> None:
-    """The tests that take minutes."""
-    pytest(session, "-m", "slow", "--timeout", "3600")
+    """The tests that take minutes, but for those of the session `bundle`."""
+    others = [word for module in BUNDLE_TESTS for word in ("--ignore", module)]
+    pytest(session, "-m", "slow", "--timeout", "3600", *others)
 
 
 @nox.session(venv_backend="none")
@@ -103,7 +105,7 @@ def schema(session: nox.Session) -> None:
 def bundle(session: nox.Session) -> None:
     """The shipped bundle has no faults, and every command of its card runs; several processes train together."""
     in_runtime(session, "monaiseg", "bundle", "lint", "bundles/lpba")
-    pytest(session, "-m", "slow", "tests/test_bundle.py", "tests/test_distributed.py")
+    pytest(session, "-m", "slow", *BUNDLE_TESTS)
 
 
 @nox.session(venv_backend="none")

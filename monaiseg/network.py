@@ -190,6 +190,7 @@ class ResidualUNet(nn.Module):
 def folded(image: Tensor, block: Shape) -> Tensor:
     """Image (B, C, X, Y, Z) as (B, C * x * y * z, X / x, Y / y, Z / z): the voxels of a block become channels of one.
 
+    >>> import torch
     >>> folded(torch.arange(4.0).view(1, 1, 4, 1, 1), (2, 1, 1)).flatten(2)[0]
     tensor([[0., 2.],
             [1., 3.]])

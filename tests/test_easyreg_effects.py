@@ -911,7 +911,7 @@ LOOP: list[tuple[str, str, Callable[[Any], Any], Any]] = [
     ("tsk_set.max_batch_num_per_epoch", "first", steps_of_epochs, [4, 8, 12, 16, 20]),
     ("tsk_set.max_batch_num_per_epoch", "second", lambda run: run.newest.step / 5, 3),
     ("tsk_set.val_period", "first", validated, [2, 4, 5]),
-    ("tsk_set.check_best_model_period", "first", periodic_commits, [3, 5]),
+    ("tsk_set.check_best_model_period", "first", periodic_commits, [0, 3, 5]),
     ("tsk_set.save_val_fig_epoch", "first", picture_steps, [16]),
     ("tsk_set.save_fig_on", "second", picture_steps, []),
     ("tsk_set.save_running_resolution_3d_img", "first", volume_names, {"val_iter_16_output.nii.gz": 1, "val_iter_16_gt.nii.gz": 1, "debug_iter_16_output.nii.gz": 2, "debug_iter_16_gt.nii.gz": 2}),
