@@ -560,13 +560,13 @@ def tried(mutant: Mutant, copy: Path) -> bool:
         )
     path.write_text(source.replace(mutant.old, mutant.new), encoding="utf-8")
     try:
-        return run_tests(mutant.tests, copy) == TESTS_FAILED
+        return run_tests(mutant.tests, copy)[0] == TESTS_FAILED
     finally:
         path.write_text(source, encoding="utf-8")
 
 
-def run_tests(tests: Sequence[str], copy: Path) -> int:
-    """pytest's exit code for these tests of a copy of the repository."""
+def run_tests(tests: Sequence[str], copy: Path) -> tuple[int, str]:
+    """pytest's exit code for these tests of a copy of the repository, and the end of what it said."""
     command = [sys.executable, "-m", "pytest", "-q", "--exitfirst", "-p", "no:cacheprovider"]
     finished = subprocess.run(
         [*command, *(f"tests/{test}" for test in tests)],
@@ -576,9 +576,10 @@ def run_tests(tests: Sequence[str], copy: Path) -> int:
         text=True,
         check=False,
     )
+    said = finished.stdout[-5000:] + finished.stderr[-3000:]
     if finished.returncode not in {0, TESTS_FAILED}:
-        raise RuntimeError(finished.stdout[-3000:] + finished.stderr[-3000:])
-    return finished.returncode
+        raise RuntimeError(said)
+    return finished.returncode, said
 
 
 def copied(folder: Path) -> Path:
@@ -597,8 +598,9 @@ def survivors(mutants: Sequence[Mutant]) -> Iterator[Mutant]:
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
         copy = copied(Path(name))
         named = sorted({test for mutant in mutants for test in mutant.tests})
-        if run_tests(named, copy):
-            raise RuntimeError("the named tests fail without any mutant: mend that first")
+        code, said = run_tests(named, copy)
+        if code:
+            raise RuntimeError(f"the named tests fail without any mutant: mend that first\n{said}")
         for number, mutant in enumerate(mutants, start=1):
             started = time.monotonic()
             killed = tried(mutant, copy)

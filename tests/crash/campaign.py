@@ -300,7 +300,7 @@ def full_disks(trainings: Trainings, variant: Variant, times: int = 20) -> Itera
     """
     folder = trainings.root / DATA_TASK
     whole = shutil.copytree(folder, trainings.root / "copy")
-    mount("-t", "tmpfs", "-o", "size=64m", "none", folder)
+    call("mount", "-t", "tmpfs", "-o", "size=64m", "none", folder)
     shutil.copytree(whole, folder, dirs_exist_ok=True)
     points = points_of(trainings, variant)
     expected = without_curves(trainings, variant)
@@ -310,20 +310,19 @@ def full_disks(trainings: Trainings, variant: Variant, times: int = 20) -> Itera
         trainings.clear()
         fill = filled_at(number, folder / "ballast", rest)
         code = trainings.run(variant, fill, command_line=True)
-        yield "full", after_a_full_disk(trainings, variant, code, expected)
+        what = "full, and it stopped" if code == REFUSED else "full, and it had what it needed"
+        yield what, after_a_full_disk(trainings, variant, code, expected)
     trainings.clear()
-    mount("-o", "remount,ro", folder)
+    call("mount", "-o", "remount,ro", folder)
     code = trainings.run(variant, command_line=True)
     told = code == REFUSED and "Read-only file system" in trainings.said()
-    mount("-o", "remount,rw", folder)
+    call("umount", folder)
     yield "read-only", "said before the first step" if told else f"ended with {code}"
 
 
-def mount(*words: object) -> None:
-    """As root of a namespace of one's own."""
-    finished = subprocess.run(
-        ["mount", *map(str, words)], capture_output=True, text=True, check=False
-    )
+def call(*words: object) -> None:
+    """A program of the system, as root of a namespace of one's own."""
+    finished = subprocess.run([*map(str, words)], capture_output=True, text=True, check=False)
     if finished.returncode:
         raise OSError(finished.stderr)
 

@@ -131,7 +131,7 @@ class Inode:
         if self.written == self.synced:
             return [self.synced]
         start, end = len(self.synced), len(self.written)
-        cuts = {start + (end - start) * part // 8 for part in range(1, 8)} | {end - 1, end}
+        cuts = {start + (end - start) * part // 40 for part in range(1, 40)} | {end - 1, end}
         return [self.synced, *(self.written[:cut] for cut in sorted(cuts))]
 
 

@@ -204,6 +204,9 @@ class Trainings:
     def _be_alone(self) -> None:
         """A group of its own, so that workers can be ended with it; what it says goes to the log."""
         os.setpgid(0, 0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # programs in the background
+        for number in (signal.SIGTERM, signal.SIGHUP):  # have some of them ignored
+            signal.signal(number, signal.SIG_DFL)
         descriptor = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         for standard in (1, 2):
             os.dup2(descriptor, standard)
