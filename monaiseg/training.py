@@ -310,9 +310,8 @@ class Training:
         if distributed.is_first():
             self.display.attach(trainer)
             self.board.attach(trainer, every=tsk.print_step[0])
-        trainer.add_event_handler(
-            Events.ITERATION_COMPLETED, self._end_step
-        )  # it commits the above
+        # After the board: what it shows of a step is then in the step's commit.
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._end_step)
         if self.budget is not None:
             trainer.add_event_handler(Events.STARTED, self._start_clock, self.budget)
             trainer.add_event_handler(Events.ITERATION_COMPLETED, self._heed_budget, self.budget)

@@ -462,10 +462,14 @@ MUTANTS = [
         ("crash/test_crash.py::test_killed_at_a_point_and_resumed_it_ends_as_if_nothing_had_been",),
     ),
     Mutant(
-        "TensorBoard is not flushed before a commit",
+        "a commit comes before TensorBoard's entry of its step",
         "training.py",
-        "        self.board.flush()  # a resume does not write again what is at or before its step\n",
-        "",
+        "            self.board.attach(trainer, every=tsk.print_step[0])\n"
+        "        # After the board: what it shows of a step is then in the step's commit.\n"
+        "        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._end_step)\n",
+        "        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._end_step)\n"
+        "        if distributed.is_first():\n"
+        "            self.board.attach(trainer, every=tsk.print_step[0])\n",
         ("crash/test_crash.py::test_killed_at_a_point_and_resumed_it_ends_as_if_nothing_had_been",),
     ),
     Mutant(
@@ -480,7 +484,9 @@ MUTANTS = [
         "training.py",
         "        self.table_of_epochs.write(self.history)  # it may lack rows, or have some of later\n",
         "",
-        ("crash/test_crash.py::test_whichever_call_of_the_disk_fails_a_resume_is_exact",),
+        (
+            "crash/test_crash.py::test_a_history_that_found_no_room_for_its_last_row_has_it_after_a_resume",
+        ),
     ),
     Mutant(
         "a validation that was broken off counts as done",

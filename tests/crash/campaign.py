@@ -409,11 +409,13 @@ def main() -> None:
     usual = [name for name in CAMPAIGNS if name != "full"]
     parser.add_argument("campaigns", nargs="*", default=usual, choices=[*CAMPAIGNS])
     parser.add_argument("--every", type=int, default=1, help="of named and calls, every so-manieth")
+    parser.add_argument("--only", default="", help="variants with this word in their name")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     bad = 0
     for name in arguments.campaigns:
-        for variant in VARIANTS if name in FOR_ALL_VARIANTS else VARIANTS[:1]:
+        known = [variant for variant in VARIANTS if arguments.only in str(variant)]
+        for variant in known if name in FOR_ALL_VARIANTS else known[:1]:
             with tempfile.TemporaryDirectory(prefix="crash-") as folder:
                 trainings = Trainings(Path(folder))
                 bad += show(name, variant, CAMPAIGNS[name](trainings, variant, arguments.every))

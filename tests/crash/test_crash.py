@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,9 +44,10 @@ from crash.trainings import (
     points_of,
 )
 from monaiseg import checkpoint as checkpoints
-from monaiseg import files, loaders
+from monaiseg import files, handlers, loaders
+from monaiseg.errors import StorageError
 
-PLAIN, PLATEAU, WORKERS = Variant(), Variant(schedule="plateau"), Variant(workers=2)
+PLAIN, WORKERS, _, PLATEAU = VARIANTS
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +88,8 @@ def nth(points, name, number=-1):
         ("after a step", 4),
         ("inside a commit, after a file", 0),
         ("inside a commit, after a file", 14),
-        ("after a commit", 5),
+        ("after a commit", 4),
+        ("after a commit", 7),
         ("inside a validation", 3),
         ("after the best", -1),
         ("before the history", 1),
@@ -119,6 +123,28 @@ def test_whichever_call_of_the_disk_fails_a_resume_is_exact(
     expected = undisturbed(PLATEAU)
 
     assert failing_call(trainings, PLATEAU, int(calls * share), fault, expected) == "equal"
+
+
+def test_a_history_that_found_no_room_for_its_last_row_has_it_after_a_resume(
+    trainings, undisturbed
+):
+    expected = undisturbed(PLATEAU)
+    trainings.clear()
+
+    def fill_at_the_third():
+        rows = itertools.count(1)
+        write = handlers.write_atomic
+
+        def full(*arguments):
+            if next(rows) == 3:
+                raise StorageError("history.csv: no room")
+            write(*arguments)
+
+        handlers.write_atomic = full
+
+    assert trainings.run(PLATEAU, fill_at_the_third, command_line=True) == DONE
+    assert "Training goes on" in trainings.said()
+    assert compared(trainings, PLATEAU, expected) == "equal"
 
 
 @pytest.mark.slow
@@ -161,7 +187,7 @@ def test_another_number_of_threads_is_said_and_not_gone_on_with(trainings, point
     trainings.clear()
     trainings.run(PLATEAU, kill_at(nth(points, "after a commit", 3)))
 
-    assert trainings.run(Variant(schedule="plateau", threads=2), resume=True) == REFUSED
+    assert trainings.run(replace(PLATEAU, threads=2), resume=True) == REFUSED
     assert "this would not go on exactly: threads: 1 then, 2 now" in trainings.said()
 
 
