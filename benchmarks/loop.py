@@ -25,8 +25,9 @@ from monai.engines.utils import IterationEvents
 
 from monaiseg.data_tasks import read_data_task
 from monaiseg.devices import choose_device
+from monaiseg.engines import build_optimizer
 from monaiseg.settings import Settings, load_settings
-from monaiseg.training import Training, build_optimizer, build_training
+from monaiseg.training import Training, build_training
 from monaiseg.workspace import RunFolder
 
 SETTINGS = Path(__file__).parent.parent / "scripts" / "settings_for_hippocampus" / "seg_train"

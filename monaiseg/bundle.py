@@ -269,10 +269,10 @@ def _train_section() -> Config:
             table="@labels",
             device="@device",
         ),
-        "inferer": _of("monaiseg.training.build_inferer", settings="@settings", device="@device"),
+        "inferer": _of("monaiseg.engines.build_inferer", settings="@settings", device="@device"),
         "handlers": [],
         "trainer": _of(
-            "monaiseg.training.build_trainer",
+            "monaiseg.engines.build_trainer",
             settings="@settings",
             network="@network",
             optimizer="@optimizer",
@@ -295,7 +295,7 @@ def _validate_section() -> Config:
         "key_metric": _dice(),
         "handlers": [],
         "evaluator": _of(
-            "monaiseg.training.build_evaluator",
+            "monaiseg.engines.build_evaluator",
             network="@network",
             loader="@validate::dataloader",
             settings="@settings",

@@ -564,8 +564,8 @@ def bundle_build(
     """Write a MONAI bundle from a settings file and the labels of the data."""
     from monaiseg.bundle import build_bundle
     from monaiseg.data_tasks import read_data_task
+    from monaiseg.engines import network_spacing
     from monaiseg.labels import LabelTable
-    from monaiseg.training import network_spacing
 
     if (label_table is None) == (data_task is None):
         raise SettingsError("give the labels either by --label-table or by --data-task")
@@ -662,7 +662,7 @@ def _evaluate_instead(
     """What EasyReg's training program does under `train` false: score `model_path` on the test split."""
     from monaiseg.data_tasks import read_data_task
     from monaiseg.devices import device_of
-    from monaiseg.training import limited
+    from monaiseg.loaders import limited
     from monaiseg.workspace import RunFolder
 
     if not settings.tsk_set.model_path:

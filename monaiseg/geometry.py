@@ -95,3 +95,17 @@ def nearest_multiples(size: int, multiple: int) -> tuple[int, int]:
     """
     below = max(size // multiple, 1) * multiple
     return below, max(-(-size // multiple), below // multiple + 1) * multiple
+
+
+def ras_spacing(spacing: Spacing, orientation: str) -> Spacing:
+    """Voxel size along X, Y, Z of RAS of a file whose axes run to `orientation`.
+
+    >>> ras_spacing((1.0, 2.0, 3.0), "PIR")
+    (3.0, 1.0, 2.0)
+    """
+    axis = ["RL", "AP", "SI"]
+    x, y, z = (
+        next(size for size, letter in zip(spacing, orientation, strict=True) if letter in pair)
+        for pair in axis
+    )
+    return x, y, z

@@ -38,6 +38,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from monaiseg import distributed
 from monaiseg.cases import Case
+from monaiseg.data_tasks import DataTask
 from monaiseg.errors import (
     DataError,
     MonaisegError,
@@ -78,6 +79,35 @@ def derive(*parts: int | str) -> int:
     8677279991123922410
     """
     return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big") >> 1
+
+
+# ---------------------------------------------------------------- the cases of a split
+
+
+def limited(task: DataTask, split: str, settings: Settings) -> tuple[Case, ...]:
+    """The cases of a split, at most `dataset.max_num_for_loading`; the choice follows from the seed.
+
+    Raises:
+        DataError: there is nothing to train on.
+    """
+    cases = task.cases.get(split, ())
+    if split == "train" and not cases:
+        raise DataError(
+            f"{task.folder}: no training cases; prepare the data task with a training split"
+        )
+    most = settings.dataset.max_num_for_loading[("train", "val", "test", "debug").index(split)]
+    if most == -1 or most >= len(cases):
+        return cases
+    seed = settings.tsk_set.seed
+    ranked = sorted(cases, key=lambda case: derive(seed, "choice", case.id))[:most]
+    return tuple(sorted(ranked, key=lambda case: case.id))
+
+
+def validated(task: DataTask, split: str, settings: Settings) -> tuple[Case, ...]:
+    """The cases of val or debug that a validation takes, in the same order; of several processes each has a share."""
+    most = settings.tsk_set.max_batch_num_per_epoch[("train", "val", "debug").index(split)]
+    cases = limited(task, split, settings)
+    return tuple(distributed.share_of(cases if most == -1 else cases[:most]))
 
 
 # ---------------------------------------------------------------- prepared cases

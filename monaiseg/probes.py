@@ -32,6 +32,7 @@ from monai.engines.trainer import SupervisedTrainer
 from torch.utils.data import Dataset
 
 from monaiseg.cases import Case
+from monaiseg.engines import build_optimizer, build_trainer
 from monaiseg.errors import SettingsError
 from monaiseg.geometry import Shape, Spacing
 from monaiseg.labels import LabelTable
@@ -40,7 +41,6 @@ from monaiseg.losses import build_loss
 from monaiseg.network import network_of
 from monaiseg.phantom import make_phantom, write_phantom
 from monaiseg.settings import Settings, dump_settings, parse_settings
-from monaiseg.training import build_optimizer, build_trainer
 from monaiseg.transforms import CaseChain, Item, cached_chain, case_item, training_chain
 
 MOST_RUNS = 6

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,16 +19,10 @@ from typing import Any, cast
 
 import torch
 from ignite.engine import Engine, Events
-from ignite.metrics import Metric
 from monai.engines.evaluator import SupervisedEvaluator
 from monai.engines.trainer import SupervisedTrainer
 from monai.engines.utils import IterationEvents
-from monai.inferers.inferer import Inferer, SimpleInferer
-from monai.losses.ds_loss import DeepSupervisionLoss
 from torch import Tensor, nn
-from torch.nn.modules.loss import _Loss
-from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
 from monaiseg import checkpoint as checkpoints
 from monaiseg import distributed
@@ -36,10 +30,16 @@ from monaiseg.budget import CALIBRATION_STEPS, Budget, Rhythm
 from monaiseg.cases import Case
 from monaiseg.checkpoint import Best, Checkpoint
 from monaiseg.data_tasks import CACHE_FOLDER, DataTask, read_data_task
-from monaiseg.devices import computes_in_bfloat16, device_of, set_threads
+from monaiseg.devices import device_of, set_threads
+from monaiseg.engines import (
+    build_evaluator,
+    build_optimizer,
+    build_trainer,
+    initial_network,
+    network_spacing,
+)
 from monaiseg.errors import (
     CheckpointError,
-    DataError,
     MonaisegError,
     OutOfMemoryError,
     SettingsError,
@@ -49,7 +49,6 @@ from monaiseg.facts import check_unchanged
 from monaiseg.files import check_room
 from monaiseg.geometry import Grid, Spacing
 from monaiseg.handlers import (
-    DiceOfLabels,
     HistoryCsv,
     LabelFilter,
     ModelAverage,
@@ -61,7 +60,7 @@ from monaiseg.handlers import (
     in_words,
     picture_of,
 )
-from monaiseg.inference import InBFloat16, SlidingWindow, count_windows
+from monaiseg.inference import InBFloat16, count_windows
 from monaiseg.labels import LabelTable
 from monaiseg.loaders import (
     CaseLoader,
@@ -69,11 +68,13 @@ from monaiseg.loaders import (
     build_case_loader,
     build_training_loader,
     derive,
+    limited,
+    validated,
 )
-from monaiseg.losses import SegmentationLoss, build_loss
-from monaiseg.network import ResidualUNet, Topology, network_of
+from monaiseg.losses import build_loss
+from monaiseg.network import ResidualUNet, Topology
 from monaiseg.schedule import LearningRate
-from monaiseg.settings import OptimSettings, Settings, changed, dump_settings
+from monaiseg.settings import Settings, changed, dump_settings
 from monaiseg.transforms import resize_note, target_shape
 from monaiseg.volumes import write_label_map
 from monaiseg.workspace import RunFolder
@@ -770,12 +771,6 @@ def build_training(
     return Training(settings, task, folder, trainer, evaluators, spacing, started)
 
 
-def initial_network(settings: Settings, table: LabelTable, spacing: Spacing) -> ResidualUNet:
-    """The network before its first step: its weights follow from the seed."""
-    torch.manual_seed(derive(settings.tsk_set.seed, "weights"))
-    return network_of(settings, table, spacing)
-
-
 def _case_loaders(
     task: DataTask, settings: Settings, table: LabelTable, taken_bytes: int
 ) -> dict[str, CaseLoader]:
@@ -789,151 +784,6 @@ def _case_loaders(
             taken_bytes += loaders[split].memory_bytes
             log.info("%s: %s", split, loaders[split].note)
     return loaders
-
-
-def build_trainer(
-    settings: Settings,
-    network: nn.Module,
-    optimizer: Optimizer,
-    loss_function: nn.Module,
-    train_data_loader: DataLoader[Any],
-    device: torch.device | str,
-    *,
-    max_epochs: int | None = None,
-    inferer: Inferer | None = None,
-    train_handlers: Sequence[Any] | None = None,
-) -> SupervisedTrainer:
-    """MONAI's engine for the steps of a training; what happens around them is `Training`'s.
-
-    A loss of one output also serves a network of several: then the coarser ones weigh 1/2, 1/4, ...
-
-    Args:
-        settings: accumulation, mixed precision and, where `max_epochs` is not given, epochs.
-        network: on the device; gradients are averaged over the processes that train together.
-        optimizer: of the network's weights.
-        loss_function: of the network's output and class indices.
-        train_data_loader: as `build_training_loader` makes it.
-        device: where it computes.
-        max_epochs: epochs to train.
-        inferer: how the network is called; None is as `build_inferer` has it.
-        train_handlers: further handlers of MONAI or ignite.
-    """
-    tsk, device = settings.tsk_set, torch.device(device)
-    if not isinstance(loss_function, SegmentationLoss):
-        loss_function = DeepSupervisionLoss(cast(_Loss, loss_function), weight_mode="exp")
-    return SupervisedTrainer(
-        device=device,
-        max_epochs=tsk.epochs if max_epochs is None else max_epochs,
-        train_data_loader=train_data_loader,
-        network=distributed.shared(network, device),
-        optimizer=optimizer,
-        loss_function=loss_function.to(device),
-        inferer=inferer or build_inferer(settings, device),
-        train_handlers=train_handlers,
-        accumulation_steps=tsk.gradient_accumulation_steps,
-        optim_set_to_none=True,
-        non_blocking=True,
-        amp=tsk.amp and device.type == "cuda",
-        decollate=False,
-    )
-
-
-def build_inferer(settings: Settings, device: torch.device | str) -> Inferer:
-    """How a training calls its network: in bfloat16 where mixed precision is wanted and the processor has it."""
-    in_bfloat16 = settings.tsk_set.amp and computes_in_bfloat16(torch.device(device))
-    return InBFloat16() if in_bfloat16 else SimpleInferer()
-
-
-def build_optimizer(network: nn.Module, settings: OptimSettings) -> Optimizer:
-    """The optimiser of these settings over all weights of the network."""
-    weights = network.parameters()
-    if settings.optim_type == "sgd":
-        momentum = settings.sgd.momentum
-        return torch.optim.SGD(
-            weights,
-            settings.lr,
-            momentum=momentum,
-            nesterov=momentum > 0,
-            weight_decay=settings.weight_decay,
-        )
-    form = torch.optim.AdamW if settings.optim_type == "adamw" else torch.optim.Adam
-    betas = (settings.adam.beta, settings.adam.beta2)
-    return form(weights, settings.lr, betas=betas, weight_decay=settings.weight_decay)
-
-
-def build_evaluator(
-    network: nn.Module,
-    loader: DataLoader[Any],
-    settings: Settings,
-    table: LabelTable,
-    device: torch.device,
-    *,
-    inferer: Inferer | None = None,
-    key_val_metric: dict[str, Metric] | None = None,
-    val_handlers: Sequence[Any] | None = None,
-) -> SupervisedEvaluator:
-    """Validates whole cases by sliding window; by default `state.metrics["dice"]` is the mean foreground Dice."""
-    return SupervisedEvaluator(
-        device=device,
-        val_data_loader=loader,
-        network=network,
-        inferer=inferer or SlidingWindow(settings, table.num_classes, device),
-        key_val_metric=key_val_metric or {"dice": DiceOfLabels(table.num_classes)},
-        metric_cmp_fn=lambda new, best: new > best,
-        val_handlers=val_handlers,
-        decollate=False,
-    )
-
-
-def network_spacing(task: DataTask, settings: Settings) -> Spacing:
-    """Voxel size in mm along X, Y, Z that the network works at: the settings', else the median of the cases."""
-    if settings.spacing_mm is not None:
-        return settings.spacing_mm
-    sizes = torch.tensor(
-        [ras_spacing(fact.spacing, fact.orientation) for fact in task.facts.values()]
-    )
-    x, y, z = (round(float(size), 4) for size in sizes.median(dim=0).values)
-    return x, y, z
-
-
-def ras_spacing(spacing: Spacing, orientation: str) -> Spacing:
-    """Voxel size along X, Y, Z of RAS of a file whose axes run to `orientation`.
-
-    >>> ras_spacing((1.0, 2.0, 3.0), "PIR")
-    (3.0, 1.0, 2.0)
-    """
-    axis = ["RL", "AP", "SI"]
-    x, y, z = (
-        next(size for size, letter in zip(spacing, orientation, strict=True) if letter in pair)
-        for pair in axis
-    )
-    return x, y, z
-
-
-def limited(task: DataTask, split: str, settings: Settings) -> tuple[Case, ...]:
-    """The cases of a split, at most `dataset.max_num_for_loading`; the choice follows from the seed.
-
-    Raises:
-        DataError: there is nothing to train on.
-    """
-    cases = task.cases.get(split, ())
-    if split == "train" and not cases:
-        raise DataError(
-            f"{task.folder}: no training cases; prepare the data task with a training split"
-        )
-    most = settings.dataset.max_num_for_loading[("train", "val", "test", "debug").index(split)]
-    if most == -1 or most >= len(cases):
-        return cases
-    seed = settings.tsk_set.seed
-    ranked = sorted(cases, key=lambda case: derive(seed, "choice", case.id))[:most]
-    return tuple(sorted(ranked, key=lambda case: case.id))
-
-
-def validated(task: DataTask, split: str, settings: Settings) -> tuple[Case, ...]:
-    """The cases of val or debug that a validation takes, in the same order; of several processes each has a share."""
-    most = settings.tsk_set.max_batch_num_per_epoch[("train", "val", "debug").index(split)]
-    cases = limited(task, split, settings)
-    return tuple(distributed.share_of(cases if most == -1 else cases[:most]))
 
 
 def _named(settings: Settings, root: str | Path, data_task: str, task: str) -> Settings:

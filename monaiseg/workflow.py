@@ -26,6 +26,7 @@ from monaiseg import distributed
 from monaiseg.checkpoint import load_checkpoint
 from monaiseg.data_tasks import CACHE_FOLDER, DataTask, read_data_task
 from monaiseg.devices import device_of
+from monaiseg.engines import build_optimizer, initial_network
 from monaiseg.errors import DataError, MonaisegError, SettingsError
 from monaiseg.evaluation import CaseScores, Evaluation
 from monaiseg.files import write_atomic
@@ -33,7 +34,7 @@ from monaiseg.geometry import Spacing
 from monaiseg.handlers import case_ids
 from monaiseg.labels import LabelTable
 from monaiseg.lists import PATHS_FILE
-from monaiseg.loaders import PreparedCases, prepare_items
+from monaiseg.loaders import PreparedCases, limited, prepare_items, validated
 from monaiseg.losses import SegmentationLoss, build_loss
 from monaiseg.metrics import class_counts, label_scores
 from monaiseg.network import ResidualUNet
@@ -41,15 +42,7 @@ from monaiseg.prediction import find_images, planned_outputs, prediction_name
 from monaiseg.preparation import prepare
 from monaiseg.report import write_report
 from monaiseg.settings import Settings, changed, load_settings
-from monaiseg.training import (
-    Training,
-    TrainingResult,
-    build_optimizer,
-    initial_network,
-    limited,
-    opened,
-    validated,
-)
+from monaiseg.training import Training, TrainingResult, opened
 from monaiseg.transforms import CaseChain, Item, case_item
 from monaiseg.volumes import read_header, write_label_map
 from monaiseg.workspace import RunFolder
@@ -233,7 +226,7 @@ class BundleTraining:
     Args:
         settings: every choice of the training.
         task: the prepared data task.
-        trainer: as `monaiseg.training.build_trainer` makes it.
+        trainer: as `monaiseg.engines.build_trainer` makes it.
         evaluator: validates; left out where there is nothing to validate on.
         spacing: voxel size in mm along X, Y, Z that the network was laid out for.
         output_dir: folder of the run folder.

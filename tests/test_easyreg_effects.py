@@ -31,16 +31,17 @@ from monaiseg.cases import Case
 from monaiseg.cli import app
 from monaiseg.data_tasks import DataTask
 from monaiseg.devices import device_of
+from monaiseg.engines import build_optimizer
 from monaiseg.errors import MonaisegWarning, SettingsError
 from monaiseg.geometry import Grid
 from monaiseg.inference import SlidingWindow
 from monaiseg.labels import LabelTable
-from monaiseg.loaders import SeededDataset, build_training_loader
+from monaiseg.loaders import SeededDataset, build_training_loader, limited
 from monaiseg.losses import build_loss
 from monaiseg.network import network_of
 from monaiseg.schedule import LearningRate
 from monaiseg.settings import Settings, load_settings, settings_from_dict
-from monaiseg.training import Training, build_optimizer, limited, train
+from monaiseg.training import Training, train
 from monaiseg.transforms import CaseChain, cached_chain, case_item, load_chain, training_chain
 from monaiseg.volumes import read_label_map, write_image, write_label_map
 

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from monaiseg import checkpoint as checkpoints
 from monaiseg.data_tasks import DataTask
 from monaiseg.errors import CheckpointError, NumericsError, SettingsError
+from monaiseg.geometry import ras_spacing
 from monaiseg.schedule import LearningRate
 from monaiseg.settings import (
     OptimSettings,
@@ -22,7 +23,7 @@ from monaiseg.settings import (
     load_settings,
     settings_from_dict,
 )
-from monaiseg.training import ras_spacing, train
+from monaiseg.training import train
 
 
 def changed(settings: Settings, **tsk: object) -> Settings:
@@ -146,9 +147,9 @@ def test_a_resume_that_would_not_be_exact_is_refused_with_the_difference(short, 
 
 
 def test_a_resume_where_the_processor_computes_otherwise_is_refused(short, data_task, monkeypatch):
-    monkeypatch.setattr("monaiseg.training.computes_in_bfloat16", lambda _: True)
+    monkeypatch.setattr("monaiseg.engines.computes_in_bfloat16", lambda _: True)
     run(changed(short, epochs=1), data_task, "run")
-    monkeypatch.setattr("monaiseg.training.computes_in_bfloat16", lambda _: False)
+    monkeypatch.setattr("monaiseg.engines.computes_in_bfloat16", lambda _: False)
 
     with pytest.raises(CheckpointError, match="device: cpu in bfloat16 then, cpu now"):
         run(changed(short, epochs=1), data_task, "run", resume=True)
