@@ -105,7 +105,7 @@ def schema(session: nox.Session) -> None:
 def bundle(session: nox.Session) -> None:
     """The shipped bundle has no faults, and every command of its card runs; several processes train together."""
     in_runtime(session, "monaiseg", "bundle", "lint", "bundles/lpba")
-    pytest(session, "-m", "slow", *BUNDLE_TESTS)
+    pytest(session, "-m", "slow", "--timeout", "1800", *BUNDLE_TESTS)
 
 
 @nox.session(venv_backend="none")
