@@ -25,7 +25,8 @@ from monai.bundle.properties import InferProperties, TrainProperties
 from monai.bundle.reference_resolver import ReferenceResolver
 from monai.utils.enums import BundleProperty, BundlePropertyConfig
 
-from monaiseg.bundle import ABOUT_FILE, MIXINS, WORKFLOWS, Config, configurations
+from monaiseg.bundle import ABOUT_FILE
+from monaiseg.bundle_configs import MIXINS, WORKFLOWS, Config, configurations
 from monaiseg.bundle_metadata import CODE, metadata_faults, read_about, texts_in
 from monaiseg.checkpoint import check_weights
 from monaiseg.errors import CheckpointError, MonaisegError, nearest

@@ -22,7 +22,8 @@ from monai.bundle.workflows import ConfigWorkflow
 from typer.testing import CliRunner
 
 from monaiseg import checkpoint as checkpoints
-from monaiseg.bundle import build_bundle, configurations, pack_bundle
+from monaiseg.bundle import build_bundle, pack_bundle
+from monaiseg.bundle_configs import configurations
 from monaiseg.bundle_lint import lint_bundle
 from monaiseg.cli import app
 from monaiseg.data_tasks import DataTask
