@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import machine, prepare, run, table
+from common import MONAISEG, machine, prepare, run, table
 
 from monaiseg.settings import changed, dump_settings, load_settings
 
@@ -56,7 +56,7 @@ def trained(task: Path, name: str, changes: dict[str, Any]) -> tuple[float, floa
     file = task / f"{number}.json"
     file.write_text(dump_settings(settings))
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    run("monaiseg", "train", "-ts", file, "-o", task.parent, "-dtn", task.name, "-tn", number)
+    run(*MONAISEG, "train", "-ts", file, "-o", task.parent, "-dtn", task.name, "-tn", number)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     rows = list(csv.DictReader((task / number / "history.csv").open()))
     scores = [float(row["dice/mean"]) for row in rows if row["dice/mean"]]

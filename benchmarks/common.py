@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 RIVALS = Path(__file__).parent / "rivals"
+MONAISEG = (sys.executable, "-m", "monaiseg")
+"""The program, wherever it is installed."""
 WARM_UP_STEPS = 2
 """Steps at the start of a turn that are not measured: batches have been made ahead while the others computed."""
 
@@ -47,7 +49,7 @@ def peak_gib() -> float:
 
 def prepare(dataset: Path, output: Path) -> Path:
     """Prepare the data task by the program's defaults; returns the folder of it."""
-    run("monaiseg", "prepare", "--dataset-path", dataset, "--output-root-path", output,
+    run(*MONAISEG, "prepare", "--dataset-path", dataset, "--output-root-path", output,
         "--data-task-name", "benchmark", "--seed", 0)  # fmt: skip
     return output / "benchmark"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from common import Turns, run, split_cases, write_result
+from common import MONAISEG, Turns, run, split_cases, write_result
 from ignite.engine import Engine, Events
 
 from monaiseg.data_tasks import read_data_task
@@ -52,15 +52,15 @@ def minutes(task: Path, budget: float, seed: int, output: Path) -> None:
     settings = output / "settings.json"
     place: list[Any] = ["-o", task.parent, "-dtn", task.name]
     started = time.perf_counter()
-    run("monaiseg", "plan", "--output-root-path", task.parent, "--data-task-name", task.name,
+    run(*MONAISEG, "plan", "--output-root-path", task.parent, "--data-task-name", task.name,
         "--minutes", budget, "-o", settings)  # fmt: skip
     document = json.loads(settings.read_text())
     document["tsk_set"]["seed"] = seed
     settings.write_text(json.dumps(document))
-    run("monaiseg", "train", "-ts", settings, *place, "-tn", output.name)
+    run(*MONAISEG, "train", "-ts", settings, *place, "-tn", output.name)
     write_result(output, seconds=time.perf_counter() - started)
     images = [word for case in split_cases(task)["test"] for word in ("-i", case["image"])]
-    run("monaiseg", "predict", "-m", task / output.name, *images, "-o", output / "predictions")
+    run(*MONAISEG, "predict", "-m", task / output.name, *images, "-o", output / "predictions")
 
 
 if __name__ == "__main__":
