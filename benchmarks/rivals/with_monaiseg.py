@@ -61,6 +61,8 @@ def minutes(task: Path, budget: float, seed: int, output: Path) -> None:
     write_result(output, seconds=time.perf_counter() - started)
     images = [word for case in split_cases(task)["test"] for word in ("-i", case["image"])]
     run(*MONAISEG, "predict", "-m", task / output.name, *images, "-o", output / "predictions")
+    for path in (output / "predictions").iterdir():  # by the names that the scorer goes by
+        path.rename(path.with_name(path.name.replace("_pred.nii.gz", ".nii.gz")))
 
 
 if __name__ == "__main__":

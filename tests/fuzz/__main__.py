@@ -23,6 +23,8 @@ import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from audit import Ear, listen
 from fuzz import Fuzzer, models, texts, volumes
 from monaiseg.errors import MonaisegError
@@ -170,6 +172,9 @@ def _warm_up(fuzzer: Fuzzer) -> None:
     with tempfile.TemporaryDirectory() as folder:
         fuzzer.accepts(fuzzer.sound(), Path(folder))
     fuzzer.input(0, 1)
+    repr(
+        torch.zeros(1)
+    )  # torch's refusals show tensors, and the first one shown loads modules of torch
     with contextlib.suppress(MonaisegError):
         parse_settings('{"unknown": 1}')
 
