@@ -6,13 +6,19 @@ need where no group has been joined: nothing. What ranks tell one another is JSO
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import torch
+
+# Its functions take the group of the moment of import for a default, and would never let go of it:
+# imported here, they take none.
+import torch.distributed.nn.functional
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,6 +27,7 @@ from monaiseg.errors import SettingsError
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)
 """How long a rank waits for the others: the first may prepare a large dataset. torchrun ends all when one has died."""
+_shared: WeakSet[DistributedDataParallel] = WeakSet()
 
 
 def join() -> torch.device:
@@ -38,9 +45,17 @@ def join() -> torch.device:
 
 
 def leave() -> None:
-    """Leave the group, at the end."""
+    """Leave the group, at the end; networks that were shared no longer are.
+
+    The threads of a group live as long as whoever holds it, and one that gives back its last tensor while Python ends
+    takes the process with it ("terminate called without an active exception"). So all let go of it here.
+    """
     if distributed.is_initialized():
         distributed.destroy_process_group()
+        for network in _shared:
+            for name in ("process_group", "reducer", "logger"):
+                network.__dict__.pop(name, None)
+        gc.collect()
 
 
 def local_device() -> torch.device:
@@ -107,7 +122,9 @@ def shared(network: nn.Module, device: torch.device) -> nn.Module:
     """The network whose gradients are averaged over all ranks; itself where there is one."""
     if size() == 1:
         return network
-    return DistributedDataParallel(network, [device] if device.type == "cuda" else None)
+    network = DistributedDataParallel(network, [device] if device.type == "cuda" else None)
+    _shared.add(network)
+    return network
 
 
 def plain(network: nn.Module) -> nn.Module:

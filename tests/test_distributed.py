@@ -34,6 +34,25 @@ distributed.leave()
 sys.exit(130 if result.interrupted else 0)
 """
 
+LEAVING = """
+import sys, torch
+from pathlib import Path
+from torch import nn
+from monaiseg import distributed
+
+def say(when):
+    names = {path.read_text() for path in Path("/proc/self/task").glob("*/comm")}
+    sys.stdout.write(f"{when} {'gloo' if any('gloo' in name for name in names) else 'none'}\\n")
+
+distributed.join()
+network = distributed.shared(nn.Linear(2, 2), torch.device("cpu"))
+network(torch.ones(2, 2)).sum().backward()
+assert distributed.means([distributed.rank()]) == [0.5]
+say("joined:")
+distributed.leave()
+say("left:")
+"""
+
 
 def start_two(task: DataTask, name: str, settings: Settings, **options: object) -> subprocess.Popen:
     """Two processes on one computer, as torchrun starts them."""
@@ -55,6 +74,26 @@ def train_by_two(task: DataTask, name: str, settings: Settings, **options: objec
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
     return output
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are named in /proc")
+def test_nothing_of_the_group_is_left_when_python_ends(tmp_path):
+    """A thread of gloo that is still at work then aborts the process, once in some hundred trainings."""
+    program = tmp_path / "program.py"
+    program.write_text(LEAVING)
+    words = ["--standalone", "--nproc_per_node", "2", str(program)]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("joined: gloo") == 2
+    assert done.stdout.count("left: none") == 2, done.stdout
 
 
 @pytest.fixture
