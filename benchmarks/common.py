@@ -64,9 +64,9 @@ def split_cases(task: Path) -> dict[str, list[dict[str, str]]]:
     return splits
 
 
-def write_result(output: Path, *, seconds: float) -> None:
+def write_result(output: Path, *, seconds: float, **more: float) -> None:
     """What a contender says of its training, beside the `predictions` of the test cases."""
-    (output / "result.json").write_text(json.dumps({"train_seconds": seconds}))
+    (output / "result.json").write_text(json.dumps({"train_seconds": seconds, **more}))
 
 
 def run(*command: object, env: Mapping[str, str] | None = None) -> float:

@@ -1,7 +1,8 @@
 """Dice against wall-clock minutes of training: ours, planned for the minutes, and the peers', on the same split.
 
 Every contender trains on the training cases of `prepare`'s default split for so many minutes and labels the test cases;
-one scorer scores them all. Of nnU-Net and MONAI preprocessing is not counted; of ours, `plan` is. Points that OUTPUT
+one scorer scores them all. What is counted is the training command with everything in it: not nnU-Net's and MONAI's
+preprocessing, not our `plan`, whose seconds are kept apart. Points that OUTPUT
 holds already are kept, so that a run can be gone on with. The figure is drawn anew each time.
 
 Usage: python benchmarks/minutes.py --dataset DATASET --output OUTPUT [--minutes 8 20] [--seeds 0 1 2]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +50,13 @@ def minutes(task: Path, budget: float, seed: int, output: Path) -> None:
     """Plan and train within the minutes, then predict the test cases."""
     settings = output / "settings.json"
     place: list[Any] = ["-o", task.parent, "-dtn", task.name]
-    started = time.perf_counter()
-    run(*MONAISEG, "plan", "--output-root-path", task.parent, "--data-task-name", task.name,
-        "--minutes", budget, "-o", settings)  # fmt: skip
+    planning = run(*MONAISEG, "plan", "--output-root-path", task.parent,
+        "--data-task-name", task.name, "--minutes", budget, "-o", settings)  # fmt: skip
     document = json.loads(settings.read_text())
     document["tsk_set"]["seed"] = seed
     settings.write_text(json.dumps(document))
-    run(*MONAISEG, "train", "-ts", settings, *place, "-tn", output.name)
-    write_result(output, seconds=time.perf_counter() - started)
+    seconds = run(*MONAISEG, "train", "-ts", settings, *place, "-tn", output.name)
+    write_result(output, seconds=seconds, plan_seconds=planning)
     images = [word for case in split_cases(task)["test"] for word in ("-i", case["image"])]
     run(*MONAISEG, "predict", "-m", task / output.name, *images, "-o", output / "predictions")
     for path in (output / "predictions").iterdir():  # by the names that the scorer goes by
