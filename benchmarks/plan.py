@@ -1,10 +1,10 @@
 """What `monaiseg plan` predicts against what the training then takes: seconds of an epoch, memory, end.
 
-Usage: python benchmarks/plan.py HIPPOCAMPUS OUTPUT [--only NAME] [--scale S]
+Usage: python benchmarks/plan.py HIPPOCAMPUS OUTPUT [--only NAME] [--epochs N]
 
 HIPPOCAMPUS holds images/ and labels/. Cases and limits: hippocampus with 2 cores, 4 GB, 10 minutes and with 2 cores,
-8 GB, 60 minutes; phantoms of 192 x 224 x 192 with 57 classes, 2 cores, 6 GB, 30 minutes. `--scale 0.2` takes a fifth
-of the minutes. Memory is sampled ten times a second: the proportional share (PSS) of the training process and all its
+8 GB, 60 minutes; phantoms of 192 x 224 x 192 with 57 classes, 2 cores, 6 GB, 30 minutes. `--epochs 5` stops
+each training after five epochs, the first validation and checkpoint among them. Memory is sampled ten times a second: the proportional share (PSS) of the training process and all its
 children, and the training process's own greatest resident set.
 """
 
@@ -30,6 +30,7 @@ CASES = {  # name: data, minutes, GiB
 }
 CORES, PHANTOMS, SHAPE, CLASSES = 2, 10, (192, 224, 192), 57
 SAMPLE_SECONDS = 0.1
+INTERRUPTED = 130
 
 
 def run(*words: str) -> str:
@@ -81,20 +82,31 @@ def resident_peak(pid: int) -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def train(settings: Path, root: Path, data: str, name: str) -> tuple[float, int, int]:
-    """Wall seconds, greatest sum of shares, and greatest resident set of a training."""
+def train(
+    settings: Path, root: Path, data: str, name: str, epochs: int | None
+) -> tuple[float, int, int]:
+    """Wall seconds, greatest sum of shares, and greatest resident set of a training, or of its first epochs."""
     words = ["train", "-ts", str(settings), "-o", str(root), "-dtn", data, "-tn", name]
     started, most, resident = time.monotonic(), 0, 0
     with subprocess.Popen(  # noqa: S603  our own words
         [sys.executable, "-m", "monaiseg", *words], stdout=subprocess.DEVNULL
     ) as process:
         while process.poll() is None:
+            if epochs is not None and closed_epochs(root / data / name) >= epochs:
+                process.terminate()
+                epochs = None
             most = max(most, sum(map(shared_bytes, children(process.pid))))
             resident = max(resident, resident_peak(process.pid))
             time.sleep(SAMPLE_SECONDS)
-    if process.returncode:
+    if process.returncode not in (0, INTERRUPTED):
         raise SystemExit(f"training {name} ended with {process.returncode}")
     return time.monotonic() - started, most, resident
+
+
+def closed_epochs(run_folder: Path) -> int:
+    """Epochs in the table of a training, which has a line of titles."""
+    history = run_folder / "history.csv"
+    return max(len(history.read_text().splitlines()) - 1, 0) if history.exists() else 0
 
 
 def seconds_per_step(run_folder: Path) -> float:
@@ -111,17 +123,23 @@ def main() -> None:
     parser.add_argument("hippocampus", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--only", choices=CASES)
-    parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--epochs", type=int)
     options = parser.parse_args()
     for case, (data, minutes, memory) in CASES.items():
         if options.only in (None, case):
             compare(
-                case, data, minutes * options.scale, memory, options.hippocampus, options.output
+                case, data, minutes, memory, options.hippocampus, options.output, options.epochs
             )
 
 
 def compare(
-    case: str, data: str, minutes: float, memory: float, hippocampus: Path, root: Path
+    case: str,
+    data: str,
+    minutes: float,
+    memory: float,
+    hippocampus: Path,
+    root: Path,
+    epochs: int | None,
 ) -> None:
     """Print a table of one case."""
     prepare(data, hippocampus, root)
@@ -138,7 +156,7 @@ def compare(
     assert expected is not None, said
     step, epoch, peak, end = map(float, expected.groups())
     steps = load_settings(settings).tsk_set.max_batch_num_per_epoch[0]
-    wall, shares, resident = train(settings, root, data, name)
+    wall, shares, resident = train(settings, root, data, name, epochs)
     measured = seconds_per_step(root / data / name)
     newest = max((root / data / name / "checkpoints").glob("step-*.json"))
     print(
@@ -154,7 +172,8 @@ def compare(
         f"| memory, shares of all processes (GiB) | {peak:.1f} | {shares / 2**30:.2f} | {peak * 2**30 / shares:.2f} |"
     )
     print(f"| memory, main process alone (GiB) | | {resident / 2**30:.2f} | |")
-    print(f"| wall time (minutes) | {end:.1f} | {wall / 60:.2f} | {end * 60 / wall:.2f} |")
+    if epochs is None:
+        print(f"| wall time (minutes) | {end:.1f} | {wall / 60:.2f} | {end * 60 / wall:.2f} |")
     print(f"| steps | | {json.loads(newest.read_text())['step']} | |", flush=True)
 
 

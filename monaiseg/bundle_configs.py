@@ -150,7 +150,7 @@ def _validate_section() -> Config:
     return {
         **_prepared("validate", for_training=False),
         "dataloader": _of("monaiseg.loaders.case_loader", dataset="@validate::dataset"),
-        "inferer": _window(),
+        "inferer": _window() | {"mirrored": False},
         "key_metric": _dice(),
         "handlers": [],
         "evaluator": _of(
@@ -267,7 +267,7 @@ def _window() -> Config:
     return _of(
         "monaiseg.inference.SlidingWindow",
         settings="@settings",
-        num_classes="$@labels.num_classes",
+        table="@labels",
         device="@device",
     )
 

@@ -387,12 +387,18 @@ def predict(
         Optional[float],  # noqa: UP045
         typer.Option(min=0.0, max=0.95, help="Share of the patch that windows have in common."),
     ] = None,
+    flips: Annotated[
+        bool,
+        typer.Option(help="Average over mirrored windows where the training's settings say so."),
+    ] = True,
     gpu_id: Gpu = None,
 ) -> None:
     """Label new scans: each label map comes back on its scan's own grid."""
     from monaiseg.prediction import Predictor, find_images, predict_files
 
-    predictor = Predictor(model, device=_device(gpu_id), overlap=overlap)
+    predictor = Predictor(
+        model, device=_device(gpu_id), overlap=overlap, flips=None if flips else ()
+    )
     grouped = find_images(image, output, predictor.settings.dataset.num_channels)
     with _progress("predicting") as advance:
         for number, file in enumerate(predict_files(predictor, grouped, output), start=1):

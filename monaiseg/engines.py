@@ -118,7 +118,7 @@ def build_evaluator(
         device=device,
         val_data_loader=loader,
         network=network,
-        inferer=inferer or SlidingWindow(settings, table.num_classes, device),
+        inferer=inferer or SlidingWindow(settings, table, device, mirrored=False),
         key_val_metric=key_val_metric or {"dice": DiceOfLabels(table.num_classes)},
         metric_cmp_fn=lambda new, best: new > best,
         val_handlers=val_handlers,

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monaiseg.geometry import Shape
+from monaiseg.labels import LabelTable
 from monaiseg.settings import Settings
 
 Window = tuple[slice, slice, slice]
@@ -188,13 +189,20 @@ def _finish(slab: Tensor, classes: Tensor, axis: int, start: int, stop: int) -> 
     classes.narrow(axis, start, length).copy_(reduced)
 
 
-def window_options(settings: Settings) -> dict[str, Any]:
-    """Overlap, blending and padding of the window, as validation and prediction both take them."""
-    partition = settings.dataset.seg.partition
+def window_options(settings: Settings, table: LabelTable) -> dict[str, Any]:
+    """Number of classes, overlap, blending, padding and mirror images of the window, as prediction takes them.
+
+    Raises:
+        SettingsError: windows are to be mirrored left to right, and a label with a side has no partner.
+    """
+    partition, flips = settings.dataset.seg.partition, settings.window_flips
     return {
+        "num_classes": table.num_classes,
         "overlap": settings.window_overlap,
         "blending": partition.blending,
         "padding_mode": partition.padding_mode,
+        "flips": flips,
+        "partner_classes": table.partner_classes if 0 in flips else None,
     }
 
 
@@ -210,16 +218,28 @@ class SlidingWindow(Inferer):
     """The sliding window as MONAI's engines call it: from a batch of one image to its class map (1, 1, X, Y, Z).
 
     Args:
-        settings: patch, overlap and blending.
-        num_classes: classes with background.
+        settings: patch, overlap, blending and mirror images.
+        table: labels of the classes.
         device: where windows are computed.
+        mirrored: whether windows are mirrored too where the settings say so. Validation while training does without:
+            it is one of many, and has to be quick.
+
+    Raises:
+        SettingsError: windows are to be mirrored left to right, and a label with a side has no partner.
     """
 
     def __init__(
-        self, settings: Settings, num_classes: int, device: torch.device | str = "cpu"
+        self,
+        settings: Settings,
+        table: LabelTable,
+        device: torch.device | str = "cpu",
+        *,
+        mirrored: bool = True,
     ) -> None:
         super().__init__()
-        self.options = window_options(settings) | {"num_classes": num_classes, "device": device}
+        self.options = window_options(settings, table) | {"device": device}
+        if not mirrored:
+            self.options["flips"] = ()
         self.settings = settings
 
     def __call__(

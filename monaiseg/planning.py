@@ -778,7 +778,8 @@ def _choices(
         ),
         Choice(
             f"validation every {cost.rhythm.val_period} epochs on {validation.cases} cases, overlap {validation.overlap:g}",
-            f"{validation.seconds:.0f} s each, {VALIDATION_SHARE:.0%} of the minutes in all",
+            f"{validation.seconds:.0f} s each, {VALIDATIONS * validation.seconds / 60 / limits.minutes:.0%} of the "
+            "minutes in all",
         ),
     )
 

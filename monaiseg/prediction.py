@@ -38,7 +38,8 @@ class Predictor:
         checkpoint: a checkpoint, its file, or the folder of a training (then the best is taken).
         device: "cpu", "cuda:0", ...; None is the first GPU if there is one, else the CPU.
         overlap: share of the patch that neighbouring windows have in common; None is as in training.
-        flips: voxel axes (0 x, 1 y, 2 z) along which the image is mirrored as well and the scores averaged.
+        flips: axes (0 X, 1 Y, 2 Z) along which windows are mirrored as well and the scores averaged; None is as the
+            settings of the training say.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or its weights do not fit the network that it describes.
@@ -50,16 +51,18 @@ class Predictor:
         *,
         device: str | torch.device | None = None,
         overlap: float | None = None,
-        flips: Sequence[int] = (),
+        flips: Sequence[int] | None = None,
     ) -> None:
         if not isinstance(checkpoint, Checkpoint):
             checkpoint = load_checkpoint(checkpoint)
         self.settings, self.table = _described(checkpoint)
         self.device = choose_device(device)
-        self._window = window_options(self.settings)
+        self._window = window_options(self.settings, self.table)
         if overlap is not None:
             self._window["overlap"] = (overlap,) * 3
-        self.flips = tuple(flips)
+        if flips is not None:
+            self._window["flips"] = tuple(flips)
+            self._window["partner_classes"] = self.table.partner_classes if 0 in flips else None
         network = network_of(self.settings, self.table, checkpoint.spacing)
         network.load_state_dict(checkpoint.weights)
         self.network = network.to(self.device).eval()
@@ -97,10 +100,7 @@ class Predictor:
             self.network,
             volume.as_tensor()[None],
             window_shape(self.settings, volume.shape[1:]),
-            num_classes=self.table.num_classes,
             device=self.device,
-            flips=self.flips,
-            partner_classes=self.table.partner_classes if 0 in self.flips else None,
             on_progress=on_progress,
             **self._window,
         )

@@ -172,6 +172,9 @@ class PartitionSettings(Section):
     """Weight of a window's voxels where windows overlap."""
     padding_mode: Literal["constant", "reflect", "replicate", "circular"] = "constant"
     """Padding of volumes smaller than the patch."""
+    flips: tuple[Literal["left_right", "front_back", "up_down"], ...] = ()
+    """Directions in which the trained network looks at every window mirrored too: each doubles the time. The scores are
+    averaged; under `left_right` those of left and right partners change places. Validation while training does not."""
 
 
 class RotationSettings(Section):
@@ -625,6 +628,12 @@ class Settings(Section):
             )
         )
         return x, y, z
+
+    @property
+    def window_flips(self) -> tuple[int, ...]:
+        """Axes (0 X, 1 Y, 2 Z) along which windows are mirrored too when the trained network is used."""
+        directions = ("left_right", "front_back", "up_down")
+        return tuple(sorted({directions.index(name) for name in self.dataset.seg.partition.flips}))
 
     @property
     def batch_size(self) -> int:

@@ -295,7 +295,7 @@ def window_calls(settings, bench):
         seen.append(tuple(windows.shape))
         return windows
 
-    SlidingWindow(settings, 1, torch.device("cpu"))(torch.zeros(1, 1, 48, 48, 16), network)
+    SlidingWindow(settings, bench.table)(torch.zeros(1, 1, 48, 48, 16), network)
     return sum(shape[0] for shape in seen), seen[0][2:]
 
 

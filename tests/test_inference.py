@@ -11,15 +11,20 @@ from monai.inferers import sliding_window_inference
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from monaiseg.errors import SettingsError
 from monaiseg.inference import (
     InBFloat16,
     SlidingWindow,
     count_windows,
     sliding_window_class_map,
 )
+from monaiseg.labels import LabelTable
 from monaiseg.settings import settings_from_dict
 
 K = 5
+LABELS = LabelTable.from_values(
+    range(1, 5), {1: "left hip", 2: "right hip", 3: "stem", 4: "vermis"}
+)
 
 
 @pytest.fixture(scope="module")
@@ -165,13 +170,45 @@ def test_the_engines_inferer_gives_a_batch_of_one_class_map(network):
     settings = settings_from_dict({"dataset": {"seg": {"patch_size": [16, 16, 16]}}})
     image = torch.randn(1, 1, 20, 16, 16)
 
-    class_map = SlidingWindow(settings, K, torch.device("cpu"))(image, network)
+    class_map = SlidingWindow(settings, LABELS)(image, network)
 
     expected = sliding_window_class_map(
         network, image, (16, 16, 16), overlap=(0.5,) * 3, num_classes=K
     )
     assert class_map.shape == (1, 1, 20, 16, 16)
     assert torch.equal(class_map[0, 0], expected)
+
+
+def test_the_engines_inferer_mirrors_where_the_settings_say_so_and_it_may(network):
+    document = {"dataset": {"seg": {"patch_size": [16, 16, 16], "partition": {}}}}
+    plain = settings_from_dict(document)
+    document["dataset"]["seg"]["partition"]["flips"] = ["front_back", "left_right"]
+    mirrored = settings_from_dict(document)
+    image = torch.randn(1, 1, 20, 16, 16)
+
+    def labelled(settings, **options):
+        return SlidingWindow(settings, LABELS, **options)(image, network)[0, 0]
+
+    expected = sliding_window_class_map(
+        network,
+        image,
+        (16, 16, 16),
+        overlap=(0.5,) * 3,
+        num_classes=K,
+        flips=(0, 1),
+        partner_classes=(0, 2, 1, 3, 4),
+    )
+    assert torch.equal(labelled(mirrored), expected)
+    assert not torch.equal(labelled(plain), expected)
+    assert torch.equal(labelled(mirrored, mirrored=False), labelled(plain))
+
+
+def test_a_label_with_a_side_and_no_partner_cannot_be_mirrored():
+    lone = LabelTable.from_values([1, 2], {1: "left caudate", 2: "stem"})
+    settings = settings_from_dict({"dataset": {"seg": {"partition": {"flips": ["left_right"]}}}})
+
+    with pytest.raises(SettingsError, match="left caudate.*no partner"):
+        SlidingWindow(settings, lone, mirrored=False)
 
 
 def test_in_bfloat16_features_are_rounded_and_weights_and_gradients_are_not(network):

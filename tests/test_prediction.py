@@ -9,9 +9,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from monaiseg.checkpoint import load_checkpoint
 from monaiseg.errors import DataError, SettingsError
 from monaiseg.phantom import make_phantom, write_phantom
-from monaiseg.prediction import Predictor, predict_files
+from monaiseg.prediction import Predictor, predict_files, with_settings
+from monaiseg.settings import changed, parse_settings
 from monaiseg.volumes import read_label_table
 
 ORIENTATIONS = [
@@ -62,6 +64,21 @@ def test_names_and_colours_travel_with_the_label_map(predictor, phantom, tmp_pat
     output = predictor.predict_file(phantom(label_values=(1, 4)).image, tmp_path / "pred.nii.gz")
 
     assert read_label_table(output) == predictor.table
+
+
+def test_mirrored_windows_are_averaged_where_the_settings_of_the_training_say_so(trained, phantom):
+    saved = load_checkpoint(trained.run_folder)
+    settings = parse_settings(saved.settings, "checkpoint")
+    both = changed(settings, {"dataset.seg.partition.flips": ("up_down", "left_right")})
+    image = phantom(label_values=(1, 4)).image
+
+    def labels(settings, **options):
+        return Predictor(with_settings(saved, settings), device="cpu", **options).predict(image)
+
+    by_hand = labels(settings, flips=(0, 2))
+    assert np.array_equal(labels(both), by_hand)
+    assert not np.array_equal(labels(settings), by_hand)
+    assert np.array_equal(labels(both, flips=()), labels(settings))
 
 
 def test_two_scans_of_one_name_are_not_written_over_each_other(predictor, phantom, tmp_path):
