@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The main job on the 200 real hippocampus cases: prepare, train, evaluate on the test split; prints wall times and Dice.
-# Usage: benchmarks/hippocampus.sh DATASET OUTPUT    (DATASET holds images/ and labels/)
+# The main job on the 200 real hippocampus cases, planned for so many minutes; prints wall times and Dice of the test split.
+# Usage: benchmarks/hippocampus.sh DATASET OUTPUT [MINUTES]    (DATASET holds images/ and labels/)
 set -euo pipefail
-dataset=$1 output=$2
-settings=$(dirname "$0")/../scripts/settings_for_hippocampus/seg_train
+dataset=$1 output=$2 minutes=${3:-8}
 time monaiseg prepare --dataset-path "$dataset" --output-root-path "$output" --data-task-name hippocampus --seed 0
-time monaiseg train -ts "$settings" -o "$output" -dtn hippocampus -tn first
+time monaiseg plan --output-root-path "$output" --data-task-name hippocampus --minutes "$minutes" -o "$output/settings.json"
+time monaiseg train -ts "$output/settings.json" -o "$output" -dtn hippocampus -tn first
 time monaiseg evaluate -m "$output/hippocampus/first" -o "$output" -dtn hippocampus

@@ -84,6 +84,42 @@ class RefinedLogits(nn.Module):
         return logits + self.head(nn.functional.leaky_relu(self.refine(seen), 0.01))
 
 
+def factorised(conv: nn.Conv3d) -> nn.Module:
+    """A plane's kernel, and then a line's across it."""
+    x, y, z = conv.stride
+    width = conv.out_channels
+    return nn.Sequential(
+        nn.Conv3d(conv.in_channels, width, (3, 3, 1), (x, y, 1), (1, 1, 0), bias=False),
+        nn.Conv3d(width, width, (1, 1, 3), (1, 1, z), (0, 0, 1), bias=False),
+    )
+
+
+def separable(conv: nn.Conv3d) -> nn.Module:
+    """Each channel's own kernel, and then a mixture of the channels."""
+    inputs = conv.in_channels
+    return nn.Sequential(
+        nn.Conv3d(inputs, inputs, 3, conv.stride, 1, groups=inputs, bias=False),
+        nn.Conv3d(inputs, conv.out_channels, 1, bias=False),
+    )
+
+
+def grouped(conv: nn.Conv3d) -> nn.Module:
+    """Four groups of channels, which do not mix."""
+    groups = 4 if conv.in_channels % 4 == 0 else 1
+    width = conv.out_channels
+    return nn.Conv3d(conv.in_channels, width, 3, conv.stride, 1, groups=groups, bias=False)
+
+
+def with_convolutions(change: Callable[[nn.Conv3d], nn.Module], network: nn.Module) -> nn.Module:
+    """The network with another operation in place of each convolution by 3 x 3 x 3."""
+    for name, child in network.named_children():
+        if isinstance(child, nn.Conv3d) and child.kernel_size == (3, 3, 3):
+            setattr(network, name, change(child))
+        else:
+            with_convolutions(change, child)
+    return network
+
+
 def step(
     network: nn.Module, layout: torch.memory_format = DEFAULT, *, bfloat16: bool = False
 ) -> Step:
@@ -124,9 +160,21 @@ CONTENDERS: dict[str, Step] = {
     "48 channels": step(of("folded", 48)),
     "48 channels in bfloat16": step(of("folded", 48), bfloat16=True),
     "standard, 16 channels, instance norm": step(of("standard", 16, "instance")),
+    "standard, 16 channels, group norm, in bfloat16": step(of("standard", 16), bfloat16=True),
     "standard, 32 channels, instance norm": step(of("standard", 32, "instance")),
     "left out: one convolution at full resolution": step(RefinedLogits(32)),
     "left out: a head of 16 channels at full resolution": step(FullResolutionHead(32)),
+    "left out: planes, then lines": step(with_convolutions(factorised, of("folded", 32))),
+    "planes, then lines, in bfloat16": step(
+        with_convolutions(factorised, of("folded", 32)), bfloat16=True
+    ),
+    "left out: each channel alone, then mixed": step(
+        with_convolutions(separable, of("folded", 32))
+    ),
+    "each channel alone, then mixed, in bfloat16": step(
+        with_convolutions(separable, of("folded", 32)), bfloat16=True
+    ),
+    "left out: four groups of channels": step(with_convolutions(grouped, of("folded", 32))),
     "folding and unfolding alone": unfolding,
 }
 

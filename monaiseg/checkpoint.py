@@ -18,7 +18,6 @@ import math
 import pickletools
 import platform
 import re
-import stat
 import sys
 import warnings
 import zipfile
@@ -31,8 +30,14 @@ import numpy as np
 import torch
 
 from monaiseg import __version__
-from monaiseg.errors import CheckpointError, MonaisegWarning, NumericsError, listed
-from monaiseg.files import TEMPORARY, remove, sha256_of, write_atomic
+from monaiseg.errors import (
+    CheckpointError,
+    DataError,
+    MonaisegWarning,
+    NumericsError,
+    listed,
+)
+from monaiseg.files import TEMPORARY, read_bytes, remove, sha256_of, write_atomic
 from monaiseg.settings import Settings
 
 SCHEMA_VERSION = 1
@@ -412,21 +417,12 @@ def _load(path: Path, expected_sha256: str | None = None) -> Checkpoint:
     return checkpoint
 
 
-def _read(path: Path, cap: int) -> bytes:
+def _read(path: Path, most: int) -> bytes:
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > cap:
-            raise CheckpointError(
-                f"{path}: is no file of at most {cap} bytes; give a .pt file or the folder of a training"
-            )
-        return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        if isinstance(error, CheckpointError):
-            raise
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(
-            f"{path}: cannot be read ({reason}); give a .pt file or the folder of a training"
-        ) from error
+        return read_bytes(path, most)
+    except DataError as error:
+        what, _, _ = str(error).rpartition("; ")
+        raise CheckpointError(f"{what}; give a .pt file or the folder of a training") from error
 
 
 def _read_record(path: Path) -> dict[str, Any]:

@@ -715,13 +715,23 @@ def _choices(
     passes: float,
 ) -> tuple[Choice, ...]:
     """Each choice with its reason, in the order in which they follow from one another."""
-    network = settings.tsk_set.network
-    topology = plan_topology(network, option.patch_shape, fingerprint.spacing)
-    whole = patch_ladder(fingerprint)[-1]
-    kept = _times(fingerprint.median_shape)
+    return (
+        *_choices_of_network(settings, option, cost, fingerprint),
+        *_choices_of_course(settings, cost, limits, passes),
+        *_choices_of_machine(settings, limits),
+        _choice_of_validation(cost, limits),
+    )
+
+
+def _choices_of_network(
+    settings: Settings, option: Option, cost: Prediction, fingerprint: Fingerprint
+) -> tuple[Choice, ...]:
+    network, patch = settings.tsk_set.network, option.patch_shape
+    topology = plan_topology(network, patch, fingerprint.spacing)
     spacing = " x ".join(f"{size:g}" for size in fingerprint.spacing)
-    wider = [width for width in WIDTHS if width > option.channels]
-    validation = cost.validation
+    scan, whole = fingerprint.median_shape, patch_ladder(fingerprint)[-1]
+    holds_scan = all(p >= n for p, n in zip(patch, scan, strict=True))
+    wider = next((width for width in WIDTHS if width > option.channels), None)
     return (
         Choice(
             f"spacing {spacing} mm",
@@ -730,19 +740,17 @@ def _choices(
             else "the median of the scans, which differ",
         ),
         Choice(
-            f"patch {_times(option.patch_shape)}",
-            f"holds the median scan of {kept}"
-            if all(
-                p >= n for p, n in zip(option.patch_shape, fingerprint.median_shape, strict=True)
-            )
-            else f"the largest up to {_times(whole)} that memory and minutes allow; the median scan has {kept}",
+            f"patch {_times(patch)}",
+            f"holds the median scan of {_times(scan)}"
+            if holds_scan
+            else f"the largest up to {_times(whole)} that memory and minutes allow; the median scan has {_times(scan)}",
         ),
         Choice(
             f"network {network.variant}, {option.channels} channels, {len(topology.strides)} stages, total stride "
             f"{_times(topology.total_stride)}",
             f"{cost.parameters / 1e6:.2f} million weights; "
             + (
-                f"{wider[0]} channels would want {WORTH[wider[0]]} steps or more memory"
+                f"{wider} channels would want {WORTH[wider]} steps or more memory"
                 if wider
                 else "the widest"
             ),
@@ -751,23 +759,36 @@ def _choices(
             f"batch {option.batch_size}",
             f"{option.batch_size * option.patch_voxels / 1e6:.2f} million voxels a step",
         ),
+    )
+
+
+def _choices_of_course(
+    settings: Settings, cost: Prediction, limits: Limits, passes: float
+) -> tuple[Choice, ...]:
+    chosen = settings.tsk_set
+    averaged = 1 / (1 - chosen.weight_averaging) / cost.steps
+    return (
         Choice(
-            f"{cost.steps} steps, {settings.tsk_set.epochs} epochs of {cost.rhythm.steps_per_epoch}",
+            f"{cost.steps} steps, {chosen.epochs} epochs of {cost.rhythm.steps_per_epoch}",
             f"what {limits.minutes:g} minutes hold; each training scan is seen about {passes:.0f} times",
         ),
         Choice(
-            f"learning rate {settings.tsk_set.optim.lr:g}, falling to nothing",
-            f"warm-up of {settings.tsk_set.warmup_epochs:g} epochs; weights averaged with decay "
-            f"{settings.tsk_set.weight_averaging:g}, {1 / AVERAGED_PARTS:.0%} of the training",
+            f"learning rate {chosen.optim.lr:g}, falling to nothing",
+            f"warm-up of {chosen.warmup_epochs:g} epochs; weights averaged with decay {chosen.weight_averaging:g}, "
+            f"{averaged:.0%} of the training",
         ),
         Choice(
             f"augmentation {'default' if settings.dataset.seg.augmentation.enabled else 'off'}",
             f"on from {FEW_PASSES} times that a scan is seen",
         ),
+    )
+
+
+def _choices_of_machine(settings: Settings, limits: Limits) -> tuple[Choice, ...]:
+    where = "on disk" if settings.dataset.cache.where == "disk" else "in memory"
+    return (
         Choice(
-            f"cache on {'disk' if settings.dataset.cache.where == 'disk' else 'memory'}".replace(
-                "on memory", "in memory"
-            ),
+            f"cache {where}",
             f"prepared scans may take {CACHE_SHARE:.0%} of {limits.memory_gb:g} GiB",
         ),
         Choice(
@@ -776,11 +797,14 @@ def _choices(
             if _workers(limits)
             else "one core cuts and computes in turn",
         ),
-        Choice(
-            f"validation every {cost.rhythm.val_period} epochs on {validation.cases} cases, overlap {validation.overlap:g}",
-            f"{validation.seconds:.0f} s each, {VALIDATIONS * validation.seconds / 60 / limits.minutes:.0%} of the "
-            "minutes in all",
-        ),
+    )
+
+
+def _choice_of_validation(cost: Prediction, limits: Limits) -> Choice:
+    validation, share = cost.validation, VALIDATIONS * cost.validation.seconds / 60 / limits.minutes
+    return Choice(
+        f"validation every {cost.rhythm.val_period} epochs on {validation.cases} cases, overlap {validation.overlap:g}",
+        f"{validation.seconds:.0f} s each, {share:.0%} of the minutes in all",
     )
 
 

@@ -639,7 +639,7 @@ def test_what_is_no_checkpoint_is_told_with_its_path(tmp_path, content, found):
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "model.pt")
 
-    with pytest.raises(CheckpointError, match="is no file of at most"):
+    with pytest.raises(CheckpointError, match="is not a regular file; give a .pt file"):
         load_checkpoint(tmp_path / "model.pt")
 
 

@@ -23,23 +23,12 @@ from monaiseg.settings import (
     parse_settings,
     settings_from_dict,
 )
+from sections import document
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 TRANSFORM = "dataset.seg.transform"
 CHANGE = "dataset.seg.augmentation"
 SAMPLING = "dataset.seg.sampling"
-
-
-def document(**values: Any) -> dict[str, Any]:
-    """Nested sections from dotted paths."""
-    nested: dict[str, Any] = {}
-    for path, value in values.items():
-        *parents, name = path.split(".")
-        section = nested
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section[name] = value
-    return nested
 
 
 def in_its_place(path: str, value: Any) -> dict[str, Any]:
@@ -54,7 +43,7 @@ def in_its_place(path: str, value: Any) -> dict[str, Any]:
     elif path.startswith(f"{TRANSFORM}.") and path.count(".") == 4:
         (name,) = (n for n, t in easyreg.TRANSFORMS.items() if t.section == path.split(".")[3])
         values[f"{TRANSFORM}.transform_seq"] = [name]
-    return document(**values)
+    return document(values)
 
 
 def at(settings: Settings, path: str) -> Any:
@@ -368,7 +357,7 @@ def test_no_key_of_easyreg_is_one_of_ours():
 
 
 def test_all_keys_without_effect_are_named_in_one_warning():
-    written = document(**dict(WITHOUT_EFFECT))
+    written = document(dict(WITHOUT_EFFECT))
 
     with pytest.warns(MonaisegWarning) as caught:
         settings_from_dict(written, "cur_task_setting.json")
@@ -380,7 +369,7 @@ def test_all_keys_without_effect_are_named_in_one_warning():
 
 
 def test_parameters_of_a_transform_that_is_not_listed_are_named():
-    written = document(**{f"{TRANSFORM}.my_rand_crop.scale_ratio": 0.5})
+    written = document({f"{TRANSFORM}.my_rand_crop.scale_ratio": 0.5})
     with pytest.warns(MonaisegWarning, match="my_rand_crop: transform_seq does not ask for it"):
         assert settings_from_dict(written) == Settings()
 
@@ -516,11 +505,11 @@ def test_what_cannot_be_done_is_refused_in_the_words_of_the_file(key, value, mes
             "dataset.seg.transform.transform_sec: unknown key; did you mean 'transform_seq'?",
         ),
         (
-            document(**{f"{TRANSFORM}.my_bal_rand_crop.scale": 0.1}),
+            document({f"{TRANSFORM}.my_bal_rand_crop.scale": 0.1}),
             "my_bal_rand_crop.scale: unknown key; did you mean 'scale_ratio'?",
         ),
         (
-            document(**{"tsk_set.optim.lr_scheduler.custom.zzz": 1}),
+            document({"tsk_set.optim.lr_scheduler.custom.zzz": 1}),
             "custom.zzz: unknown key; tsk_set.optim.lr_scheduler.custom has gamma, step_size",
         ),
     ],

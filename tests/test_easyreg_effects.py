@@ -44,6 +44,7 @@ from monaiseg.settings import Settings, load_settings, settings_from_dict
 from monaiseg.training import Training, train
 from monaiseg.transforms import CaseChain, cached_chain, case_item, load_chain, training_chain
 from monaiseg.volumes import read_label_map, write_image, write_label_map
+from sections import document
 
 KEYS = [
     "dataset.task_type",
@@ -168,18 +169,6 @@ NAMES = {
     "flicker_crop": "flicker_crop",
 }
 """Section of a transform's parameters -> its name in `transform_seq`."""
-
-
-def document(values: dict[str, Any]) -> dict[str, Any]:
-    """Nested sections from dotted paths."""
-    nested: dict[str, Any] = {}
-    for path, value in values.items():
-        *parents, name = path.split(".")
-        section = nested
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section[name] = value
-    return nested
 
 
 OURS_OFF = {
