@@ -2,16 +2,20 @@
 
 Every contender trains on the training cases of `prepare`'s default split for so many minutes and labels the test cases;
 one scorer scores them all. What is counted is the training command with everything in it: not nnU-Net's and MONAI's
-preprocessing, not our `plan`, whose seconds are kept apart. Points that OUTPUT
-holds already are kept, so that a run can be gone on with. The figure is drawn anew each time.
+preprocessing, not our `plan`, whose seconds are kept apart. A point that FILE holds is not measured again, so that a
+run can be gone on with; new ones are added to it. The figure is drawn anew each time.
 
 Usage: python benchmarks/minutes.py --dataset DATASET --output OUTPUT [--minutes 8 20] [--seeds 0 1 2]
-           [--contenders monaiseg monai nnunet] [--nnunet .nox/peers/bin/python] [--figure docs/dice_against_minutes.svg]
+           [--contenders monaiseg monai nnunet] [--nnunet .nox/peers/bin/python] [--points FILE]
+           [--figure docs/dice_against_minutes.svg]
+
+benchmarks/minutes.json holds the points of benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -27,18 +31,16 @@ from monaiseg.metrics import class_counts, dice_from_counts, mean_over_cases
 from monaiseg.volumes import read_label_map
 
 
-def point(contender: str, python: str, task: Path, minutes: float, seed: int, output: Path) -> Any:
+def point(
+    contender: str, python: str, task: Path, minutes: float, seed: int, output: Path
+) -> dict[str, Any]:
     """Train and score once: mean Dice over the test cases of each label, and the seconds that training took."""
     folder = output / f"{contender}-{minutes:g}-{seed}"
-    kept = folder / "point.json"
-    if not kept.exists():
-        folder.mkdir()
-        script = RIVALS / f"with_{contender}.py"
-        run(python, script, "minutes", task, minutes, seed, folder)
-        result = json.loads((folder / "result.json").read_text())
-        facts = {"contender": contender, "minutes": minutes, "seed": seed, **result}
-        kept.write_text(json.dumps(facts | {"dice": dice(task, folder / "predictions")}))
-    return json.loads(kept.read_text())
+    folder.mkdir()
+    run(python, RIVALS / f"with_{contender}.py", "minutes", task, minutes, seed, folder)
+    result = json.loads((folder / "result.json").read_text())
+    facts = {"contender": contender, "minutes": minutes, "seed": seed, **result}
+    return facts | {"dice": dice(task, folder / "predictions")}
 
 
 def dice(task: Path, predictions: Path) -> dict[str, float]:
@@ -56,7 +58,7 @@ def dice(task: Path, predictions: Path) -> dict[str, float]:
     return {label.name: mean for label, mean in zip(labels.foreground, means, strict=True)}
 
 
-def medians(points: list[Any]) -> list[Any]:
+def medians(points: list[dict[str, Any]]) -> list[Any]:
     """Of each contender and number of minutes the median over seeds of the seconds and of each label's Dice."""
     keys = dict.fromkeys((p["contender"], p["minutes"]) for p in points)
     rows = []
@@ -81,18 +83,24 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--contenders", nargs="+", choices=list(NAMES), default=["monaiseg"])
     parser.add_argument("--nnunet", default=".nox/peers/bin/python")
+    parser.add_argument("--points", type=Path)
     parser.add_argument("--figure", type=Path)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     task = args.output / "benchmark"
     if not task.exists():
         prepare(args.dataset, args.output)
-    for contender in args.contenders:
+    kept = args.points or args.output / "points.json"
+    points: list[dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else []
+    known = {(p["contender"], p["minutes"], p["seed"]) for p in points}
+    for key in itertools.product(args.contenders, args.minutes, args.seeds):
+        if key in known:
+            continue
+        contender, minutes, seed = key
         python = args.nnunet if contender == "nnunet" else sys.executable
-        for minutes in args.minutes:
-            for seed in args.seeds:
-                print(point(contender, python, task, minutes, seed, args.output), flush=True)
-    points = [json.loads(path.read_text()) for path in sorted(args.output.glob("*/point.json"))]
+        points.append(point(contender, python, task, minutes, seed, args.output))
+        kept.write_text(json.dumps(points, indent=1) + "\n")
+        print(points[-1], file=sys.stderr, flush=True)
     labels = list(points[0]["dice"])
     rows = [
         [NAMES[row["contender"]], f"{row['minutes']:g}", f"{row['seconds'] / 60:.1f}", row["seeds"]]
