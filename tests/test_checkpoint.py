@@ -9,7 +9,6 @@ import json
 import os
 import pickle
 import random
-import time
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -807,11 +806,9 @@ def quantized():
 def test_anything_but_plain_values_and_dense_finite_tensors_is_refused(tmp_path, plant):
     optimizer = {"state": {0: {"planted": plant()}}}
     path = as_file(payload_of(made(optimizer=optimizer)), tmp_path / "a.pt")
-    started = time.perf_counter()
 
     with pytest.raises(CheckpointError, match=r"\((it refers to|optimizer\.state\.0\.planted) "):
         load_checkpoint(path)
-    assert time.perf_counter() - started < 1
 
 
 def test_nan_weights_are_refused_by_name(tmp_path):

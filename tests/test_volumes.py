@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -293,10 +292,8 @@ def test_a_volume_over_the_cap_is_refused_before_it_is_allocated(file):
     with pytest.raises(DataError, match=r"takes 0\.0 GiB in memory"):
         read_volume(file(nifti()), cap_bytes=400)
     huge = nifti(np.zeros((1, 1, 1), np.uint8), dim=[3, 1024, 1024, 1024, 1, 1, 1, 1])
-    started = time.perf_counter()
     with pytest.raises(DataError, match="compressed bytes cannot hold"):
         read_volume(file(huge, "bomb.nii.gz"))
-    assert time.perf_counter() - started < 0.5
 
 
 def test_a_stream_that_goes_on_and_on_is_given_up(tmp_path):
