@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import Self
 
@@ -204,18 +205,22 @@ class ModelAverage:
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network, self.decay = network, decay
         self.weights = _copy(network.state_dict()) if decay else None
+        # Of an average and the network's own tensor, whose memory stays where it is.
+        self._pairs = list(
+            zip((self.weights or {}).values(), network.state_dict().values(), strict=False)
+        )
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights as this step has changed them."""
-        if self.weights is None:
-            return
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for name, value in self.network.state_dict().items():
-            if value.is_floating_point():
-                self.weights[name].lerp_(value, 1 - decay)
-            else:  # batch normalisation's counter
-                self.weights[name].copy_(value)
+        floating = [pair for pair in self._pairs if pair[0].is_floating_point()]
+        if floating:
+            averages, values = zip(*floating, strict=True)
+            decay = min(self.decay, (1 + step) / (10 + step))
+            get_ema_multi_avg_fn(decay)(averages, values, step)
+        for average, value in self._pairs:
+            if not average.is_floating_point():  # batch normalisation's counter
+                average.copy_(value)
 
     @contextlib.contextmanager
     def swapped_in(self) -> Iterator[None]:

@@ -330,7 +330,7 @@ class Training:
     def _start_step(self, engine: Engine) -> None:
         step = engine.state.iteration
         self.rate.apply(step)
-        torch.manual_seed(derive(self.settings.tsk_set.seed, "step", step))  # dropout
+        _seed(derive(self.settings.tsk_set.seed, "step", step), self.device)  # dropout
 
     def _clip(self) -> None:
         if not self._weights_change():
@@ -845,6 +845,13 @@ def _smaller_step(settings: Settings) -> str:
             f"{max(shape[axis] - 16, 16)}"
         )
     return f"{change}, or end what else takes memory; then resume, with --accept-inexact after a change"
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Of the devices that compute; `torch.manual_seed` asks all kinds of them, which takes 1 ms."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def _name_of(device: torch.device) -> str:
