@@ -217,7 +217,7 @@ class ModelAverage:
         if floating:
             averages, values = zip(*floating, strict=True)
             decay = min(self.decay, (1 + step) / (10 + step))
-            get_ema_multi_avg_fn(decay)(averages, values, step)
+            get_ema_multi_avg_fn(decay)(averages, values, step)  # type: ignore[no-untyped-call]  # torch's
         for average, value in self._pairs:
             if not average.is_floating_point():  # batch normalisation's counter
                 average.copy_(value)

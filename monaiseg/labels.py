@@ -282,6 +282,15 @@ class LabelTable:
         values: NDArray[Any] = np.asarray(self.values, dtype=dtype)[class_map]
         return values
 
+    @property
+    def has_partners(self) -> bool:
+        """Whether every label whose name has a side has a partner, as a left-right mirror image wants it."""
+        return not self._lone
+
+    @property
+    def _lone(self) -> list[Label]:
+        return [x for x in self.labels if x.partner is None and _SIDE.search(x.name)]
+
     @cached_property
     def partner_classes(self) -> tuple[int, ...]:
         """For each class index, the class that it becomes in a left-right mirror image.
@@ -290,10 +299,7 @@ class LabelTable:
             SettingsError: a name has a side, but the table gives it no partner.
         """
         index = {value: i for i, value in enumerate(self.values)}
-        lone = [
-            label for label in self.labels if label.partner is None and _SIDE.search(label.name)
-        ]
-        if lone:
+        if lone := self._lone:
             raise SettingsError(
                 f"label {lone[0].value} ({lone[0].name}) has a side but no partner"
                 f"{f', and {len(lone) - 1} more' if lone[1:] else ''}; name the partners in the "

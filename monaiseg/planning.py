@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 
@@ -65,7 +65,11 @@ CPU_VARIANT: Literal["folded"] = "folded"
 LEARNING_RATE = 4e-3
 WARMUP_EPOCHS = 0.5
 AVERAGED_PARTS = 15
-FEW_PASSES = 5
+FEW_PASSES, MANY_PASSES = 5, 100
+"""Times that each training scan is seen: below the first, augmentation is off; from the second on it is strong, since a
+network that sees no more than the default makes of them learns them by heart (benchmarks/RESULTS.md)."""
+STRONG = {"rotation": {"degrees": 30.0}, "scaling": {"factor": [0.7, 1.4]}}
+"""What strong augmentation has in place of the defaults; it mirrors left to right too, where labels allow it."""
 OVERLAPS = (0.5, 0.25)
 WINDOW_SLACK = 1.3
 """A window at validation takes so many times its way through the network: scores are added up and compared."""
@@ -107,6 +111,8 @@ class Fingerprint:
     val: tuple[Scan, ...]
     num_channels: int
     num_classes: int
+    has_partners: bool = True
+    """Whether every label with a side has its partner: only then may scans be mirrored left to right."""
 
     @classmethod
     def of(cls, task: DataTask) -> Fingerprint:
@@ -116,7 +122,13 @@ class Fingerprint:
             for split in ("train", "val")
         }
         channels = len(next(iter(task.facts.values())).intensity)
-        return cls(splits["train"], splits["val"], channels, task.table.num_classes)
+        return cls(
+            splits["train"],
+            splits["val"],
+            channels,
+            task.table.num_classes,
+            task.table.has_partners,
+        )
 
     @functools.cached_property
     def spacing(self) -> Spacing:
@@ -231,6 +243,8 @@ class Prediction:
 
     step_seconds: float
     """One step, with its share of the cutting and augmenting."""
+    workers: int
+    """Processes that cut and augment."""
     epoch_seconds: float
     """Without its validation."""
     start_seconds: float
@@ -558,8 +572,7 @@ def predict(
     """What a training by an option is expected to take."""
     cost, data = step_cost(option, fingerprint, measured), measured.data
     cutting = data.patch_seconds_per_voxel * option.patch_voxels * option.batch_size
-    # Workers cut beside the step, but on the processor they do so on the cores that compute it.
-    step = cost.step_seconds + (cutting / limits.cores if limits.device == "cpu" else 0)
+    step, workers = _beside(cost.step_seconds, cutting, limits)
     look = _validation(option, fingerprint, limits, measured)
     files = sum(math.prod(scan.shape) for scan in (*fingerprint.train, *fingerprint.val))
     reading = files * data.read_seconds_per_voxel / min(limits.cores, 4)
@@ -569,9 +582,10 @@ def predict(
     rough = (left - pace.ending - (VALIDATIONS - 1) * look.seconds) / step
     rhythm = Rhythm(max(math.ceil(rough / EPOCHS), 1), EPOCHS // VALIDATIONS)
     steps = rhythm.last_step(pace, 0, left, closed=0)
-    in_memory, peak = _memory(option, cost, fingerprint, limits, measured)
+    in_memory, peak = _memory(option, cost, workers, fingerprint, limits, measured)
     return Prediction(
         step,
+        workers,
         step * rhythm.steps_per_epoch,
         start,
         start + rhythm.seconds(pace, 0, steps, closed=0),
@@ -583,6 +597,20 @@ def predict(
         cost.step_bytes,
         cost.parameters,
     )
+
+
+def _beside(computing: float, cutting: float, limits: Limits) -> tuple[float, int]:
+    """Seconds of a step and the workers that cut for it: none, where cutting between steps is quicker.
+
+    On a processor a worker takes a core: one thread that waits for a core makes all others wait at the end of each
+    operation (two cores: a worker beside two threads took 1.04 of the time of none, see benchmarks/RESULTS.md).
+    """
+    if limits.device != "cpu":
+        return max(computing, cutting), 1
+    between = computing + cutting
+    others = limits.cores - 1
+    beside = max(computing * limits.cores / others, cutting) if others else math.inf
+    return (beside, 1) if beside < between else (between, 0)
 
 
 def _validation(
@@ -606,6 +634,7 @@ def _validation(
 def _memory(
     option: Option,
     cost: StepProbe,
+    workers: int,
     fingerprint: Fingerprint,
     limits: Limits,
     measured: Measurements,
@@ -627,15 +656,11 @@ def _memory(
     batch = 4 * (fingerprint.num_channels + 1) * option.patch_voxels * option.batch_size
     worker = WORKER_BYTES + 8 * batch
     varying = max(stepping, validating, BYTES_PER_WEIGHT * cost.parameters)
-    peak = MEMORY_SLACK * (measured.data.base_bytes + _workers(limits) * worker + varying)
+    peak = MEMORY_SLACK * (measured.data.base_bytes + workers * worker + varying)
     kept = peak + MEMORY_SLACK * (cached + centres)
     in_memory = cached + centres <= CACHE_SHARE * limits.memory_gb * 2**30
     in_memory = in_memory and kept <= limits.memory_gb * 2**30
     return in_memory, round(kept if in_memory else peak)
-
-
-def _workers(limits: Limits) -> int:
-    return 1 if limits.cores > 1 else 0
 
 
 # ---------------------------------------------------------------- the settings
@@ -653,9 +678,11 @@ def plan_settings(fingerprint: Fingerprint, limits: Limits, measured: Measuremen
         dump_settings(_layout(option, fingerprint, limits, cost.validation.overlap))
     )
     document["dataset"]["cache"]["where"] = "memory" if cost.in_memory else "disk"
-    document["dataset"]["seg"]["augmentation"]["enabled"] = passes >= FEW_PASSES
+    _augment(document["dataset"]["seg"], passes, mirror=fingerprint.has_partners)
     document["tsk_set"] |= {
         "budget_minutes": limits.minutes,
+        "num_threads": limits.cores - (cost.workers if limits.device == "cpu" else 0),
+        "num_workers": cost.workers,
         "epochs": math.ceil(cost.steps / cost.rhythm.steps_per_epoch),
         "max_batch_num_per_epoch": [cost.rhythm.steps_per_epoch, cost.validation.cases, 0],
         "val_period": cost.rhythm.val_period,
@@ -665,6 +692,18 @@ def plan_settings(fingerprint: Fingerprint, limits: Limits, measured: Measuremen
     }
     settings = settings_from_dict(document)
     return Plan(settings, cost, _choices(settings, option, cost, fingerprint, limits, passes))
+
+
+def _augment(seg: dict[str, Any], passes: float, *, mirror: bool) -> None:
+    """Put the augmentation that goes with so many passes into `dataset.seg`."""
+    change = seg["augmentation"]
+    change["enabled"] = passes >= FEW_PASSES
+    if passes >= MANY_PASSES:
+        for name, values in STRONG.items():
+            change[name] |= values
+        if mirror:
+            change["flip"]["left_right"] = 0.5
+            seg["partition"]["flips"] = ["left_right"]
 
 
 def _layout(
@@ -682,8 +721,6 @@ def _layout(
             },
             "tsk_set": {
                 "gpu_id": -1 if limits.device == "cpu" else 0,
-                "num_threads": limits.cores,
-                "num_workers": _workers(limits),
                 "batch_size": option.batch_size,
                 "optim": {"optim_type": "adamw", "lr": LEARNING_RATE},
                 "network": {
@@ -718,7 +755,7 @@ def _choices(
     return (
         *_choices_of_network(settings, option, cost, fingerprint),
         *_choices_of_course(settings, cost, limits, passes),
-        *_choices_of_machine(settings, limits),
+        *_choices_of_machine(settings, cost, limits),
         _choice_of_validation(cost, limits),
     )
 
@@ -777,14 +814,26 @@ def _choices_of_course(
             f"warm-up of {chosen.warmup_epochs:g} epochs; weights averaged with decay {chosen.weight_averaging:g}, "
             f"{averaged:.0%} of the training",
         ),
-        Choice(
-            f"augmentation {'default' if settings.dataset.seg.augmentation.enabled else 'off'}",
-            f"on from {FEW_PASSES} times that a scan is seen",
-        ),
+        _choice_of_augmentation(settings, passes),
     )
 
 
-def _choices_of_machine(settings: Settings, limits: Limits) -> tuple[Choice, ...]:
+def _choice_of_augmentation(settings: Settings, passes: float) -> Choice:
+    if passes < FEW_PASSES:
+        return Choice("augmentation off", f"on from {FEW_PASSES} times that a scan is seen")
+    if passes < MANY_PASSES:
+        return Choice(
+            "augmentation default", f"strong from {MANY_PASSES} times that a scan is seen"
+        )
+    if settings.dataset.seg.partition.flips:
+        return Choice(
+            "augmentation strong, mirrored left to right",
+            "so that scans are not learned by heart; the trained network averages over mirrored windows",
+        )
+    return Choice("augmentation strong", "so that scans are not learned by heart")
+
+
+def _choices_of_machine(settings: Settings, cost: Prediction, limits: Limits) -> tuple[Choice, ...]:
     where = "on disk" if settings.dataset.cache.where == "disk" else "in memory"
     return (
         Choice(
@@ -792,10 +841,10 @@ def _choices_of_machine(settings: Settings, limits: Limits) -> tuple[Choice, ...
             f"prepared scans may take {CACHE_SHARE:.0%} of {limits.memory_gb:g} GiB",
         ),
         Choice(
-            f"{limits.cores} threads, {_workers(limits)} workers",
+            f"{settings.tsk_set.num_threads} threads, {cost.workers} workers",
             "a worker cuts patches beside the step"
-            if _workers(limits)
-            else "one core cuts and computes in turn",
+            if cost.workers
+            else "patches are cut between steps, which a worker would slow down",
         ),
     )
 

@@ -245,8 +245,7 @@ def test_an_average_goes_on_exactly_from_what_was_saved():
         steady.update(step)
         broken.update(step)
         saved = {name: value.clone() for name, value in averaged(broken).items()}
-        broken = ModelAverage(torch.nn.Linear(2, 2), 0.9)
-        broken.network = network
+        broken = ModelAverage(network, 0.9)
         broken.load_state_dict(saved)
 
     assert torch.equal(averaged(steady)["weight"], averaged(broken)["weight"])

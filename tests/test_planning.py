@@ -110,7 +110,7 @@ def test_a_plan_fits_its_limits_and_can_be_built(fingerprint, limits):
     assert expected.peak_bytes <= limits.memory_gb * GIB
     assert expected.end_seconds <= 60 * limits.minutes
     assert settings.tsk_set.budget_minutes == limits.minutes
-    assert settings.tsk_set.num_threads == limits.cores
+    assert settings.tsk_set.num_threads + settings.tsk_set.num_workers == limits.cores
 
 
 @given(fingerprint=fingerprints, limits=limits)
@@ -166,6 +166,40 @@ def work(plan: Plan) -> float:
 
 
 # ---------------------------------------------------------------- on drawn examples
+
+
+@pytest.mark.parametrize(
+    ("cores", "cutting", "workers"), [(2, 1.0, 0), (4, 1.0, 1), (4, 0.1, 0), (1, 2.0, 0)]
+)
+def test_a_worker_takes_a_core_where_it_gives_back_more(cores, cutting, workers):
+    """At width 16 a voxel computes for a microsecond; `cutting` is that of its cutting."""
+    fingerprint = even((35, 50, 36))
+    measured = machine(fingerprint)
+    measured = replace(measured, cores=cores, data=DataProbe(4.0, GIB // 2, 1e-7, cutting * 1e-6))
+
+    plan = plan_settings(fingerprint, Limits(2, cores, 4), measured)
+
+    assert plan.settings.tsk_set.network.channels == 16
+    assert plan.settings.tsk_set.num_workers == plan.prediction.workers == workers
+    assert plan.settings.tsk_set.num_threads == cores - workers
+
+
+def test_augmentation_grows_with_the_times_that_a_scan_is_seen():
+    def strength(minutes, **facts):
+        plan = planned(replace(even((35, 50, 36), count=200), **facts), Limits(minutes, 2, 4))
+        seg = plan.settings.dataset.seg
+        change = seg.augmentation
+        mirrored = (change.flip.left_right, seg.partition.flips)
+        (line,) = (choice.what for choice in plan.choices if "augmentation" in choice.what)
+        return change.enabled, change.rotation.degrees, change.scaling.factor, *mirrored, line
+
+    wide = (30.0, (0.7, 1.4))
+    assert strength(0.6) == (False, 15.0, (0.85, 1.2), 0.0, (), "augmentation off")
+    assert strength(5) == (True, 15.0, (0.85, 1.2), 0.0, (), "augmentation default")
+    assert strength(500) == (
+        True, *wide, 0.5, ("left_right",), "augmentation strong, mirrored left to right",
+    )  # fmt: skip
+    assert strength(500, has_partners=False) == (True, *wide, 0.0, (), "augmentation strong")
 
 
 def test_scans_that_fit_are_seen_whole():
