@@ -450,7 +450,7 @@ MUTANTS = [
     Mutant(
         "dropout does not follow from the step",
         "training.py",
-        '        torch.manual_seed(derive(self.settings.tsk_set.seed, "step", step))  # dropout\n',
+        '        _seed(derive(self.settings.tsk_set.seed, "step", step), self.device)  # dropout\n',
         "",
         ("crash/test_crash.py::test_killed_at_a_point_and_resumed_it_ends_as_if_nothing_had_been",),
     ),
