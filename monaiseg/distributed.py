@@ -50,12 +50,17 @@ def leave() -> None:
     The threads of a group live as long as whoever holds it, and one that gives back its last tensor while Python ends
     takes the process with it ("terminate called without an active exception"). So all let go of it here.
     """
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
-        for network in _shared:
-            for name in ("process_group", "reducer", "logger"):
-                network.__dict__.pop(name, None)
-        gc.collect()
+    if not distributed.is_initialized():
+        return
+    # Whoever lets go of it last ends its threads, and waits for them: only this reference does so without Python's
+    # lock, which a thread may need to give back a tensor. The reducers' would wait for ever.
+    group = distributed.group.WORLD
+    for network in _shared:
+        for name in ("reducer", "logger", "process_group"):
+            network.__dict__.pop(name, None)
+    gc.collect()
+    distributed.destroy_process_group()
+    del group
 
 
 def local_device() -> torch.device:
