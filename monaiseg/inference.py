@@ -189,13 +189,18 @@ def _finish(slab: Tensor, classes: Tensor, axis: int, start: int, stop: int) -> 
     classes.narrow(axis, start, length).copy_(reduced)
 
 
-def window_options(settings: Settings, table: LabelTable) -> dict[str, Any]:
+def window_options(
+    settings: Settings, table: LabelTable, flips: tuple[int, ...] | None = None
+) -> dict[str, Any]:
     """Number of classes, overlap, blending, padding and mirror images of the window, as prediction takes them.
+
+    `flips` None: as the settings say.
 
     Raises:
         SettingsError: windows are to be mirrored left to right, and a label with a side has no partner.
     """
-    partition, flips = settings.dataset.seg.partition, settings.window_flips
+    partition = settings.dataset.seg.partition
+    flips = settings.window_flips if flips is None else flips
     return {
         "num_classes": table.num_classes,
         "overlap": settings.window_overlap,

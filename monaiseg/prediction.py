@@ -57,12 +57,11 @@ class Predictor:
             checkpoint = load_checkpoint(checkpoint)
         self.settings, self.table = _described(checkpoint)
         self.device = choose_device(device)
-        self._window = window_options(self.settings, self.table)
+        self._window = window_options(
+            self.settings, self.table, None if flips is None else tuple(flips)
+        )
         if overlap is not None:
             self._window["overlap"] = (overlap,) * 3
-        if flips is not None:
-            self._window["flips"] = tuple(flips)
-            self._window["partner_classes"] = self.table.partner_classes if 0 in flips else None
         network = network_of(self.settings, self.table, checkpoint.spacing)
         network.load_state_dict(checkpoint.weights)
         self.network = network.to(self.device).eval()

@@ -56,9 +56,8 @@ def _live(
 ) -> None:
     """The child's life; never returns."""
     if (torch := sys.modules.get("torch")) is not None:
-        torch.set_num_threads(
-            1
-        )  # a pool of OpenMP's that the parent has used is not there after a fork: it would hang
+        # A pool of OpenMP's that the parent has used is not there after a fork: it would hang.
+        torch.set_num_threads(1)
     try:
         if memory_bytes is not None:
             limit = _pages(os.getpid(), 0) + memory_bytes

@@ -172,9 +172,7 @@ def _warm_up(fuzzer: Fuzzer) -> None:
     with tempfile.TemporaryDirectory() as folder:
         fuzzer.accepts(fuzzer.sound(), Path(folder))
     fuzzer.input(0, 1)
-    repr(
-        torch.zeros(1)
-    )  # torch's refusals show tensors, and the first one shown loads modules of torch
+    repr(torch.zeros(1))  # torch's refusals show tensors, and the first shown loads modules of it
     with contextlib.suppress(MonaisegError):
         parse_settings('{"unknown": 1}')
 
