@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 from typing import Any, cast
 
 import torch
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader
 from monaiseg import distributed
 from monaiseg.data_tasks import DataTask
 from monaiseg.devices import computes_in_bfloat16
-from monaiseg.geometry import Spacing, ras_spacing
+from monaiseg.geometry import Spacing
 from monaiseg.handlers import DiceOfLabels
 from monaiseg.inference import InBFloat16, SlidingWindow
 from monaiseg.labels import LabelTable
@@ -30,6 +31,7 @@ from monaiseg.loaders import derive
 from monaiseg.losses import SegmentationLoss
 from monaiseg.network import ResidualUNet, network_of
 from monaiseg.settings import OptimSettings, Settings
+from monaiseg.transforms import sampled_spacing
 
 
 def build_trainer(
@@ -133,11 +135,8 @@ def initial_network(settings: Settings, table: LabelTable, spacing: Spacing) -> 
 
 
 def network_spacing(task: DataTask, settings: Settings) -> Spacing:
-    """Voxel size in mm along X, Y, Z that the network works at: the settings', else the median of the cases."""
-    if settings.spacing_mm is not None:
-        return settings.spacing_mm
-    sizes = torch.tensor(
-        [ras_spacing(fact.spacing, fact.orientation) for fact in task.facts.values()]
-    )
-    x, y, z = (round(float(size), 4) for size in sizes.median(dim=0).values)
+    """Voxel size in mm along X, Y, Z that the network works at: the median of the training cases, as it sees them."""
+    ids = [case.id for case in task.cases.get("train", ())] or list(task.facts)
+    sizes = [sampled_spacing(task.facts[case_id].grid, settings) for case_id in ids]
+    x, y, z = (round(float(median(along)), 4) for along in zip(*sizes, strict=True))
     return x, y, z

@@ -79,12 +79,12 @@ def collecting(problems: list[str], prefix: str = "") -> Iterator[None]:
 
 
 def lack_of_memory(error: BaseException | None) -> BaseException | None:
-    """The error of Python, or of torch on any device, that could not have the memory it asked for; None if it is none.
+    """The error of Python, of numpy, or of torch on any device, that could not have the memory it asked for; None if it is none.
 
     MONAI wraps what its transforms raise, so the causes are looked at too.
     """
     while error is not None:
-        words = ("out of memory", "can't allocate memory", "bad_alloc")
+        words = ("out of memory", "can't allocate memory", "bad_alloc", "MemoryError")
         if isinstance(error, MemoryError) or any(part in str(error) for part in words):
             return error
         error = error.__cause__

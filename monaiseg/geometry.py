@@ -97,15 +97,14 @@ def nearest_multiples(size: int, multiple: int) -> tuple[int, int]:
     return below, max(-(-size // multiple), below // multiple + 1) * multiple
 
 
-def ras_spacing(spacing: Spacing, orientation: str) -> Spacing:
-    """Voxel size along X, Y, Z of RAS of a file whose axes run to `orientation`.
+def ras_axes(orientation: str) -> tuple[int, int, int]:
+    """The axes of a file that run along X, Y, Z of RAS, either way, where its axes run to `orientation`.
 
-    >>> ras_spacing((1.0, 2.0, 3.0), "PIR")
-    (3.0, 1.0, 2.0)
+    >>> ras_axes("PIR")
+    (2, 0, 1)
     """
-    axis = ["RL", "AP", "SI"]
     x, y, z = (
-        next(size for size, letter in zip(spacing, orientation, strict=True) if letter in pair)
-        for pair in axis
+        next(axis for axis, letter in enumerate(orientation) if letter in pair)
+        for pair in ("RL", "AP", "SI")
     )
     return x, y, z

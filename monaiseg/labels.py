@@ -92,7 +92,7 @@ class LabelTable:
         ordered = sorted({0, *map(int, values)})
         if ordered[0] < 0:
             raise DataError(f"label value {ordered[0]} is negative; label values start at 0")
-        known = {value: names.get(value, f"label {value}") for value in ordered}
+        known = {value: names.get(value, _default_name(value)) for value in ordered}
         partners = _partners(known)
         return cls(
             tuple(
@@ -213,7 +213,7 @@ class LabelTable:
         names = dict(zip(other.values, other.names, strict=True))
         for label in self.foreground:
             theirs = names.get(label.value, label.name)
-            if theirs != label.name and f"label {label.value}" not in (theirs, label.name):
+            if theirs != label.name and _default_name(label.value) not in (theirs, label.name):
                 return label.value, label.name, theirs
         return None
 
@@ -283,9 +283,28 @@ class LabelTable:
         return values
 
     @property
-    def has_partners(self) -> bool:
-        """Whether every label whose name has a side has a partner, as a left-right mirror image wants it."""
-        return not self._lone
+    def can_mirror(self) -> bool:
+        """Whether it is known what each label becomes in a left-right mirror image.
+
+        All have names of their own, or partners, and each name with a side has its partner. A name made of the value
+        ("label 165") does not tell a side.
+        """
+        return not self._lone and not self._unnamed
+
+    def mirror_note(self) -> str | None:
+        """What to tell someone who has left-right mirror images made of these labels; None if all have names."""
+        if not (unnamed := self._unnamed):
+            return None
+        return (
+            f"left-right mirror images: {_few(x.name for x in unnamed)} are taken to be on no side, as they have no "
+            "names; if they are, name them with `prepare --label-table`"
+        )
+
+    @property
+    def _unnamed(self) -> list[Label]:
+        return [
+            x for x in self.foreground if x.partner is None and x.name == _default_name(x.value)
+        ]
 
     @property
     def _lone(self) -> list[Label]:
@@ -309,6 +328,10 @@ class LabelTable:
             i if label.partner is None else index[label.partner]
             for i, label in enumerate(self.labels)
         )
+
+
+def _default_name(value: int) -> str:
+    return f"label {value}"
 
 
 def _partners(names: Mapping[int, str]) -> dict[int, int]:
@@ -344,6 +367,6 @@ def _as_color(numbers: Iterable[Any]) -> Color:
     return red, green, blue
 
 
-def _few(values: Iterable[int]) -> str:
+def _few(values: Iterable[int | str]) -> str:
     shown = [str(value) for value in values]
     return ", ".join(shown if len(shown) <= 12 else [*shown[:12], "..."])

@@ -30,7 +30,7 @@ from monaiseg.devices import usable_cores
 from monaiseg.errors import SettingsError
 from monaiseg.facts import CaseFacts
 from monaiseg.files import read_json_object, write_atomic
-from monaiseg.geometry import Shape, Spacing
+from monaiseg.geometry import Shape, Spacing, ras_axes
 from monaiseg.inference import count_windows
 from monaiseg.loaders import free_memory
 from monaiseg.network import plan_topology
@@ -95,10 +95,7 @@ class Scan:
     @classmethod
     def of(cls, facts: CaseFacts) -> Scan:
         """From a case's facts, which go by the axes of its file."""
-        x, y, z = (
-            next(axis for axis, letter in enumerate(facts.orientation) if letter in pair)
-            for pair in ("LR", "PA", "IS")
-        )
+        x, y, z = ras_axes(facts.orientation)
         shape, spacing = facts.shape, facts.spacing
         return cls((shape[x], shape[y], shape[z]), (spacing[x], spacing[y], spacing[z]))
 
@@ -111,8 +108,10 @@ class Fingerprint:
     val: tuple[Scan, ...]
     num_channels: int
     num_classes: int
-    has_partners: bool = True
-    """Whether every label with a side has its partner: only then may scans be mirrored left to right."""
+    can_mirror: bool = True
+    """Whether it is known what each label becomes in a left-right mirror image."""
+    prepared: Mapping[str, Any] | None = None
+    """By which settings preparation resampled and normalised the volumes that training reads; None: it did not."""
 
     @classmethod
     def of(cls, task: DataTask) -> Fingerprint:
@@ -127,7 +126,8 @@ class Fingerprint:
             splits["val"],
             channels,
             task.table.num_classes,
-            task.table.has_partners,
+            task.table.can_mirror,
+            task.prepared,
         )
 
     @functools.cached_property
@@ -157,7 +157,8 @@ class Fingerprint:
         return [padded_up(self._resampled(scan), patch) for scan in scans]
 
     def _resampled(self, scan: Scan) -> Shape:
-        return resampled_shape(scan.shape, scan.spacing, None if self.is_uniform else self.spacing)
+        resampled = self.prepared is None and not self.is_uniform
+        return resampled_shape(scan.shape, scan.spacing, self.spacing if resampled else None)
 
 
 @dataclass(frozen=True)
@@ -453,14 +454,16 @@ def choose(
         SettingsError: they allow none; the smallest that do are named.
     """
     fitting: list[tuple[Option, Prediction]] = []
+    worth: list[tuple[Option, Prediction]] = []
     for batches in option_row(fingerprint, limits):
         costs = [(option, predict(option, fingerprint, limits, measured)) for option in batches]
         fits = [pair for pair in costs if _fits(pair[1], limits)]
         if fits:
             fitting.append(fits[0])
+            preferred, cost = costs[0]  # more steps of fewer patches are not worth more
+            worth += fits[:1] if cost.steps >= WORTH[preferred.channels] else []
         elif not fitting:
             _refuse_memory(costs[-1][1], limits)
-    worth = [(option, cost) for option, cost in fitting if cost.steps >= WORTH[option.channels]]
     option, cost = (worth or fitting[:1])[-1]
     if cost.steps < LEAST_STEPS:
         _refuse_minutes(option, fingerprint, limits, measured)
@@ -678,7 +681,7 @@ def plan_settings(fingerprint: Fingerprint, limits: Limits, measured: Measuremen
         dump_settings(_layout(option, fingerprint, limits, cost.validation.overlap))
     )
     document["dataset"]["cache"]["where"] = "memory" if cost.in_memory else "disk"
-    _augment(document["dataset"]["seg"], passes, mirror=fingerprint.has_partners)
+    _augment(document["dataset"]["seg"], passes, mirror=fingerprint.can_mirror)
     document["tsk_set"] |= {
         "budget_minutes": limits.minutes,
         "num_threads": limits.cores - (cost.workers if limits.device == "cpu" else 0),
@@ -711,12 +714,11 @@ def _layout(
 ) -> Settings:
     """Settings of an option: all that does not depend on how many steps it makes."""
     x, y, z = option.patch_shape
-    spacing = None if fingerprint.is_uniform else list(reversed(fingerprint.spacing))
     return settings_from_dict(
         {
             "dataset": {
                 "num_channels": fingerprint.num_channels,
-                "spacing": spacing,
+                **_reading(fingerprint),
                 "seg": {"patch_size": [z, y, x], "partition": {"overlap": overlap}},
             },
             "tsk_set": {
@@ -732,6 +734,19 @@ def _layout(
             },
         }
     )
+
+
+def _reading(fingerprint: Fingerprint) -> dict[str, Any]:
+    """What of `dataset` says how volumes are read: by what they were prepared, or else at the median voxel size."""
+    if fingerprint.prepared is None:
+        spacing = None if fingerprint.is_uniform else fingerprint.spacing
+        return {"spacing": spacing and spacing[::-1]}
+    known = fingerprint.prepared
+    return {  # sizes are kept along X, Y, Z
+        "spacing": known["spacing"] and known["spacing"][::-1],
+        "img_after_resize": (known["img_after_resize"] or (-1, -1, -1))[::-1],
+        "intensity": known["intensity"],
+    }
 
 
 def _variant(limits: Limits) -> Literal["standard", "folded"]:
@@ -774,7 +789,9 @@ def _choices_of_network(
             f"spacing {spacing} mm",
             "as in the files: all scans have it"
             if fingerprint.is_uniform
-            else "the median of the scans, which differ",
+            else "the median of the scans, which differ"
+            if fingerprint.prepared is None
+            else "the median of the volumes, which are read as they were prepared",
         ),
         Choice(
             f"patch {_times(patch)}",
@@ -830,7 +847,11 @@ def _choice_of_augmentation(settings: Settings, passes: float) -> Choice:
             "augmentation strong, mirrored left to right",
             "so that scans are not learned by heart; the trained network averages over mirrored windows",
         )
-    return Choice("augmentation strong", "so that scans are not learned by heart")
+    return Choice(
+        "augmentation strong",
+        "so that scans are not learned by heart; not mirrored: labels have no names, or a side without partner "
+        "(`prepare --label-table`)",
+    )
 
 
 def _choices_of_machine(settings: Settings, cost: Prediction, limits: Limits) -> tuple[Choice, ...]:

@@ -33,7 +33,7 @@ from torch.utils.data import Dataset
 
 from monaiseg.cases import Case
 from monaiseg.engines import build_optimizer, build_trainer
-from monaiseg.errors import SettingsError
+from monaiseg.errors import SettingsError, lack_of_memory
 from monaiseg.geometry import Shape, Spacing
 from monaiseg.labels import LabelTable
 from monaiseg.loaders import SeededDataset
@@ -130,9 +130,10 @@ def run_probes(
         check=False,
     )
     if answer.returncode:
+        said = answer.stderr.strip() or f"the process ended with {answer.returncode}"
         raise SettingsError(
-            f"the speed of this machine could not be measured: {answer.stderr.strip().splitlines()[-1:]}; free memory, "
-            "or plan from --measurements of a machine like this"
+            f"the speed of this machine could not be measured: {said.splitlines()[-1]}; put that right, or plan from "
+            "--measurements of a machine like this"
         )
     document = json.loads(answer.stdout)
     found = [None if record is None else step_of(record) for record in document["steps"]]
@@ -165,7 +166,7 @@ def answer_question(question: Mapping[str, Any]) -> dict[str, Any]:
     raw, shape, classes = question["data"]
     data = _apart(_data_costs, raw, shape, classes, spacing)
     if data is None:
-        raise MemoryError("preparing one case takes more than there is")
+        raise MemoryError("preparing one case takes more memory than there is free")
     return {
         "steps": [
             _apart(_step_costs, raw, classes, spacing, cores, question["device"])
@@ -176,13 +177,17 @@ def answer_question(question: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _apart(measure: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any] | None:
-    """Measure in a process of its own; None if the system ended it."""
+    """Measure in a process of its own; None if memory ran out there, or the system ended it."""
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
             return pool.submit(measure, *arguments).result()
-        except (BrokenProcessPool, MemoryError):
+        except BrokenProcessPool:
+            return None
+        except (RuntimeError, MemoryError) as error:
+            if lack_of_memory(error) is None:
+                raise
             return None
 
 

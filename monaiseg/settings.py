@@ -171,7 +171,8 @@ class PartitionSettings(Section):
     blending: Literal["gaussian", "constant"] = "gaussian"
     """Weight of a window's voxels where windows overlap."""
     padding_mode: Literal["constant", "reflect", "replicate", "circular"] = "constant"
-    """Padding of volumes smaller than the patch."""
+    """What surrounds volumes that are smaller than the patch, or whose size does not divide by 16: their least intensity,
+    or a continuation of image and label map."""
     flips: tuple[Literal["left_right", "front_back", "up_down"], ...] = ()
     """Directions in which the trained network looks at every window mirrored too: each doubles the time. The scores are
     averaged; under `left_right` those of left and right partners change places. Validation while training does not."""
@@ -244,7 +245,8 @@ class FlipSettings(Section):
     """Mirror images. A left-right flip exchanges the labels of left and right partners with it."""
 
     left_right: Probability = 0.0
-    """Share of patches mirrored left to right. Labels with a side must then have a partner in the label table."""
+    """Share of patches mirrored left to right. Labels with a side must then have a partner in the label table; one without
+    a name is taken to have no side."""
     front_back: Probability = 0.0
     """Share of patches mirrored front to back."""
     up_down: Probability = 0.0
@@ -634,6 +636,12 @@ class Settings(Section):
         """Axes (0 X, 1 Y, 2 Z) along which windows are mirrored too when the trained network is used."""
         directions = ("left_right", "front_back", "up_down")
         return tuple(sorted({directions.index(name) for name in self.dataset.seg.partition.flips}))
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether images are mirrored left to right, patches of the training or windows of the trained network."""
+        change = self.dataset.seg.augmentation
+        return (change.enabled and change.flip.left_right > 0) or 0 in self.window_flips
 
     @property
     def batch_size(self) -> int:

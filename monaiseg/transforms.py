@@ -18,7 +18,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
@@ -44,7 +43,7 @@ from typing_extensions import Self, override
 
 from monaiseg.cases import Case
 from monaiseg.errors import DataError, MonaisegError
-from monaiseg.geometry import Grid, Shape, Spacing, padded_shape
+from monaiseg.geometry import Grid, Shape, Spacing, padded_shape, ras_axes
 from monaiseg.labels import LabelTable
 from monaiseg.settings import (
     IntensitySettings,
@@ -163,10 +162,14 @@ def load_chain(settings: Settings, table: LabelTable | None = None) -> list[Tran
         # torch's "nearest" takes the voxel half a voxel too low; "nearest-exact" takes the nearest.
         modes, smoothed = ("trilinear", "nearest-exact")[:count], (True, False)[:count]
         chain += [Resized(keys, spatial_size=shape, mode=modes, anti_aliasing=smoothed)]
-    chain += [Padd("image", PadImageUp(settings.patch_shape, dataset.seg.partition.padding_mode))]
+    padding = settings.patch_shape, dataset.seg.partition.padding_mode
+    chain += [Padd("image", PadUp(*padding, with_floor=True))]
     if table is not None:
         index_dtype = torch.uint8 if table.num_classes <= 256 else torch.int16
-        chain += [Padd("label", PadUp(settings.patch_shape)), CastToTyped("label", index_dtype)]
+        chain += [
+            Padd("label", PadUp(*padding, with_floor=False)),
+            CastToTyped("label", index_dtype),
+        ]
     return chain
 
 
@@ -260,11 +263,31 @@ class ReadReferenced(Transform):
 
 def target_shape(grid: Grid, settings: Settings) -> Shape:
     """Shape on the network grid, along X, Y, Z, of an image that lies on `grid` in its file."""
-    x, y, z = np.argsort(nib.orientations.io_orientation(grid.array)[:, 0])
-    shape = grid.shape[x], grid.shape[y], grid.shape[z]
-    spacing = grid.spacing[x], grid.spacing[y], grid.spacing[z]
-    resampled = resampled_shape(shape, spacing, settings.spacing_mm)
-    return padded_up(settings.image_shape or resampled, settings.patch_shape)
+    return padded_up(_sampled_shape(grid, settings), settings.patch_shape)
+
+
+def sampled_spacing(grid: Grid, settings: Settings) -> Spacing:
+    """Voxel size in mm on the network grid, along X, Y, Z, of an image that lies on `grid` in its file."""
+    shape, spacing = _along_ras(grid)
+    if settings.image_shape is None:
+        return settings.spacing_mm or spacing
+    sampled = _sampled_shape(grid, settings)
+    x, y, z = (n * size / m for n, size, m in zip(shape, spacing, sampled, strict=True))
+    return x, y, z
+
+
+def _along_ras(grid: Grid) -> tuple[Shape, Spacing]:
+    """Shape in voxels and voxel size in mm along X, Y, Z of RAS."""
+    x, y, z = ras_axes(grid.orientation)
+    shape, spacing = grid.shape, grid.spacing
+    return (shape[x], shape[y], shape[z]), (spacing[x], spacing[y], spacing[z])
+
+
+def _sampled_shape(grid: Grid, settings: Settings) -> Shape:
+    """Shape of an image after resampling and resizing, before it is padded."""
+    if settings.image_shape is not None:
+        return padded_shape(settings.image_shape, MULTIPLE)
+    return resampled_shape(*_along_ras(grid), settings.spacing_mm)
 
 
 def resampled_shape(shape: Shape, spacing: Spacing, wanted: Spacing | None) -> Shape:
@@ -426,11 +449,21 @@ def _scale(region: NDArray[Any], settings: IntensitySettings) -> tuple[float, fl
 
 
 class PadUp(Pad):
-    """Pads to multiples of 16 and at least the patch, alike on both sides, with zeros: background."""
+    """Pads to multiples of 16 and at least the patch, alike on both sides.
 
-    def __init__(self, patch_shape: Shape) -> None:
+    Image and label map are continued alike: tissue that goes on in the one is not background in the other.
+
+    Args:
+        patch_shape: voxels along X, Y, Z.
+        mode: one of `_CONTINUATIONS`, or "constant".
+        with_floor: under "constant" with the least of each channel, else with 0, the background. After `zscore` 0 is the
+            mean of an image, and a grey slab beside the head looks like tissue.
+    """
+
+    def __init__(self, patch_shape: Shape, mode: str, *, with_floor: bool) -> None:
         super().__init__()
-        self.patch_shape = patch_shape
+        self.patch_shape, self.with_floor = patch_shape, with_floor
+        self.continuation = _CONTINUATIONS.get(mode)
 
     @override
     def compute_pad_width(self, spatial_shape: Sequence[int]) -> Any:
@@ -439,17 +472,6 @@ class PadUp(Pad):
         added = [wanted - size for wanted, size in zip(target, spatial_shape, strict=True)]
         return ((0, 0), *((width // 2, width - width // 2) for width in added))
 
-
-class PadImageUp(PadUp):
-    """As `PadUp`, with the floor of each channel (mode "constant"), or with a continuation of the image.
-
-    The floor and not 0: after `zscore` 0 is the mean, and a grey slab beside the head looks like tissue.
-    """
-
-    def __init__(self, patch_shape: Shape, mode: str) -> None:
-        super().__init__(patch_shape)
-        self.continuation = _CONTINUATIONS.get(mode)
-
     @override
     def __call__(self, img: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]  # as Pad's own
         padded: Any = super().__call__(img, *args, **kwargs)  # keeps the books: affine, way back
@@ -457,7 +479,8 @@ class PadImageUp(PadUp):
         channels, padded_channels = img.as_tensor().numpy(), padded.as_tensor().numpy()
         for channel, whole in zip(channels, padded_channels, strict=True):
             if self.continuation is None:
-                whole[...] = np.pad(channel, widths, constant_values=channel.min())
+                around = channel.min() if self.with_floor else 0
+                whole[...] = np.pad(channel, widths, constant_values=around)
             else:
                 whole[...] = np.pad(channel, widths, mode=self.continuation)
         return padded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,14 @@ def test_torchs_own_words_for_memory_that_ran_out_are_known():
         torch.empty(10**15)
 
     assert lack_of_memory(raised.value) is raised.value
+
+
+def test_numpys_words_are_known_after_they_came_from_a_worker_as_text():
+    with pytest.raises(MemoryError) as raised:
+        np.empty(10**15)
+    error = RuntimeError(f"cases S01: {type(raised.value).__name__}: {raised.value}")
+
+    assert lack_of_memory(error) is error
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from monaiseg import checkpoint as checkpoints
+from monaiseg import probes
 from monaiseg.cli import app
 from monaiseg.errors import SettingsError
 from monaiseg.facts import CaseFacts
@@ -28,8 +31,10 @@ from monaiseg.planning import (
     plan_settings,
     step_cost,
 )
-from monaiseg.probes import DataProbe, StepProbe
-from monaiseg.settings import dump_settings, load_settings
+from monaiseg.preparation import prepare
+from monaiseg.probes import DataProbe, StepProbe, run_probes
+from monaiseg.settings import Settings, dump_settings, load_settings
+from monaiseg.transforms import padded_up
 
 GIB = 2**30
 
@@ -199,7 +204,51 @@ def test_augmentation_grows_with_the_times_that_a_scan_is_seen():
     assert strength(500) == (
         True, *wide, 0.5, ("left_right",), "augmentation strong, mirrored left to right",
     )  # fmt: skip
-    assert strength(500, has_partners=False) == (True, *wide, 0.0, (), "augmentation strong")
+    assert strength(500, can_mirror=False) == (True, *wide, 0.0, (), "augmentation strong")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spacing": (1.3, 1.2, 1.5)},
+        {"img_after_resize": (32, 16, 48)},
+        {"intensity": {"method": "percentile", "clip_range": (0, 200)}},
+    ],
+)
+def test_a_plan_for_prepared_volumes_reads_them_as_they_are(change, dataset, tmp_path):
+    """Training refuses settings that would resample or normalise them otherwise."""
+    chosen = tmp_path / "chosen.json"
+    chosen.write_text(json.dumps({"dataset": {"axis_order": "xyz", **change}}))
+    task = prepare(dataset, tmp_path / "out", "brains", preprocess=chosen)
+    fingerprint = Fingerprint.of(task)
+
+    settings = planned(fingerprint, Limits(20, 2, 4)).settings
+
+    assert task.as_read(settings).dataset.intensity.method == "none"
+    assert fingerprint.network_shapes(fingerprint.train, (16, 16, 16)) == [
+        padded_up(scan.shape, (16, 16, 16)) for scan in fingerprint.train
+    ]
+
+
+def test_memory_that_runs_out_in_a_probe_leaves_the_option_out():
+    assert probes._apart(_starved) is None
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        probes._apart(_broken)
+
+
+def _starved() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+
+def _broken() -> None:
+    raise RuntimeError("shapes differ")
+
+
+def test_what_keeps_a_probe_from_measuring_is_said(monkeypatch):
+    monkeypatch.setattr("monaiseg.probes.sys.executable", shutil.which("false"))
+
+    with pytest.raises(SettingsError, match=r"could not be measured: the process ended with 1;"):
+        run_probes([], (Settings(), (16, 16, 16), 2), (1.0, 1.0, 1.0), cores=1, device="cpu")
 
 
 def test_scans_that_fit_are_seen_whole():

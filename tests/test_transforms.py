@@ -20,7 +20,7 @@ from monaiseg import transforms
 from monaiseg.cases import Case
 from monaiseg.errors import DataError, SettingsError
 from monaiseg.geometry import Grid
-from monaiseg.labels import LabelTable
+from monaiseg.labels import Label, LabelTable
 from monaiseg.phantom import phantom_grid
 from monaiseg.settings import IntensitySettings, Settings, settings_from_dict
 from monaiseg.transforms import (
@@ -242,7 +242,20 @@ def test_what_pads_the_image(tmp_path, mode, row):
 
     assert item["image"].shape == (1, 16, 16, 16)
     assert item["image"][0, 0, 0, 4:11].tolist() == row
-    assert item["label"][0, 0, 0].tolist() == [0] * 6 + [2] * 3 + [0] * 7
+    around = 0 if mode == "constant" else 2
+    assert item["label"][0, 0, 0].tolist() == [around] * 6 + [2] * 3 + [around] * 7
+
+
+@pytest.mark.parametrize("mode", ["replicate", "reflect", "circular"])
+def test_an_image_that_is_continued_has_its_labels_continued(tmp_path, mode):
+    """Mirrored tissue under the label of the background would be learned, and counted against the network."""
+    label = np.broadcast_to(np.array([1, 2, 0], np.uint8), (16, 16, 3))
+    chosen = settings_of(intensity={"method": "none"}, seg={"partition": {"padding_mode": mode}})
+
+    case = written(tmp_path, label.astype(np.float32), np.ascontiguousarray(label))
+    item = CaseChain(load_chain(chosen, TABLE))(case_item(case))
+
+    assert torch.equal(item["label"], item["image"].to(torch.uint8))
 
 
 # ---------------------------------------------------------------- intensities
@@ -749,6 +762,33 @@ def test_a_left_right_mirror_without_partners_is_refused():
     with pytest.raises(SettingsError, match="left eye.* no partner"):
         training_chain(settings_of(seg=seg), lone)
     training_chain(settings_of(seg={"augmentation": {"flip": {"up_down": 0.5}}}), lone)
+
+
+@pytest.mark.parametrize(
+    ("names", "can"),
+    [
+        ({}, False),
+        ({1: "anterior"}, False),
+        ({1: "anterior", 2: "posterior"}, True),
+        ({1: "left eye", 2: "right eye"}, True),
+        ({1: "left eye", 2: "nose"}, False),
+    ],
+)
+def test_what_mirror_images_are_is_known_where_all_labels_have_names(names, can):
+    table = LabelTable.from_values([1, 2], names)
+
+    assert table.can_mirror == can
+    assert (table.mirror_note() is None) == (len(names) == 2)
+
+
+def test_partners_tell_what_names_do_not():
+    labels = [
+        Label(0, "background"),
+        Label(1, "label 1", partner=2),
+        Label(2, "label 2", partner=1),
+    ]
+
+    assert LabelTable(tuple(labels)).can_mirror
 
 
 def test_a_coil_field_leaves_air_alone():
