@@ -27,19 +27,23 @@ def choose_device(wanted: str | torch.device | int | None = None) -> torch.devic
     """
     _check_installed()
     if wanted is None:
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        wanted = "cuda:0" if torch.cuda.is_available() else "cpu"
     if isinstance(wanted, int):
         wanted = "cpu" if wanted == -1 else f"cuda:{wanted}"
     try:
         device = torch.device(wanted)
     except RuntimeError as error:
         raise SettingsError(f"device {wanted!r} is not known; use cpu or cuda:0") from error
+    if device.type != "cuda":
+        return device
     count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
+    if (device.index or 0) >= count:
         there = f"GPUs 0 to {count - 1}" if count else "no GPU"
         raise SettingsError(
             f"device {device}: this computer has {there} that torch can use; use -1 for the CPU"
         )
+    if device.index is not None:  # seeds and pinned memory are those of the current one
+        torch.cuda.set_device(device)
     return device
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -121,6 +121,14 @@ def means(values: Sequence[float]) -> list[float]:
     total = torch.tensor(values, dtype=torch.float64, device=_device())
     distributed.all_reduce(total)
     return [float(value) for value in total / size()]
+
+
+def take_from_first(tensors: Iterable[torch.Tensor]) -> None:
+    """Give the tensors, on the group's device, the values that the first rank has."""
+    if size() == 1:
+        return
+    for tensor in tensors:
+        distributed.broadcast(tensor, src=0)
 
 
 def shared(network: nn.Module, device: torch.device) -> nn.Module:

@@ -205,22 +205,27 @@ class ModelAverage:
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network, self.decay = network, decay
         self.weights = _copy(network.state_dict()) if decay else None
-        # Of an average and the network's own tensor, whose memory stays where it is.
-        self._pairs = list(
-            zip((self.weights or {}).values(), network.state_dict().values(), strict=False)
-        )
+        # The network's own tensors stay where they are in memory.
+        own = network.state_dict()
+        pairs = [(average, own[name]) for name, average in (self.weights or {}).items()]
+        self._learned = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counted = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights as this step has changed them."""
-        floating = [pair for pair in self._pairs if pair[0].is_floating_point()]
-        if floating:
-            averages, values = zip(*floating, strict=True)
+        if self._learned:
+            averages, values = zip(*self._learned, strict=True)
             decay = min(self.decay, (1 + step) / (10 + step))
             get_ema_multi_avg_fn(decay)(averages, values, step)  # type: ignore[no-untyped-call]  # torch's
-        for average, value in self._pairs:
-            if not average.is_floating_point():  # batch normalisation's counter
-                average.copy_(value)
+        for average, value in self._counted:  # batch normalisation's
+            average.copy_(value)
+
+    @property
+    def buffers(self) -> list[Tensor]:
+        """The averages of the network's buffers, which count and do not learn: batch normalisation's."""
+        names = dict(self.network.named_buffers())
+        return [average for name, average in (self.weights or {}).items() if name in names]
 
     @contextlib.contextmanager
     def swapped_in(self) -> Iterator[None]:
@@ -463,13 +468,13 @@ def case_ids(batch: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[str
     return list(dict.fromkeys([ids] if isinstance(ids, str) else map(str, ids)))
 
 
-def in_words(batch: Mapping[str, Any]) -> str:
-    """The cases of a batch, to be named in a message.
+def in_words(batch: Mapping[str, Any] | None) -> str:
+    """The cases of a batch, to be named in a message; engines have None while they wait for one.
 
     >>> in_words({"case_id": ["S01", "S07", "S01"]})
     'cases S01, S07'
     """
-    ids = case_ids(batch)
+    ids = case_ids(batch or {})
     return f"cases {', '.join(ids)}" if ids else "cases unknown"
 
 

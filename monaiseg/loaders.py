@@ -707,6 +707,10 @@ def training_loader(
     chain = CaseChain(training_chain(settings, table))
     num_cases = len(dataset)  # type: ignore[arg-type]  # torch's Dataset does not say that it has a length
     limit = task.max_batch_num_per_epoch[0]
+    if limit == 0:
+        raise SettingsError(
+            "tsk_set.max_batch_num_per_epoch: 0 batches an epoch train nothing; give at least 1, or -1 for one a case"
+        )
     draws = (num_cases if limit == -1 else limit) * settings.batch_size
     return CaseLoader(
         SeededDataset(dataset, chain, task.seed),

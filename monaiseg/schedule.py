@@ -58,7 +58,7 @@ class LearningRate:
         epochs: epochs of the whole training; `poly` and `cosine` reach zero at their end. None: until `end_at` says
             where the end is, they do not fall.
         warmup_epochs: epochs over which the rate rises linearly from a tenth to its full value.
-        base: rate after the warm-up in place of `settings.lr`.
+        base: rate after the warm-up in place of `settings.lr`; a checkpoint remembers it.
     """
 
     def __init__(
@@ -78,10 +78,15 @@ class LearningRate:
         last = math.inf if epochs is None else steps_per_epoch * epochs
         warmup = int(min(round(warmup_epochs * steps_per_epoch), last))
         self.course = Course(warmup, last, start=warmup)
-        self.base = settings.lr if base is None else base
+        self._given = base
         self._fallen = 1.0  # plateau: product of the falls so far
         self._best = -math.inf
         self._waited = 0
+
+    @property
+    def base(self) -> float:
+        """The rate after the warm-up."""
+        return self.settings.lr if self._given is None else self._given
 
     def at(self, step: int) -> float:
         """The rate of the step-th batch, counted from 1."""
@@ -128,7 +133,7 @@ class LearningRate:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return {
-            "base": self.base,
+            "base": self._given,
             "fallen": self._fallen,
             "best": self._best,
             "waited": self._waited,
@@ -136,8 +141,9 @@ class LearningRate:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on as `state_dict` left it."""
-        self.base = float(state["base"])
+        """Go on as `state_dict` left it, by these settings: a rate that was lowered in them stays so."""
+        if self._given is None:
+            self._given = state["base"]
         self._fallen, self._best = float(state["fallen"]), float(state["best"])
         self._waited = int(state["waited"])
         if state["course"] is not None:

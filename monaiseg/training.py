@@ -74,7 +74,7 @@ from monaiseg.loaders import (
 from monaiseg.losses import build_loss
 from monaiseg.network import ResidualUNet, Topology
 from monaiseg.schedule import LearningRate
-from monaiseg.settings import Settings, changed, dump_settings
+from monaiseg.settings import Settings, changed, dump_settings, parse_settings
 from monaiseg.transforms import resize_note, target_shape
 from monaiseg.volumes import write_label_map
 from monaiseg.workspace import RunFolder
@@ -90,7 +90,7 @@ class TrainingResult:
     best: Best | None
     """The best validation: epoch and mean foreground Dice. None before the first one."""
     epochs: int
-    """Epochs done."""
+    """Epochs begun; all are done unless it was interrupted."""
     interrupted: bool
     """True where a signal stopped it before its last epoch; `resume` goes on."""
     seconds: float
@@ -262,11 +262,15 @@ class Training:
     def describe(self, say: Callable[[str], None]) -> None:
         """Say what is about to be trained, on what."""
         if self.is_complete:
-            say(
-                f"already complete: {self.trainer.state.epoch} epochs; --resume --extend N trains longer"
+            longer = (
+                "--resume --extend N trains longer"
+                if self.settings.tsk_set.budget_minutes is None
+                else "tsk_set.continue_train with another budget goes on from its network"
             )
+            say(f"already complete: {self.trainer.state.epoch} epochs; {longer}")
             return
-        if note := resize_note(self.settings):
+        mirrored = self.table.mirror_note() if self.settings.is_mirrored else None
+        for note in filter(None, (resize_note(self.settings), mirrored)):
             say(f"note: {note}")
         parameters = sum(p.numel() for p in self.network.parameters())
         minutes = self.settings.tsk_set.budget_minutes
@@ -350,11 +354,16 @@ class Training:
         if self._weights_change():
             self.average.update(step)
         inside = self._inside_epoch(step)
-        period = self.settings.tsk_set.checkpoint_steps
-        if inside and (self.is_stopping or (period is not None and step % period == 0)):
+        if inside and (self.is_stopping or self._commit_is_due(step)):
             self._commit(epoch_closed=False)
         if inside and self.is_stopping:
             engine.terminate()
+
+    def _commit_is_due(self, step: int) -> bool:
+        """Whether `checkpoint_steps` falls on this step, or on one of those whose gradients it has accumulated."""
+        tsk = self.settings.tsk_set
+        period, before = tsk.checkpoint_steps, step - tsk.gradient_accumulation_steps
+        return period is not None and step // period > before // period
 
     def _inside_epoch(self, step: int) -> bool:
         """Whether a commit after this step lacks nothing: no gradients wait, and no end of an epoch is due."""
@@ -458,11 +467,13 @@ class Training:
         None where a signal has asked to stop before all cases were scored.
         """
         row: dict[str, Any] = {}
+        # Batch normalisation counts what each process saw; all validate the network that the first one saves.
+        distributed.take_from_first([*self.network.buffers(), *self.average.buffers])
         figures = self.settings.tsk_set.save_fig_on and self._shows(epoch)
         with self.average.swapped_in():
-            for evaluator in self.validation.values():
+            for split, evaluator in self.validation.items():
                 if not self.is_stopping:
-                    evaluator.run(epoch)
+                    self._look_at_cases(split, evaluator, epoch)
             if self.is_stopping:
                 return None
             for split, evaluator in self.validation.items():
@@ -475,6 +486,19 @@ class Training:
             if self.best is None or dice > self.best.value:
                 self.best = self._save_best(dice)
         return row
+
+    def _look_at_cases(self, split: str, evaluator: SupervisedEvaluator, epoch: int) -> None:
+        try:
+            evaluator.run(epoch)
+        except (RuntimeError, MemoryError) as error:
+            if (lack := lack_of_memory(error)) is None:
+                raise
+            what = f"epoch {epoch}, {split}, {in_words(cast(Any, evaluator.state).batch)}"
+            raise self._without_memory(
+                what,
+                lack,
+                "lower dataset.seg.patch_size, or end what else takes memory; then resume",
+            ) from error
 
     def _save_best(self, dice: float) -> Best:
         best = None
@@ -611,14 +635,21 @@ class Training:
         for change in changes:
             log.warning("resumed inexactly: %s", change)
         scheduler = dict(saved.scheduler or {})
+        budget = scheduler.pop("budget")
+        if (budget is None) != (self.budget is None):
+            begun, now = ("with", "without") if self.budget is None else ("without", "with")
+            raise CheckpointError(
+                f"{saved.path}: was begun {begun} tsk_set.budget_minutes, and the settings are {now} it; put that back, or go "
+                "on from its network in another training, with continue_train"
+            )
         self.epochs = self._epochs_of(saved, int(scheduler.pop("epochs")), extend)
         self.losses = list(scheduler.pop("losses"))
         unshown = scheduler.pop("unshown")
         self._load(saved)
         self.is_new = False
-        self.rate = self._learning_rate(base=None)
+        self.rate = self._learning_rate(base=self._named_rate())
         if self.budget is not None:
-            self.budget.load_state_dict(scheduler.pop("budget"))
+            self.budget.load_state_dict(budget)
         self.rate.load_state_dict(scheduler)
         is_end = saved.step % self.steps == 0 or saved.step >= self.last_step
         self.is_closed = saved.epoch_closed or not is_end
@@ -631,9 +662,11 @@ class Training:
         log.info("resumed at step %d, epoch %d, of %s", saved.step, saved.epoch, saved.path)
 
     def _epochs_of(self, saved: Checkpoint, planned: int, extend: int | None) -> int:
-        """Epochs to train: as planned, or so many more than the settings say."""
+        """Epochs to train: as planned, unless the settings say otherwise now, or so many more than they say."""
         if extend is None:
-            return planned
+            return (
+                planned if self._settings_of(saved).tsk_set.epochs == self.epochs else self.epochs
+            )
         epochs = self.epochs + extend
         if epochs < planned:
             raise SettingsError(
@@ -653,11 +686,18 @@ class Training:
                 f"tsk_set.epochs: {self.epochs} epochs, but training would go on from epoch {epoch}; raise it, "
                 "or set reset_train_epoch"
             )
-        if tsk.continue_train_lr > 0:
-            self.rate = self._learning_rate(base=tsk.continue_train_lr)
+        self.rate = self._learning_rate(base=self._named_rate())
         self._stand_at(epoch * self.steps)
-        self.best = checkpoints.adopt_best(self.folder.checkpoints, saved)
+        self.best = self._adopted_best(saved)
         self._log_continuing(saved, epoch)
+
+    def _adopted_best(self, saved: Checkpoint) -> Best | None:
+        """The other training's best, copied by the process that writes."""
+        best = None
+        if distributed.is_first():
+            best = checkpoints.adopt_best(self.folder.checkpoints, saved)
+        values, *_ = distributed.exchanged(None if best is None else asdict(best))
+        return None if values is None else Best(**values)
 
     def _log_continuing(self, saved: Checkpoint, epoch: int) -> None:
         """Each of EasyReg's keys for going on, with what it has come to."""
@@ -694,16 +734,41 @@ class Training:
         checkpoints.check_weights(saved.network, self.network.state_dict(), saved.path)
         self.network.load_state_dict(saved.network)
         self.average.load_state_dict(saved.averaged)
-        if saved.optimizer is None:
-            log.info("%s holds no optimiser state: the optimiser starts afresh", saved.path)
-        else:
-            self.optimizer.load_state_dict(dict(saved.optimizer))
+        self._load_optimizer(saved)
         if saved.scaler is not None:
             self._scaler = scaler = dict(saved.scaler)
             self.trainer.add_event_handler(  # MONAI makes a new scaler whenever a run starts
                 Events.STARTED,
                 lambda engine: engine.scaler and engine.scaler.load_state_dict(scaler),
             )
+
+    def _load_optimizer(self, saved: Checkpoint) -> None:
+        """Moments of the saved optimiser, under the options of the settings, which may have changed.
+
+        The rate stays the last step's, as a closing validation notes it.
+        """
+        kind = self._settings_of(saved).tsk_set.optim.optim_type
+        if saved.optimizer is None:
+            log.info("%s holds no optimiser state: the optimiser starts afresh", saved.path)
+        elif kind != self.settings.tsk_set.optim.optim_type:
+            log.info("%s holds the state of %s: the optimiser starts afresh", saved.path, kind)
+        else:
+            options = [
+                {name: value for name, value in group.items() if name not in ("params", "lr")}
+                for group in self.optimizer.param_groups
+            ]
+            self.optimizer.load_state_dict(dict(saved.optimizer))
+            for group, wanted in zip(self.optimizer.param_groups, options, strict=True):
+                group.update(wanted)
+
+    @staticmethod
+    def _settings_of(saved: Checkpoint) -> Settings:
+        return parse_settings(saved.settings, source=str(saved.path))
+
+    def _named_rate(self) -> float | None:
+        """The learning rate that the settings name for going on from another training; None if they name none."""
+        tsk = self.settings.tsk_set
+        return tsk.continue_train_lr if tsk.continue_train and tsk.continue_train_lr > 0 else None
 
     def _stand_at(self, step: int) -> None:
         last = self.last_step if self.is_decided else step + 1
@@ -731,10 +796,12 @@ class Training:
         if (lack := lack_of_memory(error)) is None:
             return None
         state = cast(Any, self.trainer.state)
-        return OutOfMemoryError(
-            f"step {state.iteration}, {in_words(state.batch)}: memory ran out on {self.device} "
-            f"({str(lack).partition(chr(10))[0]}); {_smaller_step(self.settings)}"
-        )
+        what = f"step {state.iteration}, {in_words(state.batch)}"
+        return self._without_memory(what, lack, _smaller_step(self.settings))
+
+    def _without_memory(self, what: str, lack: BaseException, remedy: str) -> OutOfMemoryError:
+        said = str(lack).partition("\n")[0] or type(lack).__name__
+        return OutOfMemoryError(f"{what}: memory ran out on {self.device} ({said}); {remedy}")
 
 
 # ---------------------------------------------------------------- parts

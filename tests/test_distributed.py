@@ -52,6 +52,9 @@ for number in range(30):
         network(torch.ones(2, 64)).sum().backward()
     assert distributed.means([distributed.rank()]) == [0.5]
     distributed.exchanged({"a": 1})
+    counted = torch.tensor([distributed.rank()])
+    distributed.take_from_first([counted])
+    assert counted.item() == 0
     if number == 0:
         say("joined:")
     distributed.leave()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from monaiseg import checkpoint as checkpoints
 from monaiseg.data_tasks import DataTask
-from monaiseg.errors import CheckpointError, NumericsError, SettingsError
-from monaiseg.geometry import ras_spacing
+from monaiseg.engines import build_optimizer, network_spacing
+from monaiseg.errors import CheckpointError, NumericsError, OutOfMemoryError, SettingsError
+from monaiseg.geometry import ras_axes
 from monaiseg.schedule import LearningRate
 from monaiseg.settings import (
     OptimSettings,
@@ -23,6 +25,7 @@ from monaiseg.settings import (
     load_settings,
     settings_from_dict,
 )
+from monaiseg.settings import changed as changed_at
 from monaiseg.training import train
 
 
@@ -155,6 +158,99 @@ def test_a_resume_where_the_processor_computes_otherwise_is_refused(short, data_
         run(changed(short, epochs=1), data_task, "run", resume=True)
 
 
+def test_what_was_changed_holds_after_an_inexact_resume(short, data_task):
+    """Of a training whose loss was no number, the message says to lower the rate."""
+    run(changed(short, epochs=1), data_task, "changed")
+    optim = {"optim_type": "adamw", "lr": 1e-5, "weight_decay": 0.1, "adam": {"beta": 0.5}}
+    other = changed(short, epochs=2, optim=optim, warmup_epochs=0)
+
+    result = run(other, data_task, "changed", resume=True, accept_inexact=True)
+
+    saved = checkpoints.newest(result.run_folder)
+    (group,) = saved.optimizer["param_groups"]
+    assert result.epochs == 2
+    assert (group["weight_decay"], group["betas"][0]) == (0.1, 0.5)
+    assert 0 < saved.history[-1]["learning_rate"] <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("adamw", "sgd"), ("sgd", "adam"), ("adamw", "adam")]
+)
+def test_another_optimiser_starts_afresh(before, after, short, data_task):
+    run(changed(short, epochs=1, optim={"optim_type": before}), data_task, "other")
+
+    more = changed(short, epochs=2, optim={"optim_type": after})
+    result = run(more, data_task, "other", resume=True, accept_inexact=True)
+
+    (group,) = checkpoints.newest(result.run_folder).optimizer["param_groups"]
+    fresh = build_optimizer(torch.nn.Linear(1, 1), more.tsk_set.optim).state_dict()["param_groups"]
+    assert group.keys() == fresh[0].keys()
+    assert group.get("decoupled_weight_decay") == fresh[0].get("decoupled_weight_decay")
+    log = (result.run_folder / "log.txt").read_text()
+    assert f"holds the state of {before}: the optimiser starts afresh" in log
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, 1.0), (1.0, None)])
+def test_a_budget_is_neither_given_nor_taken_later(before, after, short, data_task):
+    run(changed(short, epochs=1, budget_minutes=before), data_task, "timed")
+
+    with pytest.raises(CheckpointError, match=r"budget_minutes.*put that back"):
+        run(
+            changed(short, epochs=2, budget_minutes=after),
+            data_task,
+            "timed",
+            resume=True,
+            accept_inexact=True,
+        )
+
+
+def test_commits_within_an_epoch_wait_for_the_gradients_that_are_accumulated(
+    short, data_task, monkeypatch
+):
+    steps = []
+    commit = checkpoints.commit
+    monkeypatch.setattr(
+        "monaiseg.training.checkpoints.commit",
+        lambda folder, saved: (steps.append(saved.step), commit(folder, saved)),
+    )
+    slow = changed(
+        short,
+        epochs=1,
+        checkpoint_steps=3,
+        gradient_accumulation_steps=2,
+        max_batch_num_per_epoch=[9, -1, 0],
+    )
+
+    run(slow, data_task, "slow")
+
+    assert steps == [0, 4, 6, 9]
+
+
+def test_epochs_without_batches_are_refused(short, data_task):
+    with pytest.raises(SettingsError, match="max_batch_num_per_epoch: 0 batches"):
+        run(changed(short, max_batch_num_per_epoch=[0, -1, 0]), data_task, "nothing")
+
+
+def test_memory_that_runs_out_in_a_validation_names_its_case(short, data_task, monkeypatch):
+    def starved(*_: object, **__: object) -> None:
+        raise RuntimeError("can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr("monaiseg.inference.SlidingWindow.__call__", starved)
+    (case,) = data_task.cases["val"]
+
+    with pytest.raises(OutOfMemoryError, match=rf"epoch 1, val, cases {case.id}: .*patch_size"):
+        run(short, data_task, "starved")
+
+
+def test_mirror_images_of_labels_without_names_are_announced(short, data_task):
+    said: list[str] = []
+    flips = {"dataset.seg.augmentation.flip.left_right": 0.5, "tsk_set.epochs": 1}
+
+    run(changed_at(short, flips), data_task, "mirrored", say=said.append)
+
+    assert "label 1, label 4 are taken to be on no side" in said[0]
+
+
 def test_a_second_training_does_not_overwrite_the_first(short, data_task):
     run(changed(short, epochs=1), data_task, "mine")
 
@@ -277,5 +373,25 @@ def test_plateau_falls_when_dice_stops_rising_and_not_before():
     assert seen == [1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.3]
 
 
-def test_the_spacing_of_a_file_is_turned_to_ras():
-    assert ras_spacing((1.0, 2.0, 3.0), "SRP") == (2.0, 3.0, 1.0)
+# ---------------------------------------------------------------- voxel size of the network
+
+
+def test_the_axes_of_a_file_are_turned_to_ras():
+    assert ras_axes("SRP") == (1, 2, 0)
+
+
+def test_the_network_works_at_the_voxel_size_that_resizing_makes(data_task):
+    """24 voxels of 1 mm, resized to 48, 16 and 24."""
+    even = replace(data_task, cases={"train": data_task.cases["train"][:1]})
+    (case,) = even.cases["train"]
+    facts = replace(data_task.facts[case.id], shape=(24, 24, 24), spacing=(1.0, 1.0, 1.0))
+    even = replace(even, facts={case.id: facts})
+
+    def spacing(**dataset: object) -> tuple[float, float, float]:
+        return network_spacing(
+            even, settings_from_dict({"dataset": {"axis_order": "xyz", **dataset}})
+        )
+
+    assert spacing() == (1.0, 1.0, 1.0)
+    assert spacing(spacing=[2.0, 1.0, 3.0]) == (2.0, 1.0, 3.0)
+    assert spacing(img_after_resize=[48, 16, 32]) == (0.5, 1.5, 0.75)
