@@ -49,7 +49,11 @@ def configurations(spacing: Spacing = ISOTROPIC) -> dict[str, Config]:
         "inference": _inference(spacing),
         "multi_gpu_train": {
             "device": _of("monaiseg.distributed.local_device"),
-            "initialize": [_of("plain_errors"), _of("monaiseg.distributed.join")],
+            "initialize": [
+                _of("start_clock"),
+                _of("plain_errors"),
+                _of("monaiseg.distributed.join"),
+            ],
             "finalize": [_of("monaiseg.distributed.leave")],
         },
         "inference_torchscript": {
@@ -95,7 +99,7 @@ def _train(spacing: Spacing) -> Config:
         "resume": False,
         "max_epochs": "$@defaults.tsk_set.epochs",
         "val_interval": "$@defaults.tsk_set.val_period",
-        "data_task": _data_task(),
+        **_data_task(),
         "loss": _of("loss", settings="@settings", labels="@labels"),
         "optimizer": _of("optimizer", network="@network", settings="@settings"),
         "train": _train_section(),
@@ -111,7 +115,7 @@ def _train(spacing: Spacing) -> Config:
             ckpt_dir="@ckpt_dir",
             resume="@resume",
         ),
-        "initialize": [_of("plain_errors")],
+        "initialize": [_of("start_clock"), _of("plain_errors")],
         "run": ["$@training.run()"],
         "finalize": [],
     }
@@ -173,8 +177,8 @@ def _evaluate(spacing: Spacing) -> Config:
         **_common(spacing),
         "split": "test",
         "ckpt_path": f"$@ckpt_dir + '/{WEIGHTS_FILE}'",
-        "data_task": _data_task(),
-        **_whole_cases(data),
+        **_data_task(split="@split"),
+        **_whole_cases(data, settings="@reading"),
         "postprocessing": _chain(
             _of("monaiseg.transforms.ToFileGridd", chain="@preprocessing"),
             _of("monaiseg.transforms.ReadReferenced", table="@labels"),
@@ -206,7 +210,7 @@ def _inference(spacing: Spacing) -> Config:
     return {
         **_common(spacing),
         "ckpt_path": f"$@ckpt_dir + '/{WEIGHTS_FILE}'",
-        **_whole_cases(data),
+        **_whole_cases(data, settings="@settings"),
         "postprocessing": _chain(
             _of("monaiseg.transforms.ToFileGridd", chain="@preprocessing"),
             _of("monaiseg.transforms.LabelValuesd", table="@labels"),
@@ -221,15 +225,19 @@ def _inference(spacing: Spacing) -> Config:
     }
 
 
-def _data_task() -> Config:
-    return _of(
-        "data_task",
-        dataset_dir="@dataset_dir",
-        output_dir="@output_dir",
-        bundle_root="@bundle_root",
-        settings="@settings",
-        labels="@labels",
-    )
+def _data_task(**split: str) -> Config:
+    """The data task, and the settings that its volumes are read by."""
+    return {
+        "data_task": _of(
+            "data_task",
+            dataset_dir="@dataset_dir",
+            output_dir="@output_dir",
+            bundle_root="@bundle_root",
+            settings="@settings",
+            labels="@labels",
+        ),
+        "reading": _of("reading_settings", task="@data_task", settings="@settings", **split),
+    }
 
 
 def _prepared(section: str, *, for_training: bool) -> Config:
@@ -238,7 +246,7 @@ def _prepared(section: str, *, for_training: bool) -> Config:
     return {
         "preprocessing": _of(
             "monaiseg.transforms.cached_chain",
-            settings="@settings",
+            settings="@reading",
             table="@labels",
             for_training=for_training,
         ),
@@ -246,7 +254,7 @@ def _prepared(section: str, *, for_training: bool) -> Config:
             "training_dataset",
             data=_of("training_data", task="@data_task", split=split, settings="@settings"),
             transform=f"@{section}::preprocessing",
-            settings="@settings",
+            settings="@reading",
             labels="@labels",
             task="@data_task",
             **beside,
@@ -254,9 +262,9 @@ def _prepared(section: str, *, for_training: bool) -> Config:
     }
 
 
-def _whole_cases(data: Config) -> Config:
+def _whole_cases(data: Config, settings: str) -> Config:
     return {
-        "preprocessing": _of("monaiseg.transforms.inference_chain", settings="@settings"),
+        "preprocessing": _of("monaiseg.transforms.inference_chain", settings=settings),
         "dataset": _of("monai.data.Dataset", data=data, transform="@preprocessing"),
         "dataloader": _of("monai.data.DataLoader", dataset="@dataset", batch_size=1),
         "inferer": _window(),

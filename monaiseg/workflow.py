@@ -56,6 +56,15 @@ RUN_FOLDER = "training"
 """Where in `output_dir` a training keeps its checkpoints, history and log."""
 
 
+_begun: dict[str, float] = {}
+"""When the training that runs here was asked for, by `time.monotonic`."""
+
+
+def start_clock() -> None:
+    """The minutes of a budget begin here: reading and preparing the data are among them."""
+    _begun["training"] = time.monotonic()
+
+
 def plain_errors() -> None:
     """Let this program end with our own message where a user can put right what is wrong; the rest keeps its traceback.
 
@@ -161,6 +170,15 @@ def data_task(
     return read_data_task(Path(output_dir) / DATA_FOLDER)
 
 
+def reading_settings(task: DataTask, settings: Settings, split: str = "train") -> Settings:
+    """The settings to read the cases of a split by: volumes that `prepare --preprocess` has made stay as they are.
+
+    Raises:
+        SettingsError: the volumes were prepared by other settings than these.
+    """
+    return task.as_read(settings, split)
+
+
 def training_data(task: DataTask, split: str, settings: Settings) -> list[Item]:
     """The items of train or val, as the settings limit them; of several processes each validates a share."""
     chosen = limited if split == "train" else validated
@@ -248,7 +266,15 @@ class BundleTraining:
         self.resume, self.weights = resume, Path(ckpt_dir) / WEIGHTS_FILE
         folder = RunFolder(Path(output_dir).absolute() / RUN_FOLDER)
         evaluators = {"val": evaluator} if evaluator.state.epoch_length else {}
-        self.training = Training(settings, task, folder, trainer, evaluators, as_spacing(spacing))
+        self.training = Training(
+            settings,
+            task,
+            folder,
+            trainer,
+            evaluators,
+            as_spacing(spacing),
+            started=_begun.pop("training", None),
+        )
 
     def run(self) -> TrainingResult:
         """Train to the end, or until a signal asks to stop, and write the best weights."""

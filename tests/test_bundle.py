@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,6 +36,7 @@ from monaiseg.prediction import Predictor
 from monaiseg.preparation import prepare
 from monaiseg.settings import Settings, changed, dump_settings, load_settings
 from monaiseg.training import train
+from monaiseg.transforms import cached_chain, case_item
 
 REPOSITORY = Path(__file__).parent.parent
 LPBA = REPOSITORY / "bundles" / "lpba"
@@ -187,8 +189,8 @@ def without_versions(text: str) -> dict[str, Any]:
 
 
 def test_the_shipped_metadata_name_the_versions_that_are_tested():
-    lines = (REPOSITORY / "constraints.txt").read_text().split()
-    tested = dict(line.split("==") for line in lines if "==" in line)
+    words = (REPOSITORY / "constraints.txt").read_text().split()
+    tested = dict(word.split("==") for word in words if "==" in word)
     told = json.loads((LPBA / "configs" / "metadata.json").read_text())
 
     assert told["monai_version"] == tested["monai"]
@@ -328,6 +330,39 @@ def test_a_raw_dataset_is_prepared_with_the_bundles_labels(bundle, brains, by_ha
 
 
 # ---------------------------------------------------------------- overrides
+
+
+def test_volumes_that_were_prepared_are_not_normalised_again(bundle, brains, short, tmp_path):
+    settings = changed(short, {"dataset.intensity.clip_range": (0.0, 50.0)})
+    (tmp_path / "settings.json").write_text(dump_settings(settings))
+    labels = LPBA / "configs" / "labels.csv"
+    task = prepare(
+        brains, tmp_path, "ready", label_table=labels, preprocess=tmp_path / "settings.json"
+    )
+    (bundle / "configs" / "settings.json").write_text(dump_settings(settings))
+
+    parser = workflow(bundle, "train", dataset_dir=str(task.folder)).parser
+    cases = parser.get_parsed_content("train::dataset")
+
+    table = task.label_table(settings)
+    expected = cached_chain(task.as_read(settings), table, for_training=False)
+    for case, item in zip(task.cases["train"], cases, strict=True):
+        assert torch.equal(item["image"], expected(case_item(case))["image"])
+
+    (bundle / "configs" / "settings.json").write_text(dump_settings(short))
+    with pytest.raises(RuntimeError, match="reading_settings") as raised:
+        workflow(bundle, "train", dataset_dir=str(task.folder)).run()
+    assert "dataset.intensity: " in str(raised.value.__cause__)
+
+
+def test_the_minutes_of_a_budget_begin_before_the_data_are_read(bundle, task):
+    before = time.monotonic()
+    made = workflow(
+        bundle, "train", dataset_dir=str(task.folder), **{"settings#tsk_set.budget_minutes": 5.0}
+    )
+    training = made.parser.get_parsed_content("training").training
+
+    assert before <= training.budget._started < training.budget._since
 
 
 def test_a_training_resumes_in_its_output_folder(bundle, task):
