@@ -200,8 +200,15 @@ def _inside(root: Path, item: object, key: str) -> Path:
     return path
 
 
-def _group_channels(root: Path, images: Sequence[Path], labels: Sequence[Path]) -> list[Case]:
-    """nnU-Net's cases: NAME_0000, NAME_0001, ... are the channels of NAME."""
+def channels_by_case(
+    root: Path, images: Iterable[Path]
+) -> tuple[dict[str, dict[int, Path]], list[str]]:
+    """Images of several channels as nnU-Net names them: NAME_0000, NAME_0001, ... are the channels of NAME.
+
+    Returns:
+        The channels of each case by number, and what is wrong with them: a file without a number, a case without a
+        channel that others have.
+    """
     channels: dict[str, dict[int, Path]] = defaultdict(dict)
     problems = []
     for image in images:
@@ -210,24 +217,30 @@ def _group_channels(root: Path, images: Sequence[Path], labels: Sequence[Path]) 
             problems.append(f"{image}: has no channel number; name it {volume_stem(image)}_0000")
         else:
             channels[match[1]][int(match[2])] = image
-    by_name = {volume_stem(label): label for label in labels}
     everywhere = set().union(*channels.values())
     for name, files in sorted(channels.items()):
-        if name not in by_name:
-            problems.append(f"{root}: image {name} has no label map")
         if missing := sorted(everywhere - files.keys()):
-            problems.append(
-                f"{root}: image {name} lacks channel {', '.join(f'{c:04}' for c in missing)}"
-            )
+            lacking = ", ".join(f"{c:04}" for c in missing)
+            problems.append(f"{root}: image {name} lacks channel {lacking}")
+    return {
+        name: {c: files[c] for c in sorted(files)} for name, files in sorted(channels.items())
+    }, problems
+
+
+def _group_channels(root: Path, images: Sequence[Path], labels: Sequence[Path]) -> list[Case]:
+    """nnU-Net's cases."""
+    channels, faults = channels_by_case(root, images)
+    by_name = {volume_stem(label): label for label in labels}
+    problems = [
+        f"{root}: image {n} has no label map" for n in sorted(channels.keys() - by_name.keys())
+    ]
+    problems += faults
     problems += [
         f"{root}: label map {n} has no image" for n in sorted(by_name.keys() - channels.keys())
     ]
     if problems:
         raise DataError(listed(problems))
-    return [
-        Case(name, tuple(files[c] for c in sorted(files)), by_name[name])
-        for name, files in sorted(channels.items())
-    ]
+    return [Case(name, tuple(files.values()), by_name[name]) for name, files in channels.items()]
 
 
 def _is_hidden(name: str) -> bool:

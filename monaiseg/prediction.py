@@ -16,10 +16,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from monaiseg.cases import Case
+from monaiseg.cases import Case, channels_by_case
 from monaiseg.checkpoint import Checkpoint, check_weights, load_checkpoint
 from monaiseg.devices import choose_device
-from monaiseg.errors import CheckpointError, DataError, MonaisegWarning, SettingsError
+from monaiseg.errors import (
+    CheckpointError,
+    DataError,
+    MonaisegWarning,
+    SettingsError,
+    listed,
+)
 from monaiseg.inference import sliding_window_class_map, window_options, window_shape
 from monaiseg.labels import LabelTable
 from monaiseg.network import network_of
@@ -144,6 +150,8 @@ def as_evaluated(checkpoint: Checkpoint, wanted: Settings) -> tuple[Checkpoint, 
         margins = partition.get("overlap_size")
         if margins is not None and dataset["axis_order"] != wanted.dataset.axis_order:
             partition["overlap_size"] = margins[::-1]
+        if margins is None and "overlap" in partition:
+            partition["overlap_size"] = None  # that of the training would win over it
         dataset["seg"]["partition"] |= partition
     kept = [f"dataset.{key}" for key in FROM_TRAINING if _differs(said_of_data, dataset, key)]
     notes = [f"{', '.join(kept)}: as in training, not as these settings say"] if kept else []
@@ -224,31 +232,52 @@ def predict_files(
 
 
 def find_images(paths: Iterable[Path], output: Path, num_channels: int = 1) -> list[list[Path]]:
-    """The images at `paths`, files or folders of them, grouped by case: its channels follow one another.
+    """The images of each case at `paths`: files, or folders of them.
+
+    Of several channels, the files follow one another; in a folder they are found by nnU-Net's names, NAME_0000,
+    NAME_0001, ..., so that a missing file never makes a case of two scans.
 
     Raises:
-        SettingsError: a folder holds none or is the output's, or they do not divide by the channels.
+        SettingsError: a folder holds none or is the output's, or a case lacks a channel.
     """
-    images: list[Path] = []
+    cases: list[list[Path]] = []
+    loose: list[Path] = []
     for path in paths:
-        if not path.is_dir():
-            images.append(path)
+        if path.is_dir():
+            cases += _images_in(path, output, num_channels)
             continue
-        if path.resolve() == output.resolve():
-            raise SettingsError(
-                f"{output} is the folder of the images; choose another --output, or its predictions are images the "
-                "next time"
-            )
-        inside = sorted(p for p in path.iterdir() if is_volume_name(p.name) and p.name[0] != ".")
-        if not inside:
-            raise SettingsError(f"{path}: holds no .nii or .nii.gz file")
-        images += inside
-    if num_channels > 1 and len(images) % num_channels:
+        loose.append(path)
+        if len(loose) == num_channels:
+            cases.append(loose)
+            loose = []
+    if loose:
         raise SettingsError(
-            f"{len(images)} images for a network of {num_channels} channels; give each case's channels "
+            f"{len(loose)} images are left over for a network of {num_channels} channels; give each case's channels "
             "one after the other"
         )
-    return [images[i : i + num_channels] for i in range(0, len(images), num_channels)]
+    return cases
+
+
+def _images_in(folder: Path, output: Path, num_channels: int) -> list[list[Path]]:
+    if folder.resolve() == output.resolve():
+        raise SettingsError(
+            f"{output} is the folder of the images; choose another --output, or its predictions are images the "
+            "next time"
+        )
+    images = sorted(p for p in folder.iterdir() if is_volume_name(p.name) and p.name[0] != ".")
+    if not images:
+        raise SettingsError(f"{folder}: holds no .nii or .nii.gz file")
+    if num_channels == 1:
+        return [[image] for image in images]
+    cases, problems = channels_by_case(folder, images)
+    problems += [
+        f"{folder}: image {name} has {len(channels)} channels, and the network takes {num_channels}"
+        for name, channels in cases.items()
+        if len(channels) != num_channels and not problems
+    ]
+    if problems:
+        raise SettingsError(listed(problems))
+    return [list(channels.values()) for channels in cases.values()]
 
 
 def prediction_name(image: str | Path) -> str:

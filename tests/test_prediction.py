@@ -12,8 +12,14 @@ import pytest
 from monaiseg.checkpoint import load_checkpoint
 from monaiseg.errors import DataError, SettingsError
 from monaiseg.phantom import make_phantom, write_phantom
-from monaiseg.prediction import Predictor, predict_files, with_settings
-from monaiseg.settings import changed, parse_settings
+from monaiseg.prediction import (
+    Predictor,
+    as_evaluated,
+    find_images,
+    predict_files,
+    with_settings,
+)
+from monaiseg.settings import changed, parse_settings, settings_from_dict
 from monaiseg.volumes import read_label_table
 
 ORIENTATIONS = [
@@ -87,6 +93,42 @@ def test_two_scans_of_one_name_are_not_written_over_each_other(predictor, phanto
     with pytest.raises(SettingsError, match="would both be written"):
         list(predict_files(predictor, [[one], [two]], tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_channels_are_grouped_by_name_in_a_folder_and_by_order_elsewhere(tmp_path):
+    def made(*names: str) -> list[Path]:
+        paths = [tmp_path / f"{name}.nii.gz" for name in names]
+        for path in paths:
+            path.touch()
+        return paths
+
+    out = tmp_path / "out"
+    a0, a1, b0, b1 = made("A_0000", "A_0001", "B_0000", "B_0001")
+    assert find_images([tmp_path], out, 2) == [[a0, a1], [b0, b1]]
+    assert find_images([b1, a0], out, 2) == [[b1, a0]]
+    with pytest.raises(SettingsError, match="1 images are left over"):
+        find_images([a0, a1, b0], out, 2)
+    with pytest.raises(SettingsError, match="A has 2 channels, and the network takes 3"):
+        find_images([tmp_path], out, 3)
+
+    a1.unlink()
+    b0.unlink()
+    with pytest.raises(SettingsError, match=r"A lacks channel 0001\n.*B lacks channel 0000"):
+        find_images([tmp_path], out, 2)
+    made("C")
+    with pytest.raises(SettingsError, match="C.nii.gz: has no channel number"):
+        find_images([tmp_path], out, 2)
+
+
+def test_the_overlap_of_an_evaluation_wins_over_the_margins_of_the_training(trained):
+    checkpoint = load_checkpoint(trained.run_folder)
+    settings = parse_settings(checkpoint.settings)
+    margins = changed(settings, {"dataset.seg.partition.overlap_size": (2, 2, 2)})
+    wanted = settings_from_dict({"dataset": {"seg": {"partition": {"overlap": 0.25}}}})
+
+    used, _ = as_evaluated(with_settings(checkpoint, margins), wanted)
+
+    assert parse_settings(used.settings).window_overlap == (0.25, 0.25, 0.25)
 
 
 def test_a_wrong_number_of_channels_is_refused(predictor, phantom, tmp_path):
