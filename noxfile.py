@@ -24,7 +24,6 @@ CONSTRAINTS = ("--constraint", "constraints.txt")
 TESTED_TORCH = next(
     line for line in Path("constraints.txt").read_text().split() if line.startswith("torch==")
 )
-EXTRAS = "bundle,itk,onnx"
 BUNDLE_TESTS = ("tests/test_bundle.py", "tests/test_distributed.py")
 SIDE_BY_SIDE = ("--numprocesses", "auto", "--maxprocesses", "4")
 """More than four processes would train the shared networks of the tests more often than they save."""
@@ -46,7 +45,7 @@ def in_runtime(
     python = str(bin_folder / "python")
     if not bin_folder.exists():
         session.run(sys.executable, "-m", "venv", str(bin_folder.parent), external=True)
-    wanted = ("--editable", f".[{EXTRAS}]", *group("test"), *group("types"))
+    wanted = ("--editable", ".", *group("test"), *group("types"))
     session.run_install(python, "-m", "pip", "install", "-q", *CONSTRAINTS, *wanted, external=True)
     path = os.pathsep.join([str(bin_folder), os.environ.get("PATH", "")])
     session.run(
@@ -161,10 +160,7 @@ def minimums(session: nox.Session) -> None:
     oldest = [bound.replace(">=", "==") for bound in PROJECT["project"]["dependencies"]]
     if "torch" not in session.posargs:
         oldest[0] = TESTED_TORCH
-    extras = [
-        bound for names in PROJECT["project"]["optional-dependencies"].values() for bound in names
-    ]
-    session.install(*oldest, *(bound.replace(">=", "==") for bound in extras), *group("test"))
+    session.install(*oldest, *group("test"))
     session.install("--no-deps", "--editable", ".")
     reference = "tests/test_docs.py::test_the_reference_pages_are_those_of_the_code"
     session.run(
