@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 RIVALS = Path(__file__).parent / "rivals"
+LABELS = Path(__file__).parent / "hippocampus.csv"
 MONAISEG = (sys.executable, "-m", "monaiseg")
 """The program, wherever it is installed."""
 WARM_UP_STEPS = 2
@@ -48,9 +49,9 @@ def peak_gib() -> float:
 
 
 def prepare(dataset: Path, output: Path) -> Path:
-    """Prepare the data task by the program's defaults; returns the folder of it."""
+    """Prepare the data task by the program's defaults, its labels named; returns the folder of it."""
     run(*MONAISEG, "prepare", "--dataset-path", dataset, "--output-root-path", output,
-        "--data-task-name", "benchmark", "--seed", 0)  # fmt: skip
+        "--data-task-name", "benchmark", "--seed", 0, "--label-table", LABELS)  # fmt: skip
     return output / "benchmark"
 
 

@@ -49,7 +49,7 @@ class Rival:
         )
         started = time.perf_counter()
         self.facts = self._answer()
-        self.seconds_to_ready = time.perf_counter() - started
+        self.seconds_to_ready = time.perf_counter() - started - self.facts.get("preparing", 0.0)
         self.peak_gib = 0.0
 
     def step(self, steps: int) -> Spent:

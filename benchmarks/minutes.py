@@ -3,13 +3,14 @@
 Every contender trains on the training cases of `prepare`'s default split for so many minutes and labels the test cases;
 one scorer scores them all. What is counted is the training command with everything in it: not nnU-Net's and MONAI's
 preprocessing, not our `plan`, whose seconds are kept apart. A point that FILE holds is not measured again, so that a
-run can be gone on with; new ones are added to it. The figure is drawn anew each time.
+run can be gone on with; new ones are added to it, each with its machine. The figure is drawn anew each time.
 
 Usage: python benchmarks/minutes.py --dataset DATASET --output OUTPUT [--minutes 8 20] [--seeds 0 1 2]
            [--contenders monaiseg monai nnunet] [--nnunet .nox/peers/bin/python] [--points FILE]
            [--figure docs/dice_against_minutes.svg]
 
-benchmarks/minutes.json holds the points of benchmarks/RESULTS.md.
+benchmarks/minutes.json holds the points of benchmarks/RESULTS.md: with `--points benchmarks/minutes.json` they are
+shown. By default FILE is OUTPUT/points.json, and all is measured.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import shutil
 import statistics
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +39,13 @@ def point(
 ) -> dict[str, Any]:
     """Train and score once: mean Dice over the test cases of each label, and the seconds that training took."""
     folder = output / f"{contender}-{minutes:g}-{seed}"
+    shutil.rmtree(folder, ignore_errors=True)  # half done
+    shutil.rmtree(task / folder.name, ignore_errors=True)
     folder.mkdir()
     run(python, RIVALS / f"with_{contender}.py", "minutes", task, minutes, seed, folder)
     result = json.loads((folder / "result.json").read_text())
     facts = {"contender": contender, "minutes": minutes, "seed": seed, **result}
+    facts |= {"machine": machine(), "date": time.strftime("%Y-%m-%d")}
     return facts | {"dice": dice(task, folder / "predictions")}
 
 
@@ -107,7 +113,7 @@ def main() -> None:
         + [f"{row['dice'][label]:.4f}" for label in labels]
         for row in medians(points)
     ]
-    print(machine())
+    print("; ".join(dict.fromkeys(f"{point['machine']}, {point['date']}" for point in points)))
     print(table(["", "minutes given", "taken", "seeds", *labels], rows))
     picture = args.figure or args.output / "dice_against_minutes.svg"
     picture.write_text(figure(points), encoding="utf-8")

@@ -4,8 +4,9 @@ Usage: python benchmarks/plan.py HIPPOCAMPUS OUTPUT [--only NAME] [--epochs N]
 
 HIPPOCAMPUS holds images/ and labels/. Cases and limits: hippocampus with 2 cores, 4 GB, 10 minutes and with 2 cores,
 8 GB, 60 minutes; phantoms of 192 x 224 x 192 with 57 classes, 2 cores, 6 GB, 30 minutes. `--epochs 5` stops
-each training after five epochs, the first validation and checkpoint among them. Memory is sampled ten times a second: the proportional share (PSS) of the training process and all its
-children, and the training process's own greatest resident set.
+each training after five epochs, the first validation and checkpoint among them. Memory is sampled ten times a second:
+the proportional share (PSS) of the training process and all its children, and the training process's own greatest
+resident set.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import time
 from pathlib import Path
 
+from common import LABELS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from monaiseg.phantom import make_phantom, write_phantom
@@ -45,13 +47,13 @@ def prepare(data: str, hippocampus: Path, root: Path) -> None:
     """The data task of that name, made where it is not there."""
     if (root / data).is_dir():
         return
-    dataset = hippocampus
+    dataset, names = hippocampus, ["--label-table", str(LABELS)]
     if data == "phantoms":
-        dataset = root / "phantom_dataset"
+        dataset, names = root / "phantom_dataset", []
         for number in range(PHANTOMS):
             made = make_phantom(SHAPE, label_values=range(1, CLASSES), seed=number)
             write_phantom(dataset, f"phantom_{number}", made)
-    run("prepare", "--dataset-path", str(dataset), "-o", str(root), "-dtn", data)
+    run("prepare", "--dataset-path", str(dataset), "-o", str(root), "-dtn", data, *names)
 
 
 def children(pid: int) -> list[int]:

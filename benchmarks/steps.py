@@ -2,7 +2,7 @@
 
 Equal pairs: nnU-Net's own network for this patch against our standard one without residual connections, which is the
 same network (but for the biases that nnU-Net gives its convolutions); MONAI's DynUNet against ours with them. Memory is
-that of the main process. A step's CPU time, workers included, depends little on what else the machine does.
+that of the main process. "Ready" is when the first step could begin on prepared data. A step's CPU time, workers included, depends little on what else the machine does.
 
 Usage: python benchmarks/steps.py DATASET [--nnunet .nox/peers/bin/python] [--steps 8] [--rounds 5]
 """

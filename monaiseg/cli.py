@@ -143,6 +143,12 @@ Gpu = Annotated[
     Optional[int],  # noqa: UP045 - typer on Python 3.10 reads Optional
     typer.Option("--gpu-id", "-g", help="CUDA device; -1 is the CPU. Default: as in the settings."),
 ]
+ModelGpu = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        "--gpu-id", "-g", help="CUDA device; -1 is the CPU. Default: the first GPU if there is one."
+    ),
+]
 Registrations = Annotated[
     bool, typer.Option("--atlas", "--im2im", "--keep-current", hidden=True, help="EasyReg's.")
 ]
@@ -214,8 +220,8 @@ def prepare(
         )
     _show_task(task)
     _next(
-        f'monaiseg train -ts settings.json -o "{output_root_path}" -dtn "{data_task_name}" -tn first',
-        "`monaiseg settings init settings.json` writes settings to start from",
+        f'monaiseg plan --output-root-path "{output_root_path}" -dtn "{data_task_name}" --minutes 60 -o settings.json',
+        "or write settings of your own: `monaiseg settings init settings.json`",
     )
 
 
@@ -354,7 +360,7 @@ def evaluate(
     save_predictions: Annotated[
         bool, typer.Option("--save-predictions", help="Write the label maps beside the scores.")
     ] = False,
-    gpu_id: Gpu = None,
+    gpu_id: ModelGpu = None,
 ) -> None:
     """Score a trained network on the held-out cases of its data task."""
     from monaiseg.data_tasks import read_data_task
@@ -380,7 +386,12 @@ def predict(
     model: Model,
     image: Annotated[
         list[Path],
-        typer.Option("--image", "-i", help="Images, or folders of them."),
+        typer.Option(
+            "--image",
+            "-i",
+            help="Images, or folders of them. Of several channels: NAME_0000, NAME_0001, ... in a folder, or files one "
+            "after the other.",
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the label maps.")],
     overlap: Annotated[
@@ -389,9 +400,9 @@ def predict(
     ] = None,
     flips: Annotated[
         bool,
-        typer.Option(help="Average over mirrored windows where the training's settings say so."),
+        typer.Option(help="Average over mirrored windows, where the settings of the training do."),
     ] = True,
-    gpu_id: Gpu = None,
+    gpu_id: ModelGpu = None,
 ) -> None:
     """Label new scans: each label map comes back on its scan's own grid."""
     from monaiseg.prediction import Predictor, find_images, predict_files

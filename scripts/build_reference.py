@@ -141,7 +141,9 @@ def _commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
 def _option_row(parameter: Any) -> tuple[str, str, str]:
     """Names, default and help of an option or argument."""
     is_option = parameter.param_type_name == "option"
-    names = parameter.opts if is_option else [parameter.metavar or parameter.name.upper()]
+    names = [parameter.metavar or parameter.name.upper()]
+    if is_option:
+        names = [*parameter.opts, *parameter.secondary_opts]
     has_default = parameter.default is not None and parameter.default is not False
     default = f"`{parameter.default}`" if has_default else ""
     return (

@@ -46,7 +46,7 @@ def test_from_a_folder_of_scans_to_scores_and_label_maps(dataset, small, tmp_pat
         20,
     )
     assert prepared.exit_code == 0, prepared.output
-    assert "monaiseg train" in prepared.output
+    assert "monaiseg plan" in prepared.output
 
     trained = call("train", "-ts", small.parent, *names, "-tn", "first", "-g", -1)
     assert trained.exit_code == 0, trained.output

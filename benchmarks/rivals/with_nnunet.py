@@ -76,7 +76,9 @@ def steps(task: Path, patch: str, batch: str) -> None:
     """The body of its loop: a batch from its workers, and its `train_step`."""
     turns = Turns()
     with tempfile.TemporaryDirectory(dir=task) as work:
+        begun = time.perf_counter()
         plans, about = prepared(task, Path(work))
+        preparing = time.perf_counter() - begun  # the others find their data prepared
         plan = plans["configurations"][CONFIGURATION]
         plan |= {"patch_size": [int(n) for n in patch.split("x")][::-1], "batch_size": int(batch)}
         trainer = trainer_of(plans, about)
@@ -88,6 +90,7 @@ def steps(task: Path, patch: str, batch: str) -> None:
             samples=int(batch),
             weights=weights,
             features=plan["architecture"]["arch_kwargs"]["features_per_stage"],
+            preparing=preparing,
         )
         turns.serve(lambda: trainer.train_step(next(trainer.dataloader_train)))
         for loader in (trainer.dataloader_train, trainer.dataloader_val):
