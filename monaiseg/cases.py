@@ -28,6 +28,7 @@ SPLITS = ("train", "val", "test", "debug")
 DEBUG_CASES = 5
 """As many training cases are scored again beside validation; a few show over-fitting as well as all would."""
 DATASET_FILE = "dataset.json"
+_CHANNEL = re.compile(r"(.+)_(\d{4})")
 """The Decathlon's and nnU-Net's name for a dataset's description, and ours for a data task's."""
 
 
@@ -64,7 +65,8 @@ def find_cases(dataset_path: str | Path) -> FoundCases:
     """Cases of a dataset in one of four layouts, paired and with sound ids; no volume is opened.
 
     The layouts: `train|val|test/{images,labels}`; `images`, `labels`; the Decathlon's (`dataset.json` that lists
-    pairs); nnU-Net's (`imagesTr` with a channel's number at the end of each name, `labelsTr`).
+    pairs); nnU-Net's (`imagesTr`, `labelsTr`). In all but the Decathlon's, channels may be files of their own, with
+    nnU-Net's number at the end of each name.
 
     Raises:
         DataError: the folder has none of the layouts, or images and label maps do not pair; all that do not are named.
@@ -156,6 +158,8 @@ def _find_pairs(images: Path, labels: Path) -> tuple[list[Case], list[str]]:
     """Cases of a folder of images and a folder of label maps."""
     image_files, image_notes = _volumes_in(images)
     label_files, label_notes = _volumes_in(labels)
+    if _are_channels(image_files, label_files):
+        return _group_channels(images, image_files, label_files), [*image_notes, *label_notes]
     pairs, notes = pair_files(image_files, label_files, f"{images} and {labels.name}")
     cases = [Case(volume_stem(image), (image,), label) for image, label in pairs]
     return cases, [*image_notes, *label_notes, *notes]
@@ -163,15 +167,12 @@ def _find_pairs(images: Path, labels: Path) -> tuple[list[Case], list[str]]:
 
 def _find_listed(root: Path, document: Mapping[str, Any]) -> tuple[list[Case], list[str]]:
     """Cases of nnU-Net's raw layout or the Decathlon's."""
-    if (root / "imagesTr").is_dir() and (root / "labelsTr").is_dir():
-        images, notes = _volumes_in(root / "imagesTr")
-        labels, more = _volumes_in(root / "labelsTr")
-        channels = [re.fullmatch(r"(.+)_(\d{4})", volume_stem(image)) for image in images]
-        named = {volume_stem(label) for label in labels}
-        if any(match and match[1] in named and match[0] not in named for match in channels):
-            return _group_channels(root, images, labels), notes + more
+    folders = root / "imagesTr", root / "labelsTr"
     if "training" not in document:
-        return _find_pairs(root / "imagesTr", root / "labelsTr")
+        return _find_pairs(*folders)
+    there = all(folder.is_dir() for folder in folders)
+    if there and _are_channels(*(_volumes_in(folder)[0] for folder in folders)):
+        return _find_pairs(*folders)
     path, items = root / DATASET_FILE, document["training"]
     if not isinstance(items, list) or not items:
         raise DataError(f'{path}: "training" lists no cases; list pairs of image and label there')
@@ -200,6 +201,13 @@ def _inside(root: Path, item: object, key: str) -> Path:
     return path
 
 
+def _are_channels(images: Iterable[Path], labels: Iterable[Path]) -> bool:
+    """Whether images are named as nnU-Net names channels: NAME_0000 for the label map NAME."""
+    named = {volume_stem(label) for label in labels}
+    matches = (_CHANNEL.fullmatch(volume_stem(image)) for image in images)
+    return any(match and match[1] in named and match[0] not in named for match in matches)
+
+
 def channels_by_case(
     root: Path, images: Iterable[Path]
 ) -> tuple[dict[str, dict[int, Path]], list[str]]:
@@ -212,7 +220,7 @@ def channels_by_case(
     channels: dict[str, dict[int, Path]] = defaultdict(dict)
     problems = []
     for image in images:
-        match = re.fullmatch(r"(.+)_(\d{4})", volume_stem(image))
+        match = _CHANNEL.fullmatch(volume_stem(image))
         if match is None:
             problems.append(f"{image}: has no channel number; name it {volume_stem(image)}_0000")
         else:
@@ -329,24 +337,24 @@ def pair_files(
 ) -> tuple[list[tuple[Path, Path]], list[str]]:
     """Images with their label maps, and notes.
 
-    By equal names; else by what is left of the names without their common beginning and end (`S01_T1` and `S01_seg`,
-    `image7` and `label007`); else, where no name agrees and there are as many of both, in sorted order.
+    By equal names; else by what is left of the names without their common beginning and end (`S01_T1` and `S01_seg`),
+    numbers by their value (`image7` and `label007`); else, where no name agrees and there are as many of both, in sorted order.
 
     Raises:
         DataError: some names agree and others do not, or the counts differ; those without a partner are named.
     """
-    for keyed in (_by_stem, _by_core):
-        ours, theirs = keyed(images), keyed(labels)
-        if ours.keys() == theirs.keys():
-            return [(ours[key], theirs[key]) for key in sorted(ours)], []
-        if ours.keys() & theirs.keys():
-            break
-    else:
-        if len(images) == len(labels):
-            pairs = list(zip(sorted(images), sorted(labels), strict=True))
-            first, last = (" with ".join(path.name for path in pairs[i]) for i in (0, -1))
-            note = f"names do not agree, so files are paired in sorted order: {first} to {last}"
-            return pairs, [f"{where}: {note}; give pairs the same name to be sure"]
+    ours, theirs = _by_stem(images), _by_stem(labels)
+    if not ours.keys() & theirs.keys():
+        if embedded := _embedded(images, labels):
+            return embedded, []
+        ours, theirs = _by_core(images), _by_core(labels)
+    if ours.keys() == theirs.keys():
+        return [(ours[key], theirs[key]) for key in sorted(ours)], []
+    if not ours.keys() & theirs.keys() and len(images) == len(labels):
+        pairs = list(zip(sorted(images), sorted(labels), strict=True))
+        first, last = (" with ".join(path.name for path in pairs[i]) for i in (0, -1))
+        note = f"names do not agree, so files are paired in sorted order: {first} to {last}"
+        return pairs, [f"{where}: {note}; give pairs the same name to be sure"]
     lone = [f"image {ours[k].name} has no label map" for k in sorted(ours.keys() - theirs.keys())]
     lone += [
         f"label map {theirs[k].name} has no image" for k in sorted(theirs.keys() - ours.keys())
@@ -370,6 +378,29 @@ def _by_core(files: Sequence[Path]) -> dict[str, Path]:
     numbered = [re.sub(r"\d+", lambda digits: str(int(digits[0])), core) for core in cores]
     distinct = numbered if len(set(numbered)) == len(files) else cores
     return dict(zip(distinct, files, strict=True))
+
+
+def _embedded(images: Sequence[Path], labels: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Pairs where every label map's name is what tells its image apart, between one beginning and one end; else none.
+
+    Names that are longer than others can share more with one end than with the other: `a`, `a_b` in `x_a_y`, `x_a_b_y`.
+    """
+    stems, ours = ([volume_stem(path) for path in files] for files in (labels, images))
+    start = len(os.path.commonprefix(ours))  # noqa: RUF071  letters are meant
+    end = len(os.path.commonprefix([stem[start:][::-1] for stem in ours]))  # noqa: RUF071
+    cores = {stem[start : len(stem) - end]: image for stem, image in zip(ours, images, strict=True)}
+    around = min(map(len, stems)) - min(map(len, cores))
+    shared = len(os.path.commonprefix(stems))  # noqa: RUF071
+    for before in range(min(shared, around) + 1):
+        after = around - before
+        found = {
+            stem[before : len(stem) - after]: label
+            for stem, label in zip(stems, labels, strict=True)
+        }
+        ends = {stem[len(stem) - after :] for stem in stems}
+        if found.keys() == cores.keys() and len(found) == len(labels) and len(ends) == 1:
+            return [(cores[core], found[core]) for core in sorted(cores)]
+    return []
 
 
 def _common_start(names: Sequence[str]) -> int:

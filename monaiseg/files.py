@@ -82,6 +82,21 @@ def probe_writable(folder: str | Path) -> None:
         _forget(temporary)
 
 
+def make_folder(folder: str | Path) -> Path:
+    """The folder, made where it is not there, after something could be written into it.
+
+    Raises:
+        StorageError: that was not possible.
+    """
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _storage_error(path, 4096, error) from error
+    probe_writable(path)
+    return path
+
+
 def check_room(folder: str | Path, needed: int, what: str) -> None:
     """Refuse a folder on a disk with less than `needed` bytes free for `what`.
 

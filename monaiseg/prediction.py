@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from monaiseg.cases import Case, channels_by_case
+from monaiseg.cases import Case, channels_by_case, folded
 from monaiseg.checkpoint import Checkpoint, check_weights, load_checkpoint
 from monaiseg.devices import choose_device
 from monaiseg.errors import (
@@ -24,8 +24,10 @@ from monaiseg.errors import (
     DataError,
     MonaisegWarning,
     SettingsError,
+    collecting,
     listed,
 )
+from monaiseg.files import make_folder
 from monaiseg.inference import sliding_window_class_map, window_options, window_shape
 from monaiseg.labels import LabelTable
 from monaiseg.network import network_of
@@ -127,7 +129,14 @@ class Predictor:
         return Path(output)
 
 
-FROM_TRAINING = ("num_channels", "spacing", "intensity", "seg.patch_size")
+FROM_TRAINING = (
+    "num_channels",
+    "spacing",
+    "intensity",
+    "seg.patch_size",
+    "seg.interested_label_list",
+    "seg.use_whole_img_as_input",
+)
 """Keys of `dataset` that a network is used with as it was trained."""
 
 
@@ -216,9 +225,17 @@ def predict_files(
 
     Raises:
         SettingsError: two images would be written to one name, or an output would overwrite an input.
+        DataError: images cannot be read; all are named before the first is predicted.
+        StorageError: `folder` cannot be written to.
     """
     plan = planned_outputs(images, folder)
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    problems: list[str] = []
+    for file in (file for files, _ in plan for file in files):
+        with collecting(problems):
+            read_header(file)
+    if problems:
+        raise DataError(listed(problems))
+    make_folder(folder)
     for files, output in plan:
         report = None if on_progress is None else _reporter(on_progress, files[0])
         labels = predictor.predict(files, report)
@@ -234,19 +251,22 @@ def predict_files(
 def find_images(paths: Iterable[Path], output: Path, num_channels: int = 1) -> list[list[Path]]:
     """The images of each case at `paths`: files, or folders of them.
 
-    Of several channels, the files follow one another; in a folder they are found by nnU-Net's names, NAME_0000,
-    NAME_0001, ..., so that a missing file never makes a case of two scans.
+    A file that holds all channels is a case by itself. Else they follow one another; in a folder they are found by
+    nnU-Net's names, NAME_0000, NAME_0001, ..., so that a missing file never makes a case of two scans.
 
     Raises:
         SettingsError: a folder holds none or is the output's, or a case lacks a channel.
+        DataError: a file cannot be read.
     """
     cases: list[list[Path]] = []
     loose: list[Path] = []
     for path in paths:
         if path.is_dir():
             cases += _images_in(path, output, num_channels)
-            continue
-        loose.append(path)
+        elif _is_whole(path, num_channels):
+            cases.append([path])
+        else:
+            loose.append(path)
         if len(loose) == num_channels:
             cases.append(loose)
             loose = []
@@ -267,9 +287,8 @@ def _images_in(folder: Path, output: Path, num_channels: int) -> list[list[Path]
     images = sorted(p for p in folder.iterdir() if is_volume_name(p.name) and p.name[0] != ".")
     if not images:
         raise SettingsError(f"{folder}: holds no .nii or .nii.gz file")
-    if num_channels == 1:
-        return [[image] for image in images]
-    cases, problems = channels_by_case(folder, images)
+    whole = [image for image in images if _is_whole(image, num_channels)]
+    cases, problems = channels_by_case(folder, sorted(set(images) - set(whole)))
     problems += [
         f"{folder}: image {name} has {len(channels)} channels, and the network takes {num_channels}"
         for name, channels in cases.items()
@@ -277,7 +296,12 @@ def _images_in(folder: Path, output: Path, num_channels: int) -> list[list[Path]
     ]
     if problems:
         raise SettingsError(listed(problems))
-    return [list(channels.values()) for channels in cases.values()]
+    return [[image] for image in whole] + [list(channels.values()) for channels in cases.values()]
+
+
+def _is_whole(image: Path, num_channels: int) -> bool:
+    """Whether a file has all channels that the network takes."""
+    return num_channels == 1 or read_header(image).num_channels == num_channels
 
 
 def prediction_name(image: str | Path) -> str:
@@ -307,17 +331,18 @@ def _reporter(on_progress: Callable[[Path, int, int], None], image: Path) -> Pro
 
 
 def _check_outputs(plan: Sequence[tuple[tuple[Path, ...], Path]]) -> None:
-    taken: dict[Path, Path] = {}
+    taken: dict[str, Path] = {}
     inputs = {file.resolve() for files, _ in plan for file in files}
     for files, output in plan:
-        if output in taken:
+        name = folded(output.name)
+        if name in taken:
             raise SettingsError(
-                f"{files[0]} and {taken[output]} would both be written to {output}; predict them into "
+                f"{files[0]} and {taken[name]} would both be written to {output}; predict them into "
                 "two folders"
             )
         if output.resolve() in inputs:
             raise SettingsError(f"{output} is an input; choose another output folder")
-        taken[output] = files[0]
+        taken[name] = files[0]
 
 
 def _files(image: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:

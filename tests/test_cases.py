@@ -85,6 +85,20 @@ def test_nnu_nets_numbers_are_channels(tmp_path):
         find_cases(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "folders", [("images", "labels"), ("train/images", "train/labels"), ("imagesTr", "labelsTr")]
+)
+def test_channels_are_found_by_their_numbers_in_every_layout(tmp_path, folders):
+    images, labels = (tmp_path / folder for folder in folders)
+    for number in (0, 1):
+        write_empty(images / f"x_000{number}.nii.gz", images / f"y_000{number}.nii.gz")
+    write_empty(labels / "x.nii.gz", labels / "y.nii.gz")
+
+    found = find_cases(tmp_path)
+
+    assert [(case.id, len(case.images)) for case in found.cases] == [("x", 2), ("y", 2)]
+
+
 @pytest.mark.parametrize("item", ["../out.nii.gz", "/etc/passwd", 3, None])
 def test_a_decathlon_list_cannot_lead_out_of_its_folder(tmp_path, item):
     (tmp_path / "dataset.json").write_text(
@@ -226,6 +240,15 @@ def test_files_without_a_partner_are_all_named(images, labels, lone):
 def test_a_common_beginning_or_end_never_changes_the_pairs(cores, data):
     mixed = data.draw(st.permutations(cores))
     pairs, notes = paired([f"{core}.nii" for core in cores], [f"img_{c}_seg.nii" for c in mixed])
+    assert pairs == {f"{core}.nii": f"img_{core}_seg.nii" for core in cores}
+    assert notes == []
+
+
+@pytest.mark.parametrize("cores", [("0", "0_"), ("a", "a_b"), ("S1", "S1_b", "S12")])
+def test_names_that_go_on_where_others_end_pair_too(cores):
+    """Sorted, `img_0__seg` comes before `img_0_seg`: a pairing in sorted order would exchange the two."""
+    pairs, notes = paired([f"{c}.nii" for c in cores], [f"img_{c}_seg.nii" for c in cores])
+
     assert pairs == {f"{core}.nii": f"img_{core}_seg.nii" for core in cores}
     assert notes == []
 

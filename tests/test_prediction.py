@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from monaiseg.checkpoint import load_checkpoint
-from monaiseg.errors import DataError, SettingsError
+from monaiseg.errors import DataError, SettingsError, StorageError
 from monaiseg.phantom import make_phantom, write_phantom
 from monaiseg.prediction import (
     Predictor,
     as_evaluated,
     find_images,
+    planned_outputs,
     predict_files,
     with_settings,
 )
@@ -95,11 +96,38 @@ def test_two_scans_of_one_name_are_not_written_over_each_other(predictor, phanto
     assert not (tmp_path / "out").exists()
 
 
+def test_names_that_differ_in_letter_case_are_one_file_on_some_disks(phantom, tmp_path):
+    one = phantom(case_id="scan", folder=tmp_path / "a").image
+    two = phantom(case_id="SCAN", folder=tmp_path / "b").image
+
+    with pytest.raises(SettingsError, match="would both be written"):
+        planned_outputs([[one], [two]], tmp_path / "out")
+
+
+def test_all_images_that_cannot_be_read_are_named_before_the_first_prediction(
+    predictor, phantom, tmp_path
+):
+    image = phantom().image
+
+    with pytest.raises(DataError, match=r"(?s)lost\.nii.*gone\.nii"):
+        list(predict_files(predictor, [[image], ["lost.nii"], ["gone.nii"]], tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file_is_refused(predictor, phantom, tmp_path):
+    (tmp_path / "out").write_text("mine")
+
+    with pytest.raises(StorageError, match="out: cannot be written"):
+        list(predict_files(predictor, [[phantom().image]], tmp_path / "out"))
+    assert (tmp_path / "out").read_text() == "mine"
+
+
 def test_channels_are_grouped_by_name_in_a_folder_and_by_order_elsewhere(tmp_path):
-    def made(*names: str) -> list[Path]:
+    def made(*names: str, num_channels: int = 1) -> list[Path]:
         paths = [tmp_path / f"{name}.nii.gz" for name in names]
         for path in paths:
-            path.touch()
+            channels = np.zeros((4, 4, 4, num_channels)[: 3 + (num_channels > 1)], np.float32)
+            nib.save(nib.Nifti1Image(channels, np.eye(4)), path)
         return paths
 
     out = tmp_path / "out"
@@ -110,6 +138,10 @@ def test_channels_are_grouped_by_name_in_a_folder_and_by_order_elsewhere(tmp_pat
         find_images([a0, a1, b0], out, 2)
     with pytest.raises(SettingsError, match="A has 2 channels, and the network takes 3"):
         find_images([tmp_path], out, 3)
+
+    (both,) = made("D", num_channels=2)
+    assert find_images([both, a0, a1], out, 2) == [[both], [a0, a1]]
+    assert find_images([tmp_path], out, 2) == [[both], [a0, a1], [b0, b1]]
 
     a1.unlink()
     b0.unlink()
