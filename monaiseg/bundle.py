@@ -180,7 +180,7 @@ def _check_replaceable(folder: Path) -> None:
     """Raises SettingsError where a folder holds something that is no bundle."""
     if folder.exists() and not folder.is_dir():
         raise SettingsError(f"{folder}: is a file; give a folder, or a name that ends in .zip")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "configs").is_dir():
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / ABOUT_FILE).is_file():
         raise SettingsError(f"{folder}: holds something that is no bundle; give a new folder")
 
 

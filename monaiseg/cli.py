@@ -642,15 +642,22 @@ def _evaluate(
     device: Any,
     *,
     save_predictions: bool,
+    wanted: Settings | None = None,
 ) -> None:
-    """Score cases of a data task, write the report and show it."""
+    """Score cases of a data task, write the report and show it; `wanted` are settings for it, as `as_evaluated` has them."""
     from monaiseg.checkpoint import load_checkpoint
     from monaiseg.evaluation import evaluate as evaluate_cases
-    from monaiseg.prediction import Predictor, with_settings
+    from monaiseg.facts import check_unchanged
+    from monaiseg.files import make_folder
+    from monaiseg.prediction import Predictor, as_evaluated, with_settings
     from monaiseg.report import write_report
     from monaiseg.settings import parse_settings
 
     checkpoint = load_checkpoint(model)
+    if wanted is not None:
+        checkpoint, notes = as_evaluated(checkpoint, wanted)
+        for note in notes:
+            typer.echo(f"note: {note}", err=True)
     settings = parse_settings(checkpoint.settings, str(checkpoint.path))
     predictor = Predictor(with_settings(checkpoint, task.as_read(settings, split)), device=device)
     if clash := predictor.table.contradiction(task.table):
@@ -658,6 +665,8 @@ def _evaluate(
             f"{model}: label {clash[0]} is {clash[1]!r} in the model and {clash[2]!r} in {task.folder}; evaluate it "
             "on data with its labels, or name them alike"
         )
+    check_unchanged(cases, task.facts)
+    make_folder(folder)
     with _progress("evaluating") as advance:
         counter = itertools.count(1)
         evaluation = evaluate_cases(
@@ -695,6 +704,7 @@ def _evaluate_instead(
         RunFolder.of(task.folder, task_name).records / "test",
         device_of(settings, gpu_id),
         save_predictions=settings.tsk_set.save_running_resolution_3d_img,
+        wanted=settings,
     )
 
 
@@ -727,7 +737,7 @@ def _records(model: Path) -> Path:
 def _listed_cases(
     list_file: Path | None, images: list[Path], labels: list[Path]
 ) -> tuple[Case, ...]:
-    from monaiseg.cases import Case
+    from monaiseg.cases import Case, check_ids
     from monaiseg.lists import read_list_file
     from monaiseg.volumes import volume_stem
 
@@ -740,9 +750,10 @@ def _listed_cases(
             f"{len(images)} images and {len(labels)} label maps; give one label map an image, or none"
         )
     known: list[Path | None] = [*labels] if labels else [None] * len(images)
+    ids = [volume_stem(image) for image in images]
+    check_ids(ids, "-i")
     return tuple(
-        Case(volume_stem(image), (image,), label)
-        for image, label in zip(images, known, strict=True)
+        Case(name, (image,), label) for name, image, label in zip(ids, images, known, strict=True)
     )
 
 

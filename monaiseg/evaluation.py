@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from monaiseg.cases import Case
-from monaiseg.errors import DataError
+from monaiseg.cases import Case, check_ids
+from monaiseg.errors import DataError, collecting, listed
+from monaiseg.files import make_folder
 from monaiseg.labels import LabelTable
 from monaiseg.metrics import LabelScore, score_label_maps
 from monaiseg.prediction import Predictor
-from monaiseg.volumes import read_header, read_label_map, write_label_map
+from monaiseg.volumes import grid_clash, read_header, read_label_map, write_label_map
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,9 @@ def evaluate(
         on_case: called after each case.
 
     Raises:
-        DataError: there are no cases, or cases without a label map; all are named.
+        DataError: there are no cases, cases without a label map, cases of one id, or cases whose files cannot be read or
+            lie on different grids; all are named before the first is predicted.
+        StorageError: `predictions` cannot be written to.
     """
     if not cases:
         raise DataError(f"split {split!r} holds no cases; choose one that does")
@@ -88,6 +91,15 @@ def evaluate(
             f"cases without a label map cannot be scored: {', '.join(unlabelled)}; "
             "give their label maps, or use `monaiseg predict`"
         )
+    check_ids([case.id for case in cases], split)
+    problems: list[str] = []
+    for case in cases:
+        with collecting(problems, f"case {case.id!r}: "):
+            _check_grid(case)
+    if problems:
+        raise DataError(listed(problems))
+    if predictions is not None:
+        make_folder(predictions)
     scores = []
     for case in cases:
         scores.append(_score(predictor, case, predictions))
@@ -96,20 +108,19 @@ def evaluate(
     return Evaluation(tuple(scores), predictor.table, model, split)
 
 
+def _check_grid(case: Case) -> None:
+    assert case.label is not None
+    if clash := grid_clash(read_header(case.label), case.images[0]):
+        raise DataError(clash)
+
+
 def _score(predictor: Predictor, case: Case, predictions: Path | None) -> CaseScores:
     assert case.label is not None
     reference, header = read_label_map(case.label)
-    words = header.grid.difference(read_header(case.images[0]).grid)
-    if words is not None:
-        raise DataError(
-            f"case {case.id!r}: label map {case.label} and image {case.images[0]} lie on different grids: {words}; "
-            "resample one onto the other"
-        )
     started = time.perf_counter()
     prediction = predictor.predict(case.images)
     seconds = time.perf_counter() - started
     if predictions is not None:
-        predictions.mkdir(parents=True, exist_ok=True)
         write_label_map(
             predictions / f"{case.id}_pred.nii.gz",
             prediction,

@@ -343,7 +343,9 @@ def label_notes(
         name for split in ("train", "val", "test") for name in splits.get(split, ())
     ):
         share = facts[name].foreground_share
-        if facts[name].label_voxels and share == 0:
+        if not facts[name].label_voxels:
+            continue  # it has no label map
+        if share == 0:
             notes.append(f"case {name!r}: its label map is all background")
         elif share > MOSTLY_FOREGROUND:
             notes.append(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from monaiseg.evaluation import Evaluation
-from monaiseg.files import write_atomic
+from monaiseg.files import make_folder, write_atomic
 
 COLUMNS = ("dice", "precision", "recall", "reference_ml", "prediction_ml")
 """Scores of each label in each case."""
@@ -25,8 +25,7 @@ COLUMNS = ("dice", "precision", "recall", "reference_ml", "prediction_ml")
 
 def write_report(evaluation: Evaluation, folder: str | Path) -> tuple[Path, Path]:
     """Write `scores.csv` (a row per case and label) and `summary.json`; returns their paths."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     table, summary = folder / "scores.csv", folder / "summary.json"
     write_atomic(table, scores_csv(evaluation).encode())
     write_atomic(summary, (json.dumps(summarise(evaluation), indent=2) + "\n").encode())
@@ -86,7 +85,8 @@ def label_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     """Mean scores of each foreground label over the cases that have one, and their number."""
     for column in zip(*(case.labels for case in evaluation.cases), strict=True):
         dice = np.array([score.dice for score in column])
-        errors = [score.prediction_ml - score.reference_ml for score in column]
+        found = [score for score in column if math.isfinite(score.dice)]
+        errors = [score.prediction_ml - score.reference_ml for score in found]
         yield {
             "value": column[0].value,
             "name": column[0].name,

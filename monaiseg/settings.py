@@ -699,7 +699,7 @@ def load_settings(path: str | Path) -> Settings:
 
 
 def _with_data_settings(document: dict[str, Any], path: Path, data_path: Path) -> dict[str, Any]:
-    data_document = _parse_json(data_path.read_bytes(), str(data_path))
+    data_document = _parse_json(read_bytes(data_path), str(data_path))
     for name, parsed in ((path, document), (data_path, data_document)):
         if _is_deep(parsed):
             raise SettingsError(f"{name}: nested too deeply; settings are {MAX_DEPTH} levels deep")

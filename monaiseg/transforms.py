@@ -52,7 +52,7 @@ from monaiseg.settings import (
     ScalingSettings,
     Settings,
 )
-from monaiseg.volumes import read_label_map, read_volume, volume_stem
+from monaiseg.volumes import grid_clash, read_label_map, read_volume, volume_stem
 from monaiseg.warps import extra_transforms, turn_matrix
 
 Item = dict[str, Any]
@@ -251,11 +251,8 @@ class ReadReferenced(Transform):
     @override
     def __call__(self, data: Mapping[str, Any]) -> Item:
         values, header = read_label_map(data["reference"])
-        if values.shape != tuple(data["pred"].shape[1:]):
-            raise DataError(
-                f"{data['reference']}: has shape {values.shape}, its image {tuple(data['pred'].shape[1:])}; "
-                "resample one onto the other"
-            )
+        if clash := grid_clash(header, data["image"].meta["filename_or_obj"]):
+            raise DataError(clash)
         classes = self.table.class_indices(values, others="background")
         volume = header.grid.voxel_volume_mm3
         return {**data, "label": torch.from_numpy(classes)[None], "voxel_volume_mm3": volume}

@@ -174,7 +174,7 @@ def read_label_map(
             )
         values, header = source.voxels()
         if source.scaling is not None or values.dtype.kind == "f":
-            values, notes = _rounded(_scaled(values, source.scaling))
+            values, notes = _rounded(_scaled(values, source.scaling, np.float64))
             header = replace(header, notes=header.notes + notes)
     with _naming(header.path):
         low, high = int(values.min()), int(values.max())
@@ -571,18 +571,30 @@ def _compare_forms(sform: Grid, qform: Grid) -> list[str]:
     return []
 
 
+def grid_clash(label: VolumeHeader, image: str | Path) -> str | None:
+    """What is wrong where a label map and its image do not lie on one grid; None where they do."""
+    words = label.grid.difference(read_header(image).grid)
+    if words is None:
+        return None
+    return f"label map {label.path} and image {image} lie on different grids: {words}; resample one onto the other"
+
+
 # ---------------------------------------------------------------- what the voxels hold
 
 
-def _scaled(stored: NDArray[Any], scaling: tuple[float, float] | None) -> NDArray[np.float32]:
-    """Values as float32, all of them finite."""
+def _scaled(
+    stored: NDArray[Any],
+    scaling: tuple[float, float] | None,
+    dtype: type[np.floating[Any]] = np.float32,
+) -> NDArray[Any]:
+    """Values as float32, or as the label values up to 2147483647 need it, all of them finite."""
     with np.errstate(over="ignore", invalid="ignore"):
         values = stored
         if scaling is not None:
-            exact = np.dtype(np.float64 if stored.dtype.itemsize > 2 else np.float32)
+            exact = np.dtype(np.float64 if stored.dtype.itemsize > 2 else dtype)
             slope, intercept = np.array(scaling, dtype=exact)
             values = stored.astype(exact) * slope + intercept
-        values = values.astype(np.float32, copy=False)
+        values = values.astype(dtype, copy=False)
         finite = bool(np.isfinite(values.min()) and np.isfinite(values.max()))
     if not finite:
         bad = ~np.isfinite(values)
@@ -603,7 +615,7 @@ def _check_exact(stored: NDArray[Any]) -> None:
         )
 
 
-def _rounded(values: NDArray[np.float32]) -> tuple[NDArray[Any], tuple[str, ...]]:
+def _rounded(values: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
     """Integers for values that are nearly so, in the smallest type that holds them, and a note where they moved."""
     nearest = np.rint(values)
     distance = np.abs(values - nearest)

@@ -29,7 +29,8 @@ from monaiseg.devices import device_of
 from monaiseg.engines import build_optimizer, initial_network
 from monaiseg.errors import DataError, MonaisegError, SettingsError
 from monaiseg.evaluation import CaseScores, Evaluation
-from monaiseg.files import write_atomic
+from monaiseg.facts import check_unchanged
+from monaiseg.files import make_folder, write_atomic
 from monaiseg.geometry import Spacing
 from monaiseg.handlers import case_ids
 from monaiseg.labels import LabelTable
@@ -211,6 +212,7 @@ def evaluation_data(task: DataTask, split: str) -> list[Item]:
             f"{task.folder}: split {split!r} holds {f'no label map for {lone[0]}' if lone else 'no cases'}; choose "
             "another split, or prepare the data with one"
         )
+    check_unchanged(cases, task.facts)
     return [
         {
             "image": [str(path) for path in case.images],
@@ -353,10 +355,10 @@ class WriteLabelMaps:
 
     def attach(self, engine: Engine) -> None:
         """Write each case as it comes."""
+        engine.add_event_handler(Events.STARTED, make_folder, self.folder)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
 
     def _write(self, engine: Engine) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         batch: Any = engine.state.batch
         output: Any = engine.state.output
         for item, made in zip(batch, output, strict=True):

@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from monai.bundle.utils import load_bundle_config
 from monai.bundle.workflows import ConfigWorkflow
+from monai.data.meta_tensor import MetaTensor
 from typer.testing import CliRunner
 
 from monaiseg import checkpoint as checkpoints
@@ -30,13 +32,16 @@ from monaiseg.cli import app
 from monaiseg.data_tasks import DataTask
 from monaiseg.errors import DataError, SettingsError
 from monaiseg.evaluation import evaluate
+from monaiseg.geometry import Grid
 from monaiseg.labels import LabelTable
 from monaiseg.phantom import write_phantom_dataset
 from monaiseg.prediction import Predictor
 from monaiseg.preparation import prepare
 from monaiseg.settings import Settings, changed, dump_settings, load_settings
 from monaiseg.training import train
-from monaiseg.transforms import cached_chain, case_item
+from monaiseg.transforms import ReadReferenced, cached_chain, case_item
+from monaiseg.volumes import read_label_map, write_label_map
+from monaiseg.workflow import evaluation_data
 
 REPOSITORY = Path(__file__).parent.parent
 LPBA = REPOSITORY / "bundles" / "lpba"
@@ -451,6 +456,27 @@ def test_another_dataset_of_the_same_cases_changes_nothing(bundle, task, trained
     assert same_weights(bundle / "eval" / "training", trained / "eval" / "training")
 
 
+def test_references_on_other_grids_or_changed_since_are_refused(bundle, brains, by_hand, tmp_path):
+    task = prepare(brains, tmp_path, "brains", label_table=LPBA / "configs" / "labels.csv")
+    (case,) = task.cases["test"]
+    dataset = tmp_path / "copy"
+    shutil.copytree(brains, dataset)
+    other = prepare(dataset, tmp_path, "moved", label_table=LPBA / "configs" / "labels.csv")
+    label = other.cases["test"][0].label
+    values, header = read_label_map(label)
+    turned = header.grid.array @ np.diag([-1.0, 1.0, 1.0, 1.0])
+    write_label_map(label, values, Grid.of(values.shape, turned))
+
+    with pytest.raises(DataError, match="changed since the check"):
+        evaluation_data(other, "test")
+    item = {
+        "reference": str(label),
+        "image": MetaTensor(torch.zeros(1), meta={"filename_or_obj": str(case.images[0])}),
+    }
+    with pytest.raises(DataError, match="lie on different grids: orientation"):
+        ReadReferenced(task.table)(item)
+
+
 def test_data_with_other_labels_than_the_bundles_are_refused(bundle, data_task):
     with pytest.raises(RuntimeError) as caught:
         run_workflow(bundle, "train", dataset_dir=str(data_task.folder))
@@ -589,6 +615,16 @@ def test_a_zip_holds_the_folder_and_monai_reads_it(packed, by_hand, tmp_path):
             assert held[str(file.relative_to(packed.parent))] == file.read_bytes()
     parser = load_bundle_config(str(path), "inference.json")
     assert parser["network_def"]["_target_"] == "monaiseg.workflow.network"
+
+
+def test_a_folder_with_configurations_of_another_kind_is_left_alone(by_hand, tmp_path):
+    mine = tmp_path / "project" / "configs" / "train.json"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("{}")
+
+    with pytest.raises(SettingsError, match="holds something that is no bundle"):
+        pack_bundle(by_hand, tmp_path / "project")
+    assert mine.read_text() == "{}"
 
 
 def test_packing_into_a_bundle_keeps_its_documents(by_hand, tmp_path):

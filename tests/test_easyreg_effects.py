@@ -975,8 +975,16 @@ def test_train_false_evaluates_the_model_on_the_test_split(loop, tmp_path):
 
     assert result.exit_code == 0, result.output
     scored = first.folder.parent / "scored"
-    assert (scored / "records" / "test" / "scores.csv").is_file()
+    scores = (scored / "records" / "test" / "scores.csv").read_text()
     assert not (scored / "checkpoints").exists()
+
+    other = json.loads(settings.read_text())
+    other.setdefault("dataset", {})["img_after_resize"] = [48, 48, 48]
+    settings.write_text(json.dumps(other))
+    resized = CliRunner().invoke(app, [str(w) for w in [*words[:-1], "resized"]])
+    assert resized.exit_code == 0, resized.output
+    path = first.folder.parent / "resized" / "records" / "test" / "scores.csv"
+    assert path.read_text() != scores
 
 
 def test_every_key_of_easyreg_stands_in_a_table():

@@ -369,6 +369,17 @@ def test_a_label_map_is_integers_whatever_its_file_holds(file, dtype):
     assert header.notes == ()
 
 
+@pytest.mark.parametrize("more", [{}, {"scl_slope": 1.0, "scl_inter": 4.0}])
+def test_large_label_values_stay_apart_whatever_their_file_holds(file, more):
+    """Atlases number structures like 312782574; float32 knows every 32nd of those."""
+    wanted = 312782574 + VOXELS.astype(np.int64) % 5
+    stored = (wanted - more.get("scl_inter", 0)).astype(np.int32 if more else np.float64)
+
+    values, _ = read_label_map(file(nifti(stored, **more)))
+
+    assert np.array_equal(values, wanted)
+
+
 def test_labels_that_scaling_moved_a_little_are_rounded_and_noted(file):
     values, header = read_label_map(file(nifti((VOXELS % 5).astype(np.int16), scl_slope=0.9999)))
 
