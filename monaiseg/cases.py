@@ -28,8 +28,9 @@ SPLITS = ("train", "val", "test", "debug")
 DEBUG_CASES = 5
 """As many training cases are scored again beside validation; a few show over-fitting as well as all would."""
 DATASET_FILE = "dataset.json"
-_CHANNEL = re.compile(r"(.+)_(\d{4})")
 """The Decathlon's and nnU-Net's name for a dataset's description, and ours for a data task's."""
+_CHANNEL = re.compile(r"(.+)_(\d{4})")
+"""nnU-Net's name for one channel of a case."""
 
 
 @dataclass(frozen=True)
@@ -338,7 +339,8 @@ def pair_files(
     """Images with their label maps, and notes.
 
     By equal names; else by what is left of the names without their common beginning and end (`S01_T1` and `S01_seg`),
-    numbers by their value (`image7` and `label007`); else, where no name agrees and there are as many of both, in sorted order.
+    numbers by their value (`image7` and `label007`); else, where no name agrees and there are as many of both, in sorted
+    order.
 
     Raises:
         DataError: some names agree and others do not, or the counts differ; those without a partner are named.
