@@ -29,7 +29,14 @@ from monaiseg.files import checked_text, read_text
 Color = tuple[int, int, int]
 MAX_CLASSES = 32_767
 MAX_VALUE = 2**31 - 1
-_SIDE = re.compile(r"(?i)(?<![a-z])(left|right|lh|rh|l|r)(?![a-z])")
+_SIDE = re.compile(
+    r"(?<![A-Za-z])(?i:left|right)(?![a-z])|(?<=[a-z])(?:Left|Right)(?![a-z])"  # LeftKidney, kidneyLeft
+    r"|(?i:(?<![a-z0-9])(?:lh|rh|l|r)(?![a-z0-9]))"  # not the L of vertebra_L1
+)
+_WORD_OF_SIDE = re.compile("(?i)left|right")
+_CHAMBER = re.compile("(?i)ventric|atri(?:um|al)")
+_LATERAL = re.compile("(?i)(?<![a-z])lat")
+"""The brain's ventricles are a pair."""
 _OTHER_SIDE = {"left": "right", "right": "left", "lh": "rh", "rh": "lh", "l": "r", "r": "l"}
 
 
@@ -287,7 +294,8 @@ class LabelTable:
         """Whether it is known what each label becomes in a left-right mirror image.
 
         All have names of their own, or partners, and each name with a side has its partner. A name made of the value
-        ("label 165") does not tell a side.
+        ("label 165") does not tell a side. Names that differ in l and r at an end (lkid, rkid) may have one: they want
+        partners from the label table; so do the heart's chambers, which are no mirror images of one another.
         """
         return not self._lone and not self._unnamed
 
@@ -308,7 +316,13 @@ class LabelTable:
 
     @property
     def _lone(self) -> list[Label]:
-        return [x for x in self.labels if x.partner is None and _SIDE.search(x.name)]
+        names = {label.name.lower() for label in self.labels}
+        return [
+            label
+            for label in self.labels
+            if label.partner is None
+            and (_SIDE.search(label.name) or _exchanged_ends(label.name.lower()) & names)
+        ]
 
     @cached_property
     def partner_classes(self) -> tuple[int, ...]:
@@ -337,12 +351,32 @@ def _default_name(value: int) -> str:
 def _partners(names: Mapping[int, str]) -> dict[int, int]:
     """Partner values read from names that differ in their side alone: left/right, lh/rh, L/R."""
     values = {name.lower(): value for value, name in names.items()}
-    partners = {}
-    for value, name in names.items():
-        mirrored = _SIDE.sub(lambda side: _OTHER_SIDE[side[0].lower()], name.lower())
-        if mirrored != name.lower() and mirrored in values:
-            partners[value] = values[mirrored]
-    return partners
+    partners = {
+        value: values[mirrored]
+        for value, name in names.items()
+        if (mirrored := _other_side(name)) in values and mirrored != name.lower()
+    }
+    return {one: other for one, other in partners.items() if partners.get(other) == one}
+
+
+def _other_side(name: str) -> str:
+    """The name of the same structure on the other side, in small letters; the name itself where it has none.
+
+    >>> _other_side("LeftKidney"), _other_side("L hippocampus"), _other_side("left ventricle")
+    ('rightkidney', 'r hippocampus', 'left ventricle')
+    """
+    if _CHAMBER.search(name) and not _LATERAL.search(name):
+        return name.lower()
+    side = _SIDE if _SIDE.search(name) else _WORD_OF_SIDE
+    return side.sub(lambda found: _OTHER_SIDE[found[0].lower()], name).lower()
+
+
+def _exchanged_ends(name: str) -> set[str]:
+    """The name, in small letters, with l for r or r for l at its beginning or at its end."""
+    other = {"l": "r", "r": "l"}
+    first, last = other.get(name[:1]), other.get(name[-1:])
+    begun = {first + name[1:]} if first else set()
+    return begun | ({name[:-1] + last} if last else set())
 
 
 def _color(index: int) -> Color:

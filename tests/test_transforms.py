@@ -772,6 +772,12 @@ def test_a_left_right_mirror_without_partners_is_refused():
         ({1: "anterior", 2: "posterior"}, True),
         ({1: "left eye", 2: "right eye"}, True),
         ({1: "left eye", 2: "nose"}, False),
+        ({1: "LeftKidney", 2: "RightKidney"}, True),
+        ({1: "kidneyLeft", 2: "nose"}, False),
+        ({1: "lkid", 2: "rkid"}, False),
+        ({1: "left ventricle", 2: "right ventricle"}, False),
+        ({1: "Left-Lateral-Ventricle", 2: "Right-Lateral-Ventricle"}, True),
+        ({1: "vertebra_L1", 2: "vertebra_L2"}, True),
     ],
 )
 def test_what_mirror_images_are_is_known_where_all_labels_have_names(names, can):
@@ -779,6 +785,23 @@ def test_what_mirror_images_are_is_known_where_all_labels_have_names(names, can)
 
     assert table.can_mirror == can
     assert (table.mirror_note() is None) == (len(names) == 2)
+
+
+@pytest.mark.parametrize(
+    ("names", "partners"),
+    [
+        (("L hippocampus", "R hippocampus"), (2, 1)),
+        (("LeftKidney", "RightKidney"), (2, 1)),
+        (("kidneyleft", "kidneyright"), (2, 1)),
+        (("bright spot", "cleft"), (None, None)),
+        (("heart_atrium_left", "heart_atrium_right"), (None, None)),
+        (("Left-Inf-Lat-Vent", "Right-Inf-Lat-Vent"), (2, 1)),
+    ],
+)
+def test_partners_are_read_from_names_that_differ_in_their_side(names, partners):
+    table = LabelTable.from_values([1, 2], dict(enumerate(names, start=1)))
+
+    assert tuple(label.partner for label in table.foreground) == partners
 
 
 def test_partners_tell_what_names_do_not():
