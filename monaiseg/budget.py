@@ -16,8 +16,9 @@ CALIBRATION_STEPS = 10
 """Steps after which the end is decided for the first time."""
 UNSTEADY_STEPS = 2
 """A process's first steps wait for workers and memory: their time is spent, but tells nothing of the others'."""
-FORWARD_SHARE = 1 / 3
-"""Forward pass over forward and backward: what a validation is taken for until one has been measured."""
+FORWARD_SHARE = 1 / 2
+"""What a window at validation takes of a step's patch, until it has been measured: a third of it is the way forward, scores
+are added up, and where steps are in bfloat16 windows are not."""
 EXIT_SECONDS = 2.0
 """Kept for the interpreter's start and the end of the process."""
 VALIDATION_SLACK = 1.25
@@ -33,7 +34,7 @@ class Pace:
     validation: float
     """Validation and debug cases, and saving the best."""
     closing: float = 0.0
-    """The rest of an epoch's end: its row, its commit."""
+    """The rest of an epoch's end, with a commit."""
 
     @property
     def ending(self) -> float:
@@ -146,9 +147,11 @@ class Budget:
         """A validation is over."""
         self._state["validation"] = self._lap()
 
-    def closed(self) -> None:
-        """An epoch's end, or a commit within one, is over."""
-        self._state["closing"] = self._lap()
+    def closed(self, *, committed: bool) -> None:
+        """An epoch's end, or a commit within one, is over; the last of a training has a commit, so these are counted."""
+        seconds = self._lap()
+        if committed:
+            self._state["closing"] = seconds
 
     def _lap(self) -> float:
         now = self._clock()

@@ -258,6 +258,8 @@ def plan(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write the settings that make the most of the minutes, cores and memory there are, and say why."""
+    import torch
+
     from monaiseg.files import write_atomic
     from monaiseg.planning import Measurements
     from monaiseg.planning import plan as plan_training
@@ -276,6 +278,8 @@ def plan(
     )
     for choice in planned.choices:
         typer.echo(f"{choice.what}: {choice.why}")
+    if gpu_memory is None and torch.cuda.is_available():
+        typer.echo("note: for the processor; --gpu-memory GIB plans for the GPU of this computer")
     typer.echo(planned.prediction.in_words())
     write_atomic(output, dump_settings(planned.settings).encode())
     if measurements is not None and not known:
@@ -304,7 +308,7 @@ def train(
         bool,
         typer.Option(
             "--accept-inexact",
-            help="With --resume: go on although threads, versions, data or settings have changed.",
+            help="With --resume: go on although threads, versions or settings have changed.",
         ),
     ] = False,
 ) -> None:
@@ -332,6 +336,7 @@ def train(
         _next(
             f'monaiseg train --resume -ts "{setting_folder_path}" -o "{output_root_path}" '
             f'-dtn "{data_task_name}" -tn "{task_name}"'
+            + (f" -g {gpu_id}" if gpu_id is not None else "")
         )
         raise typer.Exit(130)
     if result.best is not None:
@@ -354,7 +359,8 @@ def evaluate(
     report: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            help="Folder for scores.csv and summary.json. Default: records/<split> of the training."
+            help="Folder for scores.csv and summary.json. Default: records/<split> of the training; of one on another data "
+            "task records/<data task>-<split>."
         ),
     ] = None,
     save_predictions: Annotated[
@@ -368,7 +374,7 @@ def evaluate(
     task = read_data_task(output_root_path / data_task_name)
     if split not in task.cases:
         raise SettingsError(f"split {split!r} is not there; use one of {', '.join(task.cases)}")
-    folder = report or _records(model) / split
+    folder = report or _records(model) / _named_after(task, split, model)
     _evaluate(
         model,
         task,
@@ -456,6 +462,7 @@ def eval_seg(
     """Label listed scans and score those with label maps: EasyReg's eval_seg.py."""
     from monaiseg.checkpoint import load_checkpoint
     from monaiseg.devices import device_of
+    from monaiseg.evaluation import check_references
     from monaiseg.evaluation import evaluate as evaluate_cases
     from monaiseg.prediction import Predictor, as_evaluated, predict_files
     from monaiseg.report import write_report
@@ -473,10 +480,11 @@ def eval_seg(
         typer.echo(f"note: {note}", err=True)
     predictor = Predictor(checkpoint, device=device_of(settings, gpu_id))
     records = task_output_path / "seg" / "res" / "records"
+    known = [case for case in cases if case.label is not None]
+    unknown = [case.images for case in cases if case.label is None]
+    check_references(known)
     with _progress("labelling") as advance:
         counter = itertools.count(1)
-        known = [case for case in cases if case.label is not None]
-        unknown = [case.images for case in cases if case.label is None]
         for file in predict_files(predictor, unknown, records / "3D") if unknown else ():
             advance(next(counter), len(cases))
             typer.echo(str(file.output))
@@ -484,7 +492,7 @@ def eval_seg(
             evaluation = evaluate_cases(
                 predictor,
                 known,
-                model=str(model_path),
+                model=str(checkpoint.path),
                 predictions=records / "3D",
                 on_case=lambda _: advance(next(counter), len(cases)),
             )
@@ -540,6 +548,11 @@ def settings_check(
 
         if note := resize_note(settings):
             typer.echo(f"note: {note}", err=True)
+    if settings.tsk_set.continue_train and not settings.tsk_set.model_path:
+        raise SettingsError(
+            f"{file}: tsk_set.continue_train is true and tsk_set.model_path empty; name the checkpoint"
+        )
+    _check_network(settings)
     typer.echo(f"{find_settings(file)}: all keys are known and in range")
 
 
@@ -623,11 +636,15 @@ def bundle_pack(
             "--output", "-o", help="Folder, new or of a bundle, or a file that ends in .zip."
         ),
     ],
+    documents: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of a bundle whose card, licences and about.json it has."),
+    ] = None,
 ) -> None:
     """Hand on a trained network as a MONAI bundle, with its weights and as TorchScript."""
     from monaiseg.bundle import pack_bundle
 
-    typer.echo(f"written: {pack_bundle(model, output)}")
+    typer.echo(f"written: {pack_bundle(model, output, documents)}")
 
 
 # ---------------------------------------------------------------- helpers of the commands
@@ -673,7 +690,8 @@ def _evaluate(
             predictor,
             cases,
             split=split,
-            model=str(model),
+            model=str(checkpoint.path),
+            data_task=str(task.folder),
             predictions=folder / "predictions" if save_predictions else None,
             on_case=lambda _: advance(next(counter), len(cases)),
         )
@@ -714,6 +732,16 @@ def _load(path: Path) -> Settings:
     return load_settings(find_settings(path))
 
 
+def _check_network(settings: Settings) -> None:
+    """Whether the network can halve the patch; how often an axis is halved depends on the voxel size, if that is known."""
+    from monaiseg.network import plan_topology
+
+    spacing, network = settings.spacing_mm, settings.tsk_set.network
+    if spacing is None:
+        network = network.model_copy(update={"num_stages": None})
+    plan_topology(network, settings.patch_shape, spacing or (1.0, 1.0, 1.0))
+
+
 def _check_free(file: Path, *, force: bool) -> None:
     if file.exists() and not force:
         raise SettingsError(
@@ -732,6 +760,12 @@ def _records(model: Path) -> Path:
     if model.is_dir():
         return (model.parent if model.name == "checkpoints" else model) / "records"
     return (model.parent.parent if model.parent.name == "checkpoints" else model.parent) / "records"
+
+
+def _named_after(task: DataTask, split: str, model: Path) -> str:
+    """Name of the folder of a split's scores; that of another data task than the training's says which."""
+    own = task.folder.resolve() in model.resolve().parents
+    return split if own else f"{task.folder.name}-{split}"
 
 
 def _listed_cases(
@@ -851,7 +885,7 @@ def _show_scores(evaluation: Evaluation, most: int | None = None) -> None:
         [
             row["name"],
             *(f"{row[key]:.4f}" for key in ("dice", "dice_sd", "precision", "recall")),
-            f"{row['volume_error_ml']:+.3f}",
+            f"{row['volume_error_ml']:.3f}",
             f"{row['cases']}",
         ]
         for row in labels[:most]

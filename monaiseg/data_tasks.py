@@ -37,6 +37,8 @@ VOLUMES_FOLDER = "volumes"
 """Where a data task keeps volumes of its own, if preparation wrote any."""
 CACHE_FOLDER = "cache"
 """Where trainings keep prepared cases, found again by their content."""
+DESKTOP_FILE = ".DS_Store"
+"""What macOS leaves in a folder that was looked at."""
 
 _LABELLED = ("train", "val", "debug")
 
@@ -64,32 +66,8 @@ class DataTask:
             checked_text(name, "channel name")
 
     def label_table(self, settings: Settings) -> LabelTable:
-        """The labels that the settings ask for.
-
-        Raises:
-            SettingsError: `interested_label_list` names values that there are not, or `class_num` or the number of
-                class weights is not that of the labels.
-        """
-        values = settings.dataset.seg.interested_label_list
-        if strange := sorted(set(values) - {-1, *self.table.values}):
-            raise SettingsError(
-                f"dataset.seg.interested_label_list: the data task {self.name} has no labels "
-                f"{', '.join(map(str, strange))}; it has {', '.join(map(str, self.table.values))}"
-            )
-        table = self.table if -1 in values else self.table.restricted_to(values)
-        class_num = settings.tsk_set.seg.class_num
-        if class_num not in (-1, table.num_classes):
-            raise SettingsError(
-                f"tsk_set.seg.class_num: {class_num} is not the number of labels with background; use "
-                f"{table.num_classes}, or -1"
-            )
-        weights = settings.tsk_set.loss.ce.class_weight
-        if weights is not None and len(weights) != table.num_classes:
-            raise SettingsError(
-                f"tsk_set.loss.ce.class_weight: {len(weights)} weights for {table.num_classes} classes; give one for "
-                "each class, background first"
-            )
-        return table
+        """The labels that the settings ask for; raises as `kept_labels`."""
+        return kept_labels(self.table, settings, f"the data task {self.name}")
 
     def as_read(self, settings: Settings, split: str = "train") -> Settings:
         """The settings to read the cases of a split by: volumes that preparation has normalised stay as they are.
@@ -109,6 +87,40 @@ class DataTask:
         return changed(settings, as_they_are)
 
 
+def kept_labels(table: LabelTable, settings: Settings, owner: str) -> LabelTable:
+    """The labels of a table that the settings ask for; `owner` says whose table it is.
+
+    Raises:
+        SettingsError: `interested_label_list` names values that there are not or nothing but the background, or
+            `class_num` or the number of class weights is not that of the labels.
+    """
+    values = settings.dataset.seg.interested_label_list
+    if strange := sorted(set(values) - {-1, *table.values}):
+        raise SettingsError(
+            f"dataset.seg.interested_label_list: {owner} has no labels {', '.join(map(str, strange))}; it has "
+            f"{', '.join(map(str, table.values))}"
+        )
+    kept = table if -1 in values else table.restricted_to(values)
+    if kept.num_classes < 2:
+        raise SettingsError(
+            f"{owner}: background is all there is to learn; list labels in dataset.seg.interested_label_list, or prepare "
+            "label maps that hold some"
+        )
+    class_num = settings.tsk_set.seg.class_num
+    if class_num not in (-1, kept.num_classes):
+        raise SettingsError(
+            f"tsk_set.seg.class_num: {class_num} is not the number of labels with background; use {kept.num_classes}, "
+            "or -1"
+        )
+    weights = settings.tsk_set.loss.ce.class_weight
+    if weights is not None and len(weights) != kept.num_classes:
+        raise SettingsError(
+            f"tsk_set.loss.ce.class_weight: {len(weights)} weights for {kept.num_classes} classes; give one for each "
+            "class, background first"
+        )
+    return kept
+
+
 def prepared_by(settings: Settings) -> dict[str, Any]:
     """What of `dataset` decides how preparation resamples and normalises volumes, sizes along X, Y, Z."""
     wanted = {
@@ -122,11 +134,17 @@ def prepared_by(settings: Settings) -> dict[str, Any]:
 def write_data_task(task: DataTask) -> None:
     """Writes a data task's folder, whole or not at all. One that says the same already is left as it is.
 
+    Where only the places of the files are new, lists and `dataset.json` are written one after the other and all else is
+    left: trainings in the folder go on, for their cases are the same.
+
     Raises:
         SettingsError: there is something else in the folder, such as trainings on another split.
         StorageError: the folder cannot be written.
     """
     if _is_same(task):
+        return
+    if _is_moved(task):
+        write_lists(task, task.folder)
         return
     with fresh_folder(task.folder) as scratch:
         write_lists(task, scratch)
@@ -135,7 +153,7 @@ def write_data_task(task: DataTask) -> None:
 def write_lists(task: DataTask, folder: Path) -> None:
     """Writes list files and `dataset.json` into `folder`."""
     for split in SPLITS:
-        (folder / split).mkdir()
+        (folder / split).mkdir(exist_ok=True)
         write_list_file(folder / split / PATHS_FILE, task.cases.get(split, ()))
     write_atomic(folder / DATASET_FILE, _dataset_json(task))
 
@@ -147,6 +165,20 @@ def _is_same(task: DataTask) -> bool:
             for split in SPLITS
         )
     except (OSError, DataError):
+        return False
+
+
+def _is_moved(task: DataTask) -> bool:
+    """Whether the folder's `dataset.json` says of the same files, by their checksums, that they lie elsewhere."""
+    try:
+        before = json.loads((task.folder / DATASET_FILE).read_bytes())
+        now = json.loads(_dataset_json(task))
+        for record in (*before["cases"], *now["cases"]):
+            record["images"] = len(record["images"])
+            record["label"] = record["label"] is not None
+            record["facts"].pop("notes")  # they name files
+        return bool(before | {"notes": None} == now | {"notes": None})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # it is none
         return False
 
 
@@ -184,14 +216,17 @@ def check_replaceable(target: Path) -> None:
         raise SettingsError(
             f"{target}: is a file; choose another data_task_name or output_root_path"
         )
-    ours = {*SPLITS, DATASET_FILE, VOLUMES_FOLDER, CACHE_FOLDER}
+    ours = {*SPLITS, DATASET_FILE, VOLUMES_FOLDER, CACHE_FOLDER, DESKTOP_FILE}
     if others := sorted({path.name for path in target.iterdir()} - ours):
         raise SettingsError(
             f"{target}: holds {', '.join(others[:5])}{', ...' if others[5:] else ''} beside another data task; choose "
             "another data_task_name, or move the folder away"
         )
     if strange := [
-        p for s in SPLITS for p in (target / s).glob("*") if p.name not in (PATHS_FILE, NAMES_FILE)
+        path
+        for split in SPLITS
+        for path in (target / split).glob("*")
+        if path.name not in (PATHS_FILE, NAMES_FILE, DESKTOP_FILE)
     ]:
         raise SettingsError(
             f"{target}: holds {strange[0]}, which is not part of a data task; choose another data_task_name"
@@ -250,13 +285,18 @@ def read_data_task(
     for split, path in lists.items():
         with collecting(problems):
             cases[split] = read_list_file(path, root) if path.exists() else ()
-            if split in _LABELLED:
-                lone = [c.id for c in cases[split] if c.label is None]
-                problems += [f"{path}: case {name!r} has no label map; add it" for name in lone]
+    is_described = (folder / DATASET_FILE).exists()
+    if problems and is_described:
+        problems.append(
+            f"{folder}: where the files have moved, prepare them again under the same name; trainings in it stay"
+        )
+    for split in _LABELLED:
+        lone = [case.id for case in cases.get(split, ()) if case.label is None]
+        problems += [f"{lists[split]}: case {name!r} has no label map; add it" for name in lone]
     if problems:
         raise DataError(listed(problems))
     _check_disjoint(cases, folder)
-    if (folder / DATASET_FILE).exists():
+    if is_described:
         return _with_dataset_json(folder, cases)
     facts = examine_cases(
         [case for split in ("train", "val", "test") for case in cases[split]], None, on_progress

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import math
 import os
 import re
 import warnings
+from pathlib import Path
 
 import torch
 
@@ -15,6 +18,9 @@ from monaiseg.settings import Settings
 
 OLDEST = {"torch": (2, 10), "monai": (1, 6, 1)}
 """Older ones have known holes in what they load; pyproject.toml says which."""
+
+CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+"""Of a container on Linux: microseconds of computing in each period, and the period."""
 
 
 def choose_device(wanted: str | torch.device | int | None = None) -> torch.device:
@@ -95,6 +101,10 @@ def set_threads(num_threads: int | None) -> int:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Cores that this process may use, within the limit of its container."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # no container, or no limit: "max"
+        quota, period = map(int, CPU_LIMIT.read_text(encoding="ascii").split())
+        cores = min(cores, max(math.ceil(quota / period), 1))
+    return cores

@@ -114,6 +114,16 @@ def exchanged(value: Any) -> list[Any]:
     return [json.loads(bytes(text[: int(length)].tolist())) for text, length in texts]
 
 
+def from_first(value: Any) -> Any:
+    """What the first rank has given, for all; a value that JSON holds."""
+    return exchanged(value)[0]
+
+
+def any_of(flag: bool) -> bool:
+    """Whether it holds on one rank: then for all."""
+    return means([flag])[0] > 0
+
+
 def means(values: Sequence[float]) -> list[float]:
     """The mean over all ranks of each value."""
     if size() == 1:

@@ -42,6 +42,12 @@ class NumericsError(MonaisegError, ArithmeticError):
 class OutOfMemoryError(MonaisegError, MemoryError):
     """A computation needs more memory than the computer or its GPU has."""
 
+    @classmethod
+    def of(cls, what: str, device: str, lack: BaseException, remedy: str) -> OutOfMemoryError:
+        """In words: what was computed on which device, the error that said so, and what to do."""
+        said = str(lack).partition("\n")[0] or type(lack).__name__
+        return cls(f"{what}: memory ran out on {device} ({said}); {remedy}")
+
 
 class MonaisegWarning(UserWarning):
     """Something the user should know that does not stop the work: it names a consequence, and is rare."""
@@ -79,9 +85,9 @@ def collecting(problems: list[str], prefix: str = "") -> Iterator[None]:
 
 
 def lack_of_memory(error: BaseException | None) -> BaseException | None:
-    """The error of Python, of numpy, or of torch on any device, that could not have the memory it asked for; None if it is none.
+    """The first among an error and its causes that is a lack of memory, Python's, numpy's or torch's; None if none is.
 
-    MONAI wraps what its transforms raise, so the causes are looked at too.
+    MONAI wraps what its transforms raise.
     """
     while error is not None:
         words = ("out of memory", "can't allocate memory", "bad_alloc", "MemoryError")

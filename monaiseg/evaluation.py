@@ -18,7 +18,7 @@ from monaiseg.errors import DataError, collecting, listed
 from monaiseg.files import make_folder
 from monaiseg.labels import LabelTable
 from monaiseg.metrics import LabelScore, score_label_maps
-from monaiseg.prediction import Predictor
+from monaiseg.prediction import Predictor, prediction_name
 from monaiseg.volumes import grid_clash, read_header, read_label_map, write_label_map
 
 
@@ -45,14 +45,12 @@ class Evaluation:
     table: LabelTable
     model: str
     split: str
+    data_task: str = ""
 
-    def label_means(self, attribute: str = "dice") -> dict[str, float]:
-        """Mean over cases of a score for each foreground label, by name; undefined ones are left out."""
+    def label_means(self) -> dict[str, float]:
+        """Mean Dice over the cases that have one, of each foreground label by name; NaN where none has."""
         columns = zip(*(case.labels for case in self.cases), strict=True)
-        return {
-            column[0].name: _mean([getattr(score, attribute) for score in column])
-            for column in columns
-        }
+        return {column[0].name: _mean([score.dice for score in column]) for column in columns}
 
     @property
     def mean_dice(self) -> float:
@@ -66,6 +64,7 @@ def evaluate(
     *,
     split: str = "test",
     model: str = "",
+    data_task: str = "",
     predictions: Path | None = None,
     on_case: Callable[[CaseScores], None] | None = None,
 ) -> Evaluation:
@@ -76,6 +75,7 @@ def evaluate(
         cases: cases with label maps.
         split: name of the split, for the report.
         model: name of the model, for the report.
+        data_task: folder of the data task, for the report.
         predictions: folder that the label maps are written to, as `<case id>_pred.nii.gz`; None keeps none.
         on_case: called after each case.
 
@@ -86,6 +86,19 @@ def evaluate(
     """
     if not cases:
         raise DataError(f"split {split!r} holds no cases; choose one that does")
+    check_references(cases, split)
+    if predictions is not None:
+        make_folder(predictions)
+    scores = []
+    for case in cases:
+        scores.append(_score(predictor, case, predictions))
+        if on_case is not None:
+            on_case(scores[-1])
+    return Evaluation(tuple(scores), predictor.table, model, split, data_task)
+
+
+def check_references(cases: Sequence[Case], split: str = "test") -> None:
+    """Raises DataError naming every case that cannot be scored: without label map, unreadable, or on two grids."""
     if unlabelled := [case.id for case in cases if case.label is None]:
         raise DataError(
             f"cases without a label map cannot be scored: {', '.join(unlabelled)}; "
@@ -98,14 +111,6 @@ def evaluate(
             _check_grid(case)
     if problems:
         raise DataError(listed(problems))
-    if predictions is not None:
-        make_folder(predictions)
-    scores = []
-    for case in cases:
-        scores.append(_score(predictor, case, predictions))
-        if on_case is not None:
-            on_case(scores[-1])
-    return Evaluation(tuple(scores), predictor.table, model, split)
 
 
 def _check_grid(case: Case) -> None:
@@ -122,7 +127,7 @@ def _score(predictor: Predictor, case: Case, predictions: Path | None) -> CaseSc
     seconds = time.perf_counter() - started
     if predictions is not None:
         write_label_map(
-            predictions / f"{case.id}_pred.nii.gz",
+            predictions / prediction_name(case.id),
             prediction,
             header.grid,
             like=case.images[0],

@@ -48,6 +48,13 @@ class Grid:
         return "".join(nib.orientations.aff2axcodes(self.array))
 
     @property
+    def along_ras(self) -> tuple[Shape, Spacing]:
+        """Shape in voxels and voxel size in mm along X, Y, Z of RAS."""
+        x, y, z = ras_axes(self.orientation)
+        shape, spacing = self.shape, self.spacing
+        return (shape[x], shape[y], shape[z]), (spacing[x], spacing[y], spacing[z])
+
+    @property
     def voxel_volume_mm3(self) -> float:
         """Volume of a voxel."""
         return float(abs(np.linalg.det(self.array[:3, :3])))

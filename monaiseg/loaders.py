@@ -39,6 +39,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from monaiseg import distributed
 from monaiseg.cases import Case
 from monaiseg.data_tasks import DataTask
+from monaiseg.devices import usable_cores
 from monaiseg.errors import (
     DataError,
     MonaisegError,
@@ -237,6 +238,10 @@ def _memory_allowance(memory_gb: float | None, taken_bytes: int) -> int:
     return max(int(total) - taken_bytes, 0)
 
 
+CONTAINER = Path("/sys/fs/cgroup")
+"""Where Linux says what the container of a process may have."""
+
+
 def free_memory() -> int:
     """Bytes that a process may take without driving others out, within the limit of its container."""
     with contextlib.suppress(OSError, KeyError, ValueError, IndexError):
@@ -245,9 +250,14 @@ def free_memory() -> int:
         free = int(fields["MemAvailable"].split()[0]) * 1024
         with contextlib.suppress(OSError, ValueError):  # no container, or no limit: "max"
             limit, used = (
-                int(Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="ascii"))
+                int((CONTAINER / f"memory.{name}").read_text(encoding="ascii"))
                 for name in ("max", "current")
             )
+            with contextlib.suppress(
+                OSError, ValueError
+            ):  # files that were read are given up when asked
+                parts = (CONTAINER / "memory.stat").read_text(encoding="ascii").split()
+                used -= int(parts[parts.index("inactive_file") + 1])
             free = min(free, max(limit - used, 0))
         return free
     return default_cap_bytes()  # not Linux: half of the machine
@@ -258,7 +268,7 @@ def _gigabytes(count: float) -> str:
 
 
 def _num_threads() -> int:
-    return min(os.cpu_count() or 1, 4)
+    return min(usable_cores(), 4)
 
 
 class _Uncached(Dataset[Item]):

@@ -1,8 +1,8 @@
 """Planning: from a data task, a machine and a number of minutes to a complete settings file.
 
-A *fingerprint* is what `dataset.json` says of the scans; no volume is read. *Limits* are what the user has: minutes,
-cores, memory. *Measurements* are what steps cost on this machine, see `monaiseg.probes`. A plan follows from these
-three alone: equal ones give equal settings.
+A *fingerprint* is what `dataset.json` says of the scans, see `monaiseg.fingerprint`. *Limits* are what the user has:
+minutes, cores, memory. *Measurements* are what steps cost on this machine, see `monaiseg.probes`. A plan follows from
+these three alone: equal ones give equal settings.
 
 An *option* is a patch, a batch and a width of the network. Options stand in one row, each more demanding than the one
 before: first the network grows to a sensible width on small patches, then the patch to the whole scan, then the
@@ -12,36 +12,34 @@ taken; so more minutes or more memory never make a smaller network.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any, Literal, NoReturn
 
 import torch
 
 from monaiseg.budget import UNSTEADY_STEPS, Pace, Rhythm
-from monaiseg.data_tasks import DataTask, read_data_task
+from monaiseg.data_tasks import read_data_task
 from monaiseg.devices import usable_cores
 from monaiseg.errors import SettingsError
-from monaiseg.facts import CaseFacts
 from monaiseg.files import read_json_object, write_atomic
-from monaiseg.geometry import Shape, Spacing, ras_axes
+from monaiseg.fingerprint import Fingerprint
+from monaiseg.geometry import Shape, Spacing
 from monaiseg.inference import count_windows
 from monaiseg.loaders import free_memory
 from monaiseg.network import plan_topology
 from monaiseg.probes import WINDOWS, DataProbe, StepProbe, processor_name, run_probes, step_of
 from monaiseg.settings import NetworkSettings, Settings, dump_settings, settings_from_dict
-from monaiseg.transforms import MAX_CENTRES, padded_up, resampled_shape
+from monaiseg.transforms import MAX_CENTRES
 
 WIDTHS = (16, 24, 32, 48, 64)
 """Channels of the first stage."""
 WORTH = {16: 100, 24: 800, 32: 1500, 48: 5000, 64: 15000}
-"""Steps from which on a width brings more than the narrower one, which makes more of them in the same minutes."""
+"""Least number of steps at which a width is taken to beat the next narrower one in the same minutes; not tuned."""
 SENSIBLE_WIDTH = 32
 LEAST_STEPS = 50
 """With fewer, nothing is learned."""
@@ -57,15 +55,13 @@ VALIDATIONS = 5
 """The last one included."""
 VALIDATION_SHARE = 0.1
 """Of the minutes, that validations may take in all."""
-SAME_SPACING = 1.01
-"""Voxel sizes within this factor are taken for equal."""
 WORKER_BYTES = 150 << 20
 """What a worker process has for itself."""
 CPU_VARIANT: Literal["folded"] = "folded"
 LEARNING_RATE = 4e-3
 WARMUP_EPOCHS = 0.5
 AVERAGED_PARTS = 15
-FEW_PASSES, MANY_PASSES = 5, 100
+FEW_PASSES, MANY_PASSES = 20, 100
 """Times that each training scan is seen: below the first, augmentation is off; from the second on it is strong, since a
 network that sees no more than the default makes of them learns them by heart (benchmarks/RESULTS.md)."""
 STRONG = {"rotation": {"degrees": 30.0}, "scaling": {"factor": [0.7, 1.4]}}
@@ -78,87 +74,19 @@ CLOSING_SECONDS = 0.3
 BYTES_PER_WEIGHT = 100
 """A checkpoint in memory while it is written: weights, average and optimiser's moments, as tensors and as bytes, twice."""
 MEMORY_SLACK = 1.1
+PREPARING_BYTES, RESAMPLING_BYTES = 30, 75
+"""Of each voxel and channel of a case that is being prepared, and of one that is resampled for it, which MONAI does in
+float64: 28 and 74 were measured at 192 x 224 x 192 voxels."""
+READERS = 4
+"""Threads that prepare cases, as many as there are cores; more gain nothing (`monaiseg.loaders`)."""
+MOST_WORKERS = 8
+COMMIT_SECONDS, LOSS_SECONDS = 60, 600
+"""Epochs that take longer than the first end with a checkpoint each; no more than the second is lost with a power cut."""
 CACHE_SHARE = 0.4
 """Of the memory, that prepared cases may take."""
 MEASURED_WIDTHS = (16, 32, 64)
 ROUNDS = 3
 """Times that a plan is checked by measuring the step it chose."""
-
-
-@dataclass(frozen=True)
-class Scan:
-    """Shape in voxels and voxel size in mm, along X, Y, Z."""
-
-    shape: Shape
-    spacing: Spacing
-
-    @classmethod
-    def of(cls, facts: CaseFacts) -> Scan:
-        """From a case's facts, which go by the axes of its file."""
-        x, y, z = ras_axes(facts.orientation)
-        shape, spacing = facts.shape, facts.spacing
-        return cls((shape[x], shape[y], shape[z]), (spacing[x], spacing[y], spacing[z]))
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """What a plan asks of a data task."""
-
-    train: tuple[Scan, ...]
-    val: tuple[Scan, ...]
-    num_channels: int
-    num_classes: int
-    can_mirror: bool = True
-    """Whether it is known what each label becomes in a left-right mirror image."""
-    prepared: Mapping[str, Any] | None = None
-    """By which settings preparation resampled and normalised the volumes that training reads; None: it did not."""
-
-    @classmethod
-    def of(cls, task: DataTask) -> Fingerprint:
-        """From the facts of a data task's training and validation cases."""
-        splits = {
-            split: tuple(Scan.of(task.facts[case.id]) for case in task.cases.get(split, ()))
-            for split in ("train", "val")
-        }
-        channels = len(next(iter(task.facts.values())).intensity)
-        return cls(
-            splits["train"],
-            splits["val"],
-            channels,
-            task.table.num_classes,
-            task.table.can_mirror,
-            task.prepared,
-        )
-
-    @functools.cached_property
-    def spacing(self) -> Spacing:
-        """Median voxel size of the training cases, along X, Y, Z."""
-        x, y, z = (
-            round(float(median(sizes)), 4)
-            for sizes in zip(*(s.spacing for s in self.train), strict=True)
-        )
-        return x, y, z
-
-    @functools.cached_property
-    def is_uniform(self) -> bool:
-        """Whether all training cases have the same voxel size."""
-        axes = zip(*(scan.spacing for scan in self.train), strict=True)
-        return all(max(sizes) <= SAME_SPACING * min(sizes) for sizes in axes)
-
-    @functools.cached_property
-    def median_shape(self) -> Shape:
-        """Median shape of the training cases at the network's voxel size, along X, Y, Z."""
-        shapes = [self._resampled(scan) for scan in self.train]
-        x, y, z = (math.ceil(median(sizes)) for sizes in zip(*shapes, strict=True))
-        return x, y, z
-
-    def network_shapes(self, scans: Sequence[Scan], patch: Shape) -> list[Shape]:
-        """Shapes of scans as the network gets them, along X, Y, Z: resampled and padded."""
-        return [padded_up(self._resampled(scan), patch) for scan in scans]
-
-    def _resampled(self, scan: Scan) -> Shape:
-        resampled = self.prepared is None and not self.is_uniform
-        return resampled_shape(scan.shape, scan.spacing, self.spacing if resampled else None)
 
 
 @dataclass(frozen=True)
@@ -258,8 +186,8 @@ class Prediction:
     """Whether prepared cases wait in memory; else on disk."""
     peak_bytes: int
     """Of the training process and its workers together."""
-    step_bytes: int
-    """Of these, a step's: on the device that computes it."""
+    device_bytes: int
+    """On the device that computes, the most that a step or a validation takes."""
     parameters: int
 
     def in_words(self) -> str:
@@ -369,7 +297,8 @@ def measure(fingerprint: Fingerprint, limits: Limits) -> Measurements:
         if _exact(option, fingerprint, found) is not None:
             break
         (step,), _ = _run(fingerprint, limits, [option])
-        found = replace(found, steps=(*found.steps, step or _too_large(option, fingerprint, found)))
+        step = step or _too_large(option, fingerprint, limits, found)
+        found = replace(found, steps=(*found.steps, step))
     return found
 
 
@@ -386,10 +315,13 @@ def _run(
     )
 
 
-def _too_large(option: Option, fingerprint: Fingerprint, measured: Measurements) -> StepProbe:
+def _too_large(
+    option: Option, fingerprint: Fingerprint, limits: Limits, measured: Measurements
+) -> StepProbe:
     """A step that the system ended: it takes more than there is."""
     guess = step_cost(option, fingerprint, measured)
-    return replace(guess, step_bytes=max(guess.step_bytes, 2 * free_memory()))
+    there = free_memory() if limits.gpu_memory_gb is None else limits.gpu_memory_gb * 2**30
+    return replace(guess, step_bytes=max(guess.step_bytes, round(2 * there)))
 
 
 # ---------------------------------------------------------------- options
@@ -400,6 +332,7 @@ def patch_ladder(fingerprint: Fingerprint) -> list[Shape]:
 
     From the median scan, rounded up to multiples of 8, the axis that is longest in mm is cut again and again.
 
+    >>> from monaiseg.fingerprint import Scan
     >>> patch_ladder(Fingerprint((Scan((36, 50, 35), (1.0, 1.0, 1.0)),), (), 1, 3))
     [(40, 56, 40)]
     """
@@ -471,7 +404,7 @@ def choose(
 
 
 def _fits(cost: Prediction, limits: Limits) -> bool:
-    on_gpu = MEMORY_SLACK * cost.step_bytes
+    on_gpu = MEMORY_SLACK * cost.device_bytes
     if limits.gpu_memory_gb is not None and on_gpu > limits.gpu_memory_gb * 2**30:
         return False
     return cost.peak_bytes <= limits.memory_gb * 2**30
@@ -480,7 +413,7 @@ def _fits(cost: Prediction, limits: Limits) -> bool:
 def _refuse_memory(cost: Prediction, limits: Limits) -> NoReturn:
     option, given, need = "--memory", limits.memory_gb, float(cost.peak_bytes)
     if limits.gpu_memory_gb is not None and need <= given * 2**30:
-        option, given, need = "--gpu-memory", limits.gpu_memory_gb, MEMORY_SLACK * cost.step_bytes
+        option, given, need = "--gpu-memory", limits.gpu_memory_gb, MEMORY_SLACK * cost.device_bytes
     raise SettingsError(
         f"{option}: {given:g} GiB are too few for the smallest network on the smallest patch; give at least "
         f"{math.ceil(need / 2**30 * 10) / 10:g}"
@@ -578,38 +511,51 @@ def predict(
     step, workers = _beside(cost.step_seconds, cutting, limits)
     look = _validation(option, fingerprint, limits, measured)
     files = sum(math.prod(scan.shape) for scan in (*fingerprint.train, *fingerprint.val))
-    reading = files * data.read_seconds_per_voxel / min(limits.cores, 4)
+    reading = files * data.read_seconds_per_voxel / min(limits.cores, READERS)
     start = data.start_seconds + reading + UNSTEADY_STEPS * step
     pace = Pace(step, look.seconds, CLOSING_SECONDS)
     left = 60 * limits.minutes - start
     rough = (left - pace.ending - (VALIDATIONS - 1) * look.seconds) / step
     rhythm = Rhythm(max(math.ceil(rough / EPOCHS), 1), EPOCHS // VALIDATIONS)
     steps = rhythm.last_step(pace, 0, left, closed=0)
-    in_memory, peak = _memory(option, cost, workers, fingerprint, limits, measured)
+    computing = max(cost.step_bytes, _validating_bytes(option, cost, fingerprint))
+    in_memory, peak = _memory(
+        option,
+        cost,
+        fingerprint,
+        limits,
+        base=data.base_bytes,
+        workers=workers,
+        computing=computing,
+    )
     return Prediction(
-        step,
-        workers,
-        step * rhythm.steps_per_epoch,
-        start,
-        start + rhythm.seconds(pace, 0, steps, closed=0),
-        steps,
-        rhythm,
-        look,
-        in_memory,
-        peak,
-        cost.step_bytes,
-        cost.parameters,
+        step_seconds=step,
+        workers=workers,
+        epoch_seconds=step * rhythm.steps_per_epoch,
+        start_seconds=start,
+        end_seconds=start + rhythm.seconds(pace, 0, steps, closed=0),
+        steps=steps,
+        rhythm=rhythm,
+        validation=look,
+        in_memory=in_memory,
+        peak_bytes=peak,
+        device_bytes=computing,
+        parameters=cost.parameters,
     )
 
 
 def _beside(computing: float, cutting: float, limits: Limits) -> tuple[float, int]:
     """Seconds of a step and the workers that cut for it: none, where cutting between steps is quicker.
 
-    On a processor a worker takes a core: one thread that waits for a core makes all others wait at the end of each
-    operation (two cores: a worker beside two threads took 1.04 of the time of none, see benchmarks/RESULTS.md).
+    A GPU has as many as keep it busy. On a processor a worker takes a core: one thread that waits for a core makes all
+    others wait at the end of each operation (two cores: a worker beside two threads took 1.04 of the time of none, see
+    benchmarks/RESULTS.md).
     """
     if limits.device != "cpu":
-        return max(computing, cutting), 1
+        workers = min(
+            max(math.ceil(cutting / computing), 1), max(limits.cores - 1, 1), MOST_WORKERS
+        )
+        return max(computing, cutting / workers), workers
     between = computing + cutting
     others = limits.cores - 1
     beside = max(computing * limits.cores / others, cutting) if others else math.inf
@@ -634,36 +580,58 @@ def _validation(
     return Validation(overlap, cases, totals[cases - 1] if cases else 0.0)
 
 
+def _validating_bytes(option: Option, cost: StepProbe, fingerprint: Fingerprint) -> int:
+    """What validation takes: scores of a slab, twice while it moves on, and windows on their way."""
+    largest = _largest(option, fingerprint)
+    longest = max(largest)
+    slab = math.prod(largest) // longest * option.patch_shape[largest.index(longest)]
+    windows = WINDOWS * option.patch_voxels
+    scores = 4 * fingerprint.num_classes * (2 * slab + 3 * windows)
+    # Half of a step's features are kept for the way back alone.
+    features = cost.step_bytes * windows // (2 * cost.voxels)
+    return scores + features + _case_bytes(largest, fingerprint)
+
+
 def _memory(
     option: Option,
     cost: StepProbe,
-    workers: int,
     fingerprint: Fingerprint,
     limits: Limits,
-    measured: Measurements,
+    *,
+    base: int,
+    workers: int,
+    computing: int,
 ) -> tuple[bool, int]:
     """Whether prepared cases wait in memory, and the most that the training and its workers take, in bytes."""
     scans = fingerprint.network_shapes((*fingerprint.train, *fingerprint.val), option.patch_shape)
-    scores = 4 * fingerprint.num_classes
-    index = 1 if fingerprint.num_classes <= 256 else 2
-    voxel = 4 * fingerprint.num_channels + index
-    cached = sum(voxel * math.prod(shape) for shape in scans)
     centres = 4 * sum(min(2 * MAX_CENTRES, math.prod(shape)) for shape in scans)
-    largest = max(scans, key=math.prod)
-    slab = math.prod(largest) // max(largest) * option.patch_shape[largest.index(max(largest))]
-    window = WINDOWS * option.patch_voxels
-    validating = scores * (2 * slab + 3 * window) + voxel * math.prod(largest)
-    if limits.device == "cpu":  # half of a step's features are kept for the way back alone
-        validating += cost.step_bytes * window // (2 * cost.voxels)
-    stepping = cost.step_bytes if limits.device == "cpu" else 0
-    batch = 4 * (fingerprint.num_channels + 1) * option.patch_voxels * option.batch_size
-    worker = WORKER_BYTES + 8 * batch
-    varying = max(stepping, validating, BYTES_PER_WEIGHT * cost.parameters)
-    peak = MEMORY_SLACK * (measured.data.base_bytes + workers * worker + varying)
-    kept = peak + MEMORY_SLACK * (cached + centres)
-    in_memory = cached + centres <= CACHE_SHARE * limits.memory_gb * 2**30
-    in_memory = in_memory and kept <= limits.memory_gb * 2**30
+    cached = sum(_case_bytes(shape, fingerprint) for shape in scans) + centres
+    resampled = fingerprint.prepared is None and not fingerprint.is_uniform
+    per_voxel = RESAMPLING_BYTES if resampled else PREPARING_BYTES
+    channels = fingerprint.num_channels
+    preparing = (
+        min(limits.cores, READERS) * per_voxel * channels * math.prod(max(scans, key=math.prod))
+    )
+    batch = 4 * (channels + 1) * option.patch_voxels * option.batch_size
+    on_host = computing if limits.device == "cpu" else 0
+    varying = max(on_host, preparing, BYTES_PER_WEIGHT * cost.parameters)
+    peak = MEMORY_SLACK * (base + workers * (WORKER_BYTES + 8 * batch) + varying)
+    kept = peak + MEMORY_SLACK * cached
+    limit = limits.memory_gb * 2**30
+    in_memory = cached <= CACHE_SHARE * limit and kept <= limit
     return in_memory, round(kept if in_memory else peak)
+
+
+def _largest(option: Option, fingerprint: Fingerprint) -> Shape:
+    """The shape of the largest case as the network gets it."""
+    scans = (*fingerprint.train, *fingerprint.val)
+    return max(fingerprint.network_shapes(scans, option.patch_shape), key=math.prod)
+
+
+def _case_bytes(shape: Shape, fingerprint: Fingerprint) -> int:
+    """Of a prepared case: intensities in float32, and class indices."""
+    index = 1 if fingerprint.num_classes <= 256 else 2
+    return (4 * fingerprint.num_channels + index) * math.prod(shape)
 
 
 # ---------------------------------------------------------------- the settings
@@ -689,7 +657,10 @@ def plan_settings(fingerprint: Fingerprint, limits: Limits, measured: Measuremen
         "epochs": math.ceil(cost.steps / cost.rhythm.steps_per_epoch),
         "max_batch_num_per_epoch": [cost.rhythm.steps_per_epoch, cost.validation.cases, 0],
         "val_period": cost.rhythm.val_period,
-        "checkpoint_period": cost.rhythm.val_period,
+        "checkpoint_period": 1 if cost.epoch_seconds > COMMIT_SECONDS else cost.rhythm.val_period,
+        "checkpoint_steps": math.ceil(LOSS_SECONDS / cost.step_seconds)
+        if cost.epoch_seconds > LOSS_SECONDS
+        else None,
         "warmup_epochs": WARMUP_EPOCHS,
         "weight_averaging": _averaging(cost.steps),
     }
@@ -737,10 +708,13 @@ def _layout(
 
 
 def _reading(fingerprint: Fingerprint) -> dict[str, Any]:
-    """What of `dataset` says how volumes are read: by what they were prepared, or else at the median voxel size."""
+    """What of `dataset` says how volumes are read: by what they were prepared, or else at the median voxel size.
+
+    That stands in the settings even where all scans have it: new ones may have another.
+    """
     if fingerprint.prepared is None:
-        spacing = None if fingerprint.is_uniform else fingerprint.spacing
-        return {"spacing": spacing and spacing[::-1]}
+        window = fingerprint.window and {"clip_range": fingerprint.window, "method": "minmax"}
+        return {"spacing": fingerprint.spacing[::-1], "intensity": window or {}}
     known = fingerprint.prepared
     return {  # sizes are kept along X, Y, Z
         "spacing": known["spacing"] and known["spacing"][::-1],
@@ -787,12 +761,13 @@ def _choices_of_network(
     return (
         Choice(
             f"spacing {spacing} mm",
-            "as in the files: all scans have it"
+            "the median of the volumes, which are read as they were prepared"
+            if fingerprint.prepared is not None
+            else "as in the files; new scans of another are resampled"
             if fingerprint.is_uniform
-            else "the median of the scans, which differ"
-            if fingerprint.prepared is None
-            else "the median of the volumes, which are read as they were prepared",
+            else "the median of the scans, which differ",
         ),
+        _choice_of_intensity(settings, fingerprint),
         Choice(
             f"patch {_times(patch)}",
             f"holds the median scan of {_times(scan)}"
@@ -813,6 +788,19 @@ def _choices_of_network(
             f"batch {option.batch_size}",
             f"{option.batch_size * option.patch_voxels / 1e6:.2f} million voxels a step",
         ),
+    )
+
+
+def _choice_of_intensity(settings: Settings, fingerprint: Fingerprint) -> Choice:
+    scale = settings.dataset.intensity
+    if fingerprint.prepared is not None:
+        return Choice(f"intensities by {scale.method}", "as the volumes were prepared")
+    if fingerprint.window is None:
+        return Choice(f"intensities by {scale.method}", "of each image by itself")
+    low, high = fingerprint.window
+    return Choice(
+        f"intensities clipped to {low:g} and {high:g}",
+        "Hounsfield units, three standard deviations about the mean of what is labelled",
     )
 
 

@@ -22,7 +22,7 @@ from ignite.engine import Engine, Events
 from monai.engines.evaluator import SupervisedEvaluator
 from monai.engines.trainer import SupervisedTrainer
 from monai.engines.utils import IterationEvents
-from torch import Tensor, nn
+from torch import nn
 
 from monaiseg import checkpoint as checkpoints
 from monaiseg import distributed
@@ -47,7 +47,7 @@ from monaiseg.errors import (
 )
 from monaiseg.facts import check_unchanged
 from monaiseg.files import check_room
-from monaiseg.geometry import Grid, Spacing
+from monaiseg.geometry import Spacing
 from monaiseg.handlers import (
     HistoryCsv,
     LabelFilter,
@@ -56,9 +56,7 @@ from monaiseg.handlers import (
     ProgressDisplay,
     StopOnSignal,
     TensorBoardLog,
-    case_ids,
     in_words,
-    picture_of,
 )
 from monaiseg.inference import InBFloat16, count_windows
 from monaiseg.labels import LabelTable
@@ -76,7 +74,7 @@ from monaiseg.network import ResidualUNet, Topology
 from monaiseg.schedule import LearningRate
 from monaiseg.settings import Settings, changed, dump_settings, parse_settings
 from monaiseg.transforms import resize_note, target_shape
-from monaiseg.volumes import write_label_map
+from monaiseg.validation import Validation
 from monaiseg.workspace import RunFolder
 
 log = logging.getLogger("monaiseg")
@@ -120,7 +118,7 @@ def train(
         gpu_id: CUDA device, -1 for the CPU; None is as the settings say.
         resume: go on where the training in this folder stopped.
         extend: with `resume`, epochs to train beyond those of the settings; the same command again adds no more.
-        accept_inexact: with `resume`, go on although threads, versions, data or settings have changed.
+        accept_inexact: with `resume`, go on although threads, versions or settings have changed.
         started: when the clock of `tsk_set.budget_minutes` began to run, by `time.monotonic`. None: now.
         say: receives each line that a user should see.
 
@@ -190,10 +188,10 @@ class Training:
     ) -> None:
         settings = _as_given(settings, trainer)
         self.settings, self.task, self.folder, self.spacing = settings, task, folder, spacing
-        self.trainer, self.validation = trainer, dict(evaluators)
+        self.trainer = trainer
         self.device: torch.device = trainer.state.device
         self.table = task.label_table(settings)
-        check_unchanged(dict(_seen_cases(task)).values(), task.facts)
+        check_unchanged(dict.fromkeys(case for _, case in _seen_cases(task)), task.facts)
         self.epochs = settings.tsk_set.epochs
         self.fingerprint = checkpoints.fingerprint(
             settings,
@@ -205,6 +203,19 @@ class Training:
         )
         self.network = distributed.plain(trainer.network)
         self.average = ModelAverage(self.network, settings.tsk_set.weight_averaging)
+        self.stop = StopOnSignal()
+        self.is_stopping = False
+        self.board = TensorBoardLog(folder.path)
+        self.validation = Validation(
+            evaluators,
+            self.network,
+            self.average,
+            settings,
+            self.table,
+            folder,
+            self.board,
+            self.stop,
+        )
         self.optimizer = trainer.optimizer
         self.loader = _case_loader(trainer.data_loader)
         self.sampler = cast(EpochSampler, self.loader.sampler)
@@ -213,11 +224,9 @@ class Training:
         self.best: Best | None = None
         self.history: list[dict[str, Any]] = []
         self.losses: list[float] = []
+        self.origin: tuple[str, ...] = ()
         self.is_new = self.is_closed = True
         self._scaler: Mapping[str, Any] | None = None
-        self.stop = StopOnSignal()
-        self.is_stopping = False
-        self.board = TensorBoardLog(folder.path)
         self.display = ProgressDisplay()
         self.table_of_epochs = HistoryCsv(folder.history)
         self._attach()
@@ -237,6 +246,8 @@ class Training:
                     stack.enter_context(self.display.shown())
                     stack.enter_context(self.board)
                 self._go_on()
+        except MonaisegError:  # some are kinds of RuntimeError and MemoryError
+            raise
         except (RuntimeError, MemoryError) as error:
             if fault := self._fault(error):
                 raise fault from error
@@ -269,6 +280,8 @@ class Training:
             )
             say(f"already complete: {self.trainer.state.epoch} epochs; {longer}")
             return
+        for line in self.origin:
+            say(line)
         mirrored = self.table.mirror_note() if self.settings.is_mirrored else None
         for note in filter(None, (resize_note(self.settings), mirrored)):
             say(f"note: {note}")
@@ -321,10 +334,6 @@ class Training:
             trainer.add_event_handler(Events.STARTED, self._start_clock, self.budget)
             trainer.add_event_handler(Events.ITERATION_COMPLETED, self._heed_budget, self.budget)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
-        for split, evaluator in self.validation.items():
-            if tsk.save_running_resolution_3d_img:
-                evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._save_volumes, split)
-            evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._end_case)
 
     def _start_epoch(self, engine: Engine) -> None:
         self.sampler.epoch = engine.state.epoch
@@ -378,13 +387,12 @@ class Training:
         """Decide where to end once the first steps are measured, and end here where time is up."""
         step = engine.state.iteration
         budget.stepped()
-        (spent,) = distributed.means([step < self.last_step and budget.is_spent(step)])
-        if spent > 0:  # for one process: then for all
+        if distributed.any_of(step < self.last_step and budget.is_spent(step)):
             self._end_at(step)
         elif not self.is_decided and step >= CALIBRATION_STEPS and self._inside_epoch(step):
             self._decide(budget)
             self._commit(epoch_closed=False)
-            budget.closed()
+            budget.closed(committed=True)
         if step == self.last_step and step % self.steps:
             self._end_epoch(engine)
             engine.terminate()
@@ -392,7 +400,7 @@ class Training:
     def _decide(self, budget: Budget) -> None:
         """Decide the last step by the clock. The commit that follows at once carries the decision."""
         step = self.trainer.state.iteration
-        self._end_at(distributed.exchanged(budget.last_step(step, closed=step // self.steps))[0])
+        self._end_at(distributed.from_first(budget.last_step(step, closed=step // self.steps)))
         log.info(
             "budget: %.0f of %.0f seconds spent after step %d; the last one will be step %g",
             budget.spent,
@@ -405,13 +413,6 @@ class Training:
         self.rate.end_at(self.trainer.state.iteration, last_step)
         self.trainer.state.max_epochs = math.ceil(last_step / self.steps)
         self.display.end_at(last_step)
-
-    def _end_case(self, evaluator: Engine) -> None:
-        """A validation can take minutes: a signal ends it after a case, and a resume begins it anew."""
-        (stopping,) = distributed.means([self.stop.requested])
-        self.is_stopping = stopping > 0  # for one process: then for all
-        if self.is_stopping:
-            evaluator.terminate()
 
     def _end_epoch(self, engine: Engine) -> None:
         """Validate, save the best, note the epoch, commit: in this order, so that a kill in between loses nothing."""
@@ -438,12 +439,13 @@ class Training:
             self._note(row)
         improved = self.best is not None and self.best.epoch == epoch
         due = epoch % tsk.checkpoint_period == 0 or not self.is_decided
-        if due or last or improved or self.is_stopping:
+        committed = due or last or improved or self.is_stopping
+        if committed:
             if self.budget is not None and not last:
                 self._decide(self.budget)
             self._commit(epoch_closed=True)
         if self.budget is not None:
-            self.budget.closed()
+            self.budget.closed(committed=committed)
         if self.is_stopping:
             engine.terminate()
 
@@ -461,25 +463,13 @@ class Training:
             self.board.flush()  # a resume does not write again what is at or before its step
             checkpoints.commit(self.folder.checkpoints, self._checkpoint(epoch_closed=epoch_closed))
 
-    def _validate(self, epoch: int) -> dict[str, Any] | None:
-        """Scores of the validation and debug cases; saves the weights where the validation is the best so far.
-
-        None where a signal has asked to stop before all cases were scored.
-        """
-        row: dict[str, Any] = {}
-        # Batch normalisation counts what each process saw; all validate the network that the first one saves.
-        distributed.take_from_first([*self.network.buffers(), *self.average.buffers])
-        figures = self.settings.tsk_set.save_fig_on and self._shows(epoch)
-        with self.average.swapped_in():
-            for split, evaluator in self.validation.items():
-                if not self.is_stopping:
-                    self._look_at_cases(split, evaluator, epoch)
-            if self.is_stopping:
-                return None
-            for split, evaluator in self.validation.items():
-                row |= self._scores(evaluator, "dice" if split == "val" else f"dice_{split}")
-                if figures and split == "val" and distributed.is_first():
-                    self._draw(evaluator)
+    def _validate(self, epoch: int) -> dict[str, float] | None:
+        """Scores of an epoch's validation; saves the weights where it is the best so far. None: a signal broke it off."""
+        step = self.trainer.state.iteration
+        row = None if self.is_stopping else self.validation.scores(epoch, step)
+        if row is None:
+            self.is_stopping = True
+            return None
         dice = row.get("dice/mean")
         if dice is not None and not math.isnan(dice):  # NaN: no validation case has any structure
             self.rate.validated(dice)
@@ -487,62 +477,12 @@ class Training:
                 self.best = self._save_best(dice)
         return row
 
-    def _look_at_cases(self, split: str, evaluator: SupervisedEvaluator, epoch: int) -> None:
-        try:
-            evaluator.run(epoch)
-        except (RuntimeError, MemoryError) as error:
-            if (lack := lack_of_memory(error)) is None:
-                raise
-            what = f"epoch {epoch}, {split}, {in_words(cast(Any, evaluator.state).batch)}"
-            raise self._without_memory(
-                what,
-                lack,
-                "lower dataset.seg.patch_size, or end what else takes memory; then resume",
-            ) from error
-
     def _save_best(self, dice: float) -> Best:
         best = None
         if distributed.is_first():
             saved = self._checkpoint(epoch_closed=True)
             best = asdict(checkpoints.save_best(self.folder.checkpoints, saved, dice))
-        return Best(**distributed.exchanged(best)[0])
-
-    def _scores(self, evaluator: SupervisedEvaluator, name: str) -> dict[str, float]:
-        """The mean and, where the metric has them, the labels' scores, as they stand in an epoch's row."""
-        metric = evaluator.state.key_metric_name
-        labels = evaluator.state.metric_details.get(metric, [])
-        named = zip(self.table.foreground, labels, strict=False)
-        return {
-            f"{name}/mean": float(evaluator.state.metrics[metric]),
-            **{f"{name}/{label.name}": value for label, value in named},
-        }
-
-    def _shows(self, epoch: int) -> bool:
-        """Whether pictures and volumes are written in this epoch."""
-        return epoch % self.settings.tsk_set.save_val_fig_epoch == 0
-
-    def _save_volumes(self, evaluator: Any, split: str) -> None:
-        """Predicted and given label map of the case that the evaluator has just seen, under EasyReg's names."""
-        if not self._shows(self.trainer.state.epoch):
-            return
-        (case_id,) = case_ids(evaluator.state.batch)
-        step, folder = self.trainer.state.iteration, self.folder.records / "3D"
-        folder.mkdir(exist_ok=True)
-        for name, key in (("output", "pred"), ("gt", "label")):
-            classes = evaluator.state.output[key].cpu().numpy().squeeze((0, 1))  # (X, Y, Z)
-            grid = Grid.of(classes.shape, evaluator.state.batch["affine"][0].numpy())
-            write_label_map(
-                folder / f"{case_id}_{split}_iter_{step}_{name}.nii.gz",
-                self.table.label_values(classes),
-                grid,
-                table=self.table,
-            )
-
-    def _draw(self, evaluator: SupervisedEvaluator) -> None:
-        """A picture of the last validation case, the same one every time."""
-        (case_id,) = case_ids(evaluator.state.batch)
-        picture = picture_of(evaluator.state, self.table)
-        self.board.slices(case_id, picture, self.trainer.state.iteration)
+        return Best(**distributed.from_first(best))
 
     def _weights_change(self) -> bool:
         """Whether this step ends an accumulation, by the trainer's own rule."""
@@ -568,8 +508,7 @@ class Training:
         patch, overlap = self.settings.patch_shape, self.settings.window_overlap
         shapes = [
             target_shape(self.task.facts[case_id].grid, self.settings)
-            for evaluator in self.validation.values()
-            for case_id in getattr(evaluator.data_loader, "ids", ())
+            for case_id in self.validation.case_ids
         ]
         windows = sum(count_windows(shape, patch, overlap) for shape in shapes)
         return Budget(
@@ -588,7 +527,7 @@ class Training:
             step=state.iteration,
             epoch=state.epoch,
             epoch_closed=epoch_closed,
-            network=_plain(self.network.state_dict()),
+            network=self.network.state_dict(),
             averaged=self.average.state_dict(),
             optimizer=self.optimizer.state_dict(),
             scheduler=self.rate.state_dict()
@@ -614,8 +553,7 @@ class Training:
             CheckpointError: there is none, it does not fit, or it would not go on exactly.
         """
         tsk = self.settings.tsk_set
-        is_trained, *_ = distributed.exchanged(self.folder.is_trained)
-        if resume and is_trained:
+        if resume and distributed.from_first(self.folder.is_trained):
             self._resume(checkpoints.newest(self.folder.path), extend, accept_inexact)
         elif tsk.continue_train and not tsk.model_path:
             raise CheckpointError(
@@ -689,29 +627,30 @@ class Training:
         self.rate = self._learning_rate(base=self._named_rate())
         self._stand_at(epoch * self.steps)
         self.best = self._adopted_best(saved)
-        self._log_continuing(saved, epoch)
+        self.origin = self._origin(saved, epoch)
+        for line in self.origin:
+            log.info(line)
 
     def _adopted_best(self, saved: Checkpoint) -> Best | None:
         """The other training's best, copied by the process that writes."""
         best = None
         if distributed.is_first():
             best = checkpoints.adopt_best(self.folder.checkpoints, saved)
-        values, *_ = distributed.exchanged(None if best is None else asdict(best))
+        values = distributed.from_first(None if best is None else asdict(best))
         return None if values is None else Best(**values)
 
-    def _log_continuing(self, saved: Checkpoint, epoch: int) -> None:
+    def _origin(self, saved: Checkpoint, epoch: int) -> tuple[str, ...]:
         """Each of EasyReg's keys for going on, with what it has come to."""
         tsk = self.settings.tsk_set
-        log.info("continue_train: from %s, saved in epoch %d", saved.path, saved.epoch)
         place = "as load_model_but_train_from_epoch says (reset_train_epoch)"
         place = place if tsk.reset_train_epoch else "the one after the checkpoint's"
-        log.info("training goes on in epoch %d, %s", epoch + 1, place)
-        named = tsk.continue_train_lr
-        log.info(
-            "learning rate %g, %s; best mean Dice so far %s",
-            self.rate.at(epoch * self.steps + 1),
-            f"of continue_train_lr {named:g}" if named > 0 else "as the schedule has it",
-            "none" if self.best is None else f"{self.best.value:.4f}, of epoch {self.best.epoch}",
+        named, rate = tsk.continue_train_lr, self.rate.at(epoch * self.steps + 1)
+        source = f"of continue_train_lr {named:g}" if named > 0 else "as the schedule has it"
+        best = self.best and f"{self.best.value:.4f}, of epoch {self.best.epoch}"
+        return (
+            f"continue_train: from {saved.path}, saved in epoch {saved.epoch}",
+            f"training goes on in epoch {epoch + 1}, {place}",
+            f"learning rate {rate:g}, {source}; best mean Dice so far {best or 'none'}",
         )
 
     def _check_labels(self, saved: Checkpoint) -> None:
@@ -797,11 +736,7 @@ class Training:
             return None
         state = cast(Any, self.trainer.state)
         what = f"step {state.iteration}, {in_words(state.batch)}"
-        return self._without_memory(what, lack, _smaller_step(self.settings))
-
-    def _without_memory(self, what: str, lack: BaseException, remedy: str) -> OutOfMemoryError:
-        said = str(lack).partition("\n")[0] or type(lack).__name__
-        return OutOfMemoryError(f"{what}: memory ran out on {self.device} ({said}); {remedy}")
+        return OutOfMemoryError.of(what, str(self.device), lack, _smaller_step(self.settings))
 
 
 # ---------------------------------------------------------------- parts
@@ -923,11 +858,3 @@ def _seed(seed: int, device: torch.device) -> None:
 
 def _name_of(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def _plain(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as the strict loader wants them: on the CPU, contiguous, apart from the network's memory."""
-    return {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in weights.items()
-    }

@@ -43,7 +43,7 @@ from typing_extensions import Self, override
 
 from monaiseg.cases import Case
 from monaiseg.errors import DataError, MonaisegError
-from monaiseg.geometry import Grid, Shape, Spacing, padded_shape, ras_axes
+from monaiseg.geometry import Grid, Shape, Spacing, padded_shape
 from monaiseg.labels import LabelTable
 from monaiseg.settings import (
     IntensitySettings,
@@ -265,7 +265,7 @@ def target_shape(grid: Grid, settings: Settings) -> Shape:
 
 def sampled_spacing(grid: Grid, settings: Settings) -> Spacing:
     """Voxel size in mm on the network grid, along X, Y, Z, of an image that lies on `grid` in its file."""
-    shape, spacing = _along_ras(grid)
+    shape, spacing = grid.along_ras
     if settings.image_shape is None:
         return settings.spacing_mm or spacing
     sampled = _sampled_shape(grid, settings)
@@ -273,18 +273,11 @@ def sampled_spacing(grid: Grid, settings: Settings) -> Spacing:
     return x, y, z
 
 
-def _along_ras(grid: Grid) -> tuple[Shape, Spacing]:
-    """Shape in voxels and voxel size in mm along X, Y, Z of RAS."""
-    x, y, z = ras_axes(grid.orientation)
-    shape, spacing = grid.shape, grid.spacing
-    return (shape[x], shape[y], shape[z]), (spacing[x], spacing[y], spacing[z])
-
-
 def _sampled_shape(grid: Grid, settings: Settings) -> Shape:
     """Shape of an image after resampling and resizing, before it is padded."""
     if settings.image_shape is not None:
         return padded_shape(settings.image_shape, MULTIPLE)
-    return resampled_shape(*_along_ras(grid), settings.spacing_mm)
+    return resampled_shape(*grid.along_ras, settings.spacing_mm)
 
 
 def resampled_shape(shape: Shape, spacing: Spacing, wanted: Spacing | None) -> Shape:

@@ -490,8 +490,8 @@ MUTANTS = [
     ),
     Mutant(
         "a validation that was broken off counts as done",
-        "training.py",
-        "            if self.is_stopping:\n                return None\n",
+        "validation.py",
+        "            if self.is_broken_off:\n                return None\n",
         "",
         ("crash/test_crash.py::test_a_signal_ends_the_step_commits_and_can_be_resumed_from",),
     ),

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from monaiseg.cases import SPLITS
@@ -16,7 +17,9 @@ from monaiseg.facts import (
     scan_labels,
 )
 from monaiseg.lists import write_list_file
+from monaiseg.preparation import prepare
 from monaiseg.settings import settings_from_dict
+from monaiseg.volumes import read_label_map, write_label_map
 
 
 @pytest.fixture
@@ -147,6 +150,46 @@ def test_writing_again_replaces_a_data_task_but_nothing_else(task):
     with pytest.raises(SettingsError, match="holds my first training beside another data task"):
         write_data_task(task)
     assert read_data_task(task.folder).seed == 8
+
+
+def test_a_dataset_that_has_moved_is_prepared_again_beside_the_trainings_on_it(dataset, tmp_path):
+    place = tmp_path / "work"
+    sizes = {"train_size": 60, "test_size": 20, "val_size": 20}
+    before = prepare(dataset, place, "task", **sizes)
+    (before.folder / "my first training").mkdir()
+    moved = dataset.rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"(?s)cannot be found.*prepare them again"):
+        read_data_task(before.folder)
+
+    after = prepare(moved, place, "task", **sizes)
+
+    assert read_data_task(before.folder) == after
+    assert (before.folder / "my first training").is_dir()
+    assert after.cases["test"][0].images[0].parent == moved / "images"
+
+    label = after.cases["train"][0].label
+    values, header = read_label_map(label)
+    write_label_map(label, np.where(values == 4, 1, values), header.grid)
+    with pytest.raises(SettingsError, match="beside another data task"):
+        prepare(moved, place, "task", **sizes)
+    assert (before.folder / "my first training").is_dir()
+
+
+def test_what_macos_leaves_in_a_folder_does_not_keep_it_from_being_replaced(task):
+    write_data_task(task)
+    for folder in (task.folder, task.folder / "train"):
+        (folder / ".DS_Store").write_bytes(b"")
+
+    write_data_task(replace(task, seed=8))
+
+    assert read_data_task(task.folder).seed == 8
+
+
+def test_labels_that_are_background_alone_cannot_be_learned(task):
+    only = settings_from_dict({"dataset": {"seg": {"interested_label_list": [0]}}})
+
+    with pytest.raises(SettingsError, match="background is all there is to learn"):
+        task.label_table(only)
 
 
 def test_a_folder_that_fails_half_way_leaves_the_old_one(task):

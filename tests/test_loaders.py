@@ -458,7 +458,20 @@ def test_memory_that_others_took_counts():
     assert loaders._memory_allowance(1.0, 2**29) == 2**29
     assert loaders._memory_allowance(1.0, 2**31) == 0
     assert 0 < loaders.free_memory() < 2**50
-    assert loaders._memory_allowance(None, 0) <= loaders.free_memory()
+
+
+def test_a_container_has_what_its_limit_leaves_and_files_that_it_has_read(monkeypatch, tmp_path):
+    monkeypatch.setattr("monaiseg.loaders.CONTAINER", tmp_path)
+    for name, text in (
+        ("max", "4194304"),
+        ("current", "3145728"),
+        ("stat", "anon 5\ninactive_file 1048576\n"),
+    ):
+        (tmp_path / f"memory.{name}").write_text(text)
+
+    assert loaders.free_memory() == 2 * 2**20
+    (tmp_path / "memory.max").write_text("max")
+    assert loaders.free_memory() > 2**27
 
 
 # ---------------------------------------------------------------- when something goes wrong

@@ -14,19 +14,18 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from monaiseg import checkpoint as checkpoints
-from monaiseg import probes
+from monaiseg import planning, probes
 from monaiseg.cli import app
 from monaiseg.errors import SettingsError
-from monaiseg.facts import CaseFacts
+from monaiseg.facts import CaseFacts, ChannelFacts
+from monaiseg.fingerprint import Fingerprint, Scan, hounsfield_window
 from monaiseg.network import plan_topology
 from monaiseg.planning import (
     WIDTHS,
-    Fingerprint,
     Limits,
     Measurements,
     Option,
     Plan,
-    Scan,
     patch_ladder,
     plan_settings,
     step_cost,
@@ -37,6 +36,7 @@ from monaiseg.settings import Settings, dump_settings, load_settings
 from monaiseg.transforms import padded_up
 
 GIB = 2**30
+GPU = Limits(60, 8, 16, gpu_memory_gb=8)
 
 
 def machine(
@@ -200,7 +200,7 @@ def test_augmentation_grows_with_the_times_that_a_scan_is_seen():
 
     wide = (30.0, (0.7, 1.4))
     assert strength(0.6) == (False, 15.0, (0.85, 1.2), 0.0, (), "augmentation off")
-    assert strength(5) == (True, 15.0, (0.85, 1.2), 0.0, (), "augmentation default")
+    assert strength(10) == (True, 15.0, (0.85, 1.2), 0.0, (), "augmentation default")
     assert strength(500) == (
         True, *wide, 0.5, ("left_right",), "augmentation strong, mirrored left to right",
     )  # fmt: skip
@@ -256,7 +256,7 @@ def test_scans_that_fit_are_seen_whole():
 
     assert plan.settings.patch_shape == (40, 56, 40)
     assert plan.settings.dataset.seg.patch_size == (40, 56, 40)  # z, y, x
-    assert plan.settings.dataset.spacing is None
+    assert plan.settings.dataset.spacing == (1.0, 1.0, 1.0)  # new scans may have another
 
 
 def test_scans_of_different_spacing_are_brought_to_the_median():
@@ -340,15 +340,87 @@ def test_without_a_gpu_to_measure_a_plan_for_one_wants_measurements(data_task):
 def test_a_plan_for_a_gpu_follows_from_measurements_of_one():
     scans = even((120, 120, 120), classes=10)
     measured = machine(scans, speed=50)
-    on_gpu = replace(
-        measured, device="cuda", steps=tuple(replace(s, variant="standard") for s in measured.steps)
-    )
-
-    plan = plan_settings(scans, Limits(60, 4, 16, gpu_memory_gb=8), on_gpu)
+    plan = plan_settings(scans, Limits(60, 4, 16, gpu_memory_gb=8), on_gpu(measured))
 
     assert plan.settings.tsk_set.gpu_id == 0
     assert plan.settings.tsk_set.network.variant == "standard"
-    assert plan.prediction.step_bytes <= 8 * GIB
+    assert plan.prediction.device_bytes <= 8 * GIB
+
+
+def on_gpu(measured: Measurements) -> Measurements:
+    steps = tuple(replace(step, variant="standard") for step in measured.steps)
+    return replace(measured, device="cuda", steps=steps)
+
+
+def test_a_gpu_holds_the_scores_of_a_validation_too():
+    """104 classes on scans of 512 x 512 x 304: a slab of scores, twice, is far larger than a step."""
+    few, many = (even((120, 120, 120), classes=n) for n in (3, 104))
+    wide = even((512, 512, 304), classes=104)
+    taken = [
+        planning.predict(
+            Option("standard", 16, (64, 64, 64), 2), scans, GPU, on_gpu(machine(scans))
+        )
+        for scans in (few, many, wide)
+    ]
+
+    assert taken[0].device_bytes < taken[1].device_bytes < taken[2].device_bytes
+    slab = 512 * 512 * 304 // 512 * 64
+    assert taken[2].device_bytes > 2 * 4 * 104 * slab
+
+
+def test_a_step_that_did_not_fit_a_gpu_is_not_planned_again(monkeypatch):
+    monkeypatch.setattr("monaiseg.planning.free_memory", lambda: GIB)  # of the computer
+    scans = even((120, 120, 120))
+    option = Option("standard", 32, (64, 64, 64), 2)
+
+    failed = planning._too_large(option, scans, GPU, on_gpu(machine(scans)))
+
+    assert failed.step_bytes > GPU.gpu_memory_gb * GIB
+
+
+def test_a_gpu_has_as_many_workers_as_keep_it_busy():
+    assert planning._beside(1.0, 0.5, GPU) == (1.0, 1)
+    assert planning._beside(0.1, 0.35, GPU) == (0.1, 4)
+    assert planning._beside(0.1, 3.0, GPU) == (pytest.approx(3.0 / 7), 7)
+
+
+def test_scans_in_hounsfield_units_keep_their_scale():
+    def channel(low: float, centre: float | None, spread: float | None) -> ChannelFacts:
+        return ChannelFacts(low, 1500, 0, 1, 0, 0, 0, centre, spread)
+
+    ct = [[channel(-1024, 40.0, 30.0)], [channel(-1000, 60.0, 30.0)], [channel(-200, 50.0, 30.0)]]
+    scans = replace(even((35, 50, 36)), window=hounsfield_window(ct))
+
+    assert scans.window == (-40.0, 140.0)
+    intensity = planned(scans, Limits(20, 2, 4)).settings.dataset.intensity
+    assert (intensity.clip_range, intensity.method) == ((-40.0, 140.0), "minmax")
+    assert hounsfield_window([[channel(0, 40.0, 30.0)]] * 2) is None
+    assert hounsfield_window([[channel(-1024, None, None)]] * 2) is None
+    assert hounsfield_window([[channel(-1024, 40.0, 30.0)] * 2] * 2) is None
+    assert (
+        planned(even((35, 50, 36)), Limits(20, 2, 4)).settings.dataset.intensity.method == "zscore"
+    )
+
+
+@pytest.mark.parametrize(
+    ("minutes", "period", "steps"), [(10, 4, False), (60, 1, False), (2000, 1, True)]
+)
+def test_no_power_cut_takes_more_than_some_minutes(minutes, period, steps):
+    tsk = planned(even((35, 50, 36)), Limits(minutes, 2, 4)).settings.tsk_set
+
+    assert tsk.checkpoint_period == period
+    assert (tsk.checkpoint_steps is not None) == steps
+
+
+def test_the_step_of_more_classes_than_a_byte_holds_is_measured():
+    settings = planning._layout(
+        Option("folded", 16, (16, 16, 16), 1), even((16, 16, 16)), Limits(1, 1, 1)
+    )
+
+    measured = probes._step_costs(dump_settings(settings), 300, (1.0, 1.0, 1.0), 1, "cpu")
+
+    assert measured["num_classes"] == 300
+    assert measured["step_seconds"] > 0
 
 
 # ---------------------------------------------------------------- the command, and a training by its plan
@@ -402,11 +474,3 @@ def test_a_plan_replaces_no_file_and_reads_no_file_that_holds_no_measurements(da
     assert "--force" in taken.stderr
     assert "holds no measurements" in wrong.stderr
     assert not (tmp_path / "new.json").exists()
-
-
-def test_a_planned_settings_file_is_complete():
-    plan = planned(even((35, 50, 36)), Limits(20, 2, 4))
-    document = json.loads(dump_settings(plan.settings))
-
-    assert set(document) == {"dataset", "tsk_set"}
-    assert document["tsk_set"]["budget_minutes"] == 20

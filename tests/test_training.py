@@ -238,7 +238,7 @@ def test_memory_that_runs_out_in_a_validation_names_its_case(short, data_task, m
     monkeypatch.setattr("monaiseg.inference.SlidingWindow.__call__", starved)
     (case,) = data_task.cases["val"]
 
-    with pytest.raises(OutOfMemoryError, match=rf"epoch 1, val, cases {case.id}: .*patch_size"):
+    with pytest.raises(OutOfMemoryError, match=rf"^epoch 1, val, cases {case.id}: .*patch_size"):
         run(short, data_task, "starved")
 
 
