@@ -21,6 +21,7 @@ from monai.bundle.scripts import ckpt_export
 from monaiseg.bundle_configs import ISOTROPIC, LOGGING, TORCHSCRIPT_FILE, configurations
 from monaiseg.bundle_metadata import metadata_of, read_about
 from monaiseg.checkpoint import Best, Checkpoint, load_checkpoint, newest
+from monaiseg.data_tasks import kept_labels
 from monaiseg.errors import SettingsError
 from monaiseg.files import write_atomic
 from monaiseg.geometry import Spacing
@@ -30,6 +31,8 @@ from monaiseg.settings import Settings, changed, dump_settings, parse_settings
 from monaiseg.workflow import LABELS_FILE, SETTINGS_FILE, WEIGHTS_FILE, write_weights
 
 ABOUT_FILE = "configs/about.json"
+DOCUMENTS = (ABOUT_FILE, "LICENSE", "docs/README.md", "docs/data_license.txt")
+"""What people write in a bundle."""
 
 
 def build_bundle(
@@ -65,7 +68,7 @@ def build_bundle(
     folder = Path(folder)
     _check_replaceable(folder)
     settings = _without_places(settings)
-    labels = _kept(table, settings)
+    labels = kept_labels(table, settings, "the label table")
     spacing = spacing or settings.spacing_mm or ISOTROPIC
     plan_topology(settings.tsk_set.network, settings.patch_shape, spacing)
     about = read_about(folder / ABOUT_FILE)
@@ -92,12 +95,15 @@ def build_bundle(
     return folder
 
 
-def pack_bundle(checkpoint: str | Path, output: str | Path) -> Path:
+def pack_bundle(
+    checkpoint: str | Path, output: str | Path, documents: str | Path | None = None
+) -> Path:
     """A bundle of what a training has made: weights and TorchScript in `models`, for all who have MONAI and monaiseg.
 
     Args:
         checkpoint: its file, or the folder of a training (then the best is taken).
         output: folder, new or of a bundle whose documents are kept; or a `.zip` file, the same bytes every time.
+        documents: folder of a bundle whose card, licences and `about.json` the new one has.
 
     Returns:
         `output`.
@@ -110,11 +116,26 @@ def pack_bundle(checkpoint: str | Path, output: str | Path) -> Path:
     # A best checkpoint does not know its own score: the training's newest commit does.
     best = newest(checkpoint).best if Path(checkpoint).is_dir() else None
     if output.suffix.lower() != ".zip":
+        _take_documents(documents, output)
         return _fill(saved, best, output)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = _fill(saved, best, Path(scratch) / output.stem)
-        write_atomic(output, _zipped(folder))
+        folder = Path(scratch) / output.stem
+        _take_documents(documents, folder)
+        write_atomic(output, _zipped(_fill(saved, best, folder)))
     return output
+
+
+def _take_documents(bundle: str | Path | None, folder: Path) -> None:
+    """Copy what is written by hand in a bundle to another one's folder."""
+    if bundle is None:
+        return
+    if not (Path(bundle) / ABOUT_FILE).is_file():
+        raise SettingsError(f"{bundle}: is no bundle; give the folder that holds {ABOUT_FILE}")
+    _check_replaceable(folder)
+    for name in DOCUMENTS:
+        if (Path(bundle) / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(folder / name, (Path(bundle) / name).read_bytes())
 
 
 def _fill(checkpoint: Checkpoint, best: Best | None, folder: Path) -> Path:
@@ -155,25 +176,11 @@ def export_torchscript(folder: Path, settings: Settings, spacing: Spacing) -> Pa
 # ---------------------------------------------------------------- files
 
 
-def _kept(table: LabelTable, settings: Settings) -> LabelTable:
-    """The labels that the settings keep, as many as they say."""
-    values = settings.dataset.seg.interested_label_list
-    labels = table if -1 in values else table.restricted_to(values)
-    class_num = settings.tsk_set.seg.class_num
-    if class_num not in (-1, labels.num_classes):
-        raise SettingsError(
-            f"tsk_set.seg.class_num: {class_num}, but there are {labels.num_classes} labels with background; use "
-            f"{labels.num_classes}, or -1"
-        )
-    return labels
-
-
 def _without_places(settings: Settings) -> Settings:
     """The settings without what belongs to one computer or one training."""
     places = ("output_root_path", "data_task_name", "task_name", "model_path")
-    return changed(
-        settings, {f"tsk_set.{name}": "" for name in places} | {"tsk_set.continue_train": False}
-    )
+    none: dict[str, Any] = {f"tsk_set.{name}": "" for name in places}
+    return changed(settings, none | {"tsk_set.continue_train": False, "tsk_set.gpu_id": None})
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -197,7 +204,7 @@ def _card(metadata: Mapping[str, Any]) -> str:
 
 Intended use: {metadata["intended_use"]}
 
-Data: {metadata["data_source"]}. No score of this bundle has been stated; this measures it on held-out scans:
+Data: {metadata["data_source"]}. This measures it on held-out scans:
 
 ```bash
 python -m monai.bundle run --config_file configs/evaluate.json --dataset_dir SCANS

@@ -97,6 +97,7 @@ def _train(spacing: Spacing) -> Config:
     return {
         **common,
         "resume": False,
+        "accept_inexact": False,
         "max_epochs": "$@defaults.tsk_set.epochs",
         "val_interval": "$@defaults.tsk_set.val_period",
         **_data_task(),
@@ -114,6 +115,7 @@ def _train(spacing: Spacing) -> Config:
             output_dir="@output_dir",
             ckpt_dir="@ckpt_dir",
             resume="@resume",
+            accept_inexact="@accept_inexact",
         ),
         "initialize": [_of("start_clock"), _of("plain_errors")],
         "run": ["$@training.run()"],

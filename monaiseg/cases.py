@@ -170,7 +170,14 @@ def _find_listed(root: Path, document: Mapping[str, Any]) -> tuple[list[Case], l
     """Cases of nnU-Net's raw layout or the Decathlon's."""
     folders = root / "imagesTr", root / "labelsTr"
     if "training" not in document:
-        return _find_pairs(*folders)
+        found, notes = _find_pairs(*folders)
+        held_out = root / "imagesTs"
+        names = [path.name for path in held_out.iterdir()] if held_out.is_dir() else []
+        if left_out := sum(is_volume_name(name) and not _is_hidden(name) for name in names):
+            notes.append(
+                f"{held_out}: {left_out} images left out; for a split of your own use train, val and test folders"
+            )
+        return found, notes
     there = all(folder.is_dir() for folder in folders)
     if there and _are_channels(*(_volumes_in(folder)[0] for folder in folders)):
         return _find_pairs(*folders)
@@ -234,6 +241,19 @@ def channels_by_case(
     return {
         name: {c: files[c] for c in sorted(files)} for name, files in sorted(channels.items())
     }, problems
+
+
+def case_id_of(images: Sequence[Path]) -> str:
+    """The name of a case by its image files: NAME of NAME_0000, NAME_0001, ..., else the first file's.
+
+    >>> case_id_of([Path("S01_0000.nii.gz"), Path("S01_0001.nii.gz")])
+    'S01'
+    """
+    stems = [volume_stem(image) for image in images]
+    matches = [_CHANNEL.fullmatch(stem) for stem in stems]
+    names = {match[1] for match in matches if match}
+    named_alike = len(images) > 1 and len(names) == 1 and all(matches)
+    return names.pop() if named_alike else stems[0]
 
 
 def _group_channels(root: Path, images: Sequence[Path], labels: Sequence[Path]) -> list[Case]:

@@ -102,7 +102,7 @@ class Checkpoint:
     """A training at the end of a step. Only tensors and plain values; numpy scalars become plain when written."""
 
     step: int
-    """Optimiser and accumulation steps done, from the start of the training."""
+    """Batches done since the start of the training."""
     epoch: int
     """Epoch that the step belongs to, from 1."""
     epoch_closed: bool

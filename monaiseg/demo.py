@@ -86,13 +86,19 @@ def run_demo(
         task_name="demo",
         say=say,
     )
+    if result.interrupted:
+        raise KeyboardInterrupt
 
     say("evaluating on the held-out brains")
     predictor = Predictor(result.run_folder)
     held_out = task.cases["test"]
     predictions = output / "predictions"
     evaluation = evaluate(
-        predictor, held_out, model=str(result.run_folder), predictions=predictions
+        predictor,
+        held_out,
+        model=str(result.run_folder),
+        data_task=str(task.folder),
+        predictions=predictions,
     )
     write_report(evaluation, output / "scores")
     pictures = [

@@ -233,7 +233,8 @@ def _checksum(case: Case) -> str:
 def check_unchanged(cases: Iterable[Case], facts: Mapping[str, CaseFacts]) -> None:
     """Raises DataError naming every case with a file that has changed since it was examined."""
     changed = [
-        f"case {case.id!r}: {', '.join(map(str, case.files))} changed since the check; run the preparation again"
+        f"case {case.id!r}: {', '.join(map(str, case.files))} changed since the check; run the preparation again, "
+        "under another data_task_name where trainings are in the folder"
         for case in cases
         if _checksum(case) != facts[case.id].checksum
     ]

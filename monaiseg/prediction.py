@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from monaiseg.cases import Case, channels_by_case, folded
+from monaiseg.cases import Case, case_id_of, channels_by_case, folded
 from monaiseg.checkpoint import Checkpoint, check_weights, load_checkpoint
 from monaiseg.devices import choose_device
 from monaiseg.errors import (
@@ -33,10 +33,14 @@ from monaiseg.labels import LabelTable
 from monaiseg.network import network_of
 from monaiseg.settings import Settings, dump_settings, parse_settings, settings_from_dict
 from monaiseg.transforms import case_item, inference_chain, resize_note, to_file_grid
-from monaiseg.volumes import is_volume_name, read_header, volume_stem, write_label_map
+from monaiseg.volumes import is_volume_name, read_header, write_label_map
 
 Progress = Callable[[int, int], None]
 """Called with windows done and windows in all."""
+
+
+OTHER_SPACING = 1.25
+"""Voxel sizes that differ by more than this factor are warned of: augmentation seldom scales by more."""
 
 
 class Predictor:
@@ -51,6 +55,7 @@ class Predictor:
 
     Raises:
         CheckpointError: the checkpoint is damaged, or its weights do not fit the network that it describes.
+        SettingsError: `overlap` is not in [0, 1), or `flips` are none of the axes.
     """
 
     def __init__(
@@ -65,6 +70,11 @@ class Predictor:
             checkpoint = load_checkpoint(checkpoint)
         self.settings, self.table = _described(checkpoint)
         self.device = choose_device(device)
+        self.spacing = checkpoint.spacing
+        if overlap is not None and not 0 <= overlap < 1:
+            raise SettingsError(f"overlap: {overlap} is no share of the patch; use 0 to 0.95")
+        if strange := set(flips or ()) - {0, 1, 2}:
+            raise SettingsError(f"flips: {min(strange)} is no axis; use 0 (X), 1 (Y) and 2 (Z)")
         self._window = window_options(
             self.settings, self.table, None if flips is None else tuple(flips)
         )
@@ -88,15 +98,10 @@ class Predictor:
             DataError: an image cannot be used, or there are more or fewer channels than the network takes.
         """
         files = _files(image)
-        case = Case(id=volume_stem(files[0]), images=files)
+        case = Case(id=case_id_of(files), images=files)
         item = self._chain(case_item(case))
         volume = item["image"]
-        channels = self.settings.dataset.num_channels
-        if volume.shape[0] != channels:
-            raise DataError(
-                f"{', '.join(map(str, files))}: {volume.shape[0]} channels, but the network was trained on "
-                f"{channels}; give one file for each of its channels, in the same order"
-            )
+        self._check_spacing(files[0])
         if float(volume.min()) == float(volume.max()):
             warnings.warn(
                 f"{', '.join(map(str, files))}: holds one value only where the network looks; its label map says nothing",
@@ -115,6 +120,22 @@ class Predictor:
         expected = read_header(files[0]).grid.shape
         assert classes.shape == expected, f"{classes.shape} came back for {expected}"
         return self.table.label_values(classes)
+
+    def _check_spacing(self, image: Path) -> None:
+        """Warn of voxels of another size than the network was trained on, where nothing resamples them."""
+        settings = self.settings
+        if settings.spacing_mm is not None or settings.image_shape is not None:
+            return
+        _, found = read_header(image).grid.along_ras
+        pairs = zip(found, self.spacing, strict=True)
+        if any(max(pair) > OTHER_SPACING * min(pair) for pair in pairs):
+            words = (" x ".join(f"{size:.3g}" for size in sizes) for sizes in (found, self.spacing))
+            warnings.warn(
+                f"{image}: voxels of {' mm, where the network was laid out for '.join(words)} mm; its settings have no "
+                "dataset.spacing, so it works on them as they are: look at what it labels",
+                MonaisegWarning,
+                stacklevel=3,
+            )
 
     def predict_file(
         self,
@@ -219,13 +240,13 @@ def predict_files(
     predictor: Predictor,
     images: Iterable[Sequence[str | Path]],
     folder: str | Path,
-    on_progress: Callable[[Path, int, int], None] | None = None,
 ) -> Iterator[PredictedFile]:
     """Predict several cases into `folder` as `<name>_pred.nii.gz`, one after the other.
 
     Raises:
         SettingsError: two images would be written to one name, or an output would overwrite an input.
-        DataError: images cannot be read; all are named before the first is predicted.
+        DataError: headers cannot be read, all named before the first prediction; or volumes cannot be used, named after
+            all others are predicted.
         StorageError: `folder` cannot be written to.
     """
     plan = planned_outputs(images, folder)
@@ -237,15 +258,20 @@ def predict_files(
         raise DataError(listed(problems))
     make_folder(folder)
     for files, output in plan:
-        report = None if on_progress is None else _reporter(on_progress, files[0])
-        labels = predictor.predict(files, report)
-        write_label_map(
-            output, labels, read_header(files[0]).grid, like=files[0], table=predictor.table
-        )
-        values, counts = np.unique(labels, return_counts=True)
-        yield PredictedFile(
-            files[0], output, {int(v): int(n) for v, n in zip(values, counts, strict=True)}
-        )
+        with collecting(problems):
+            yield _predict_file(predictor, files, output)
+    if problems:
+        raise DataError(listed(problems))
+
+
+def _predict_file(predictor: Predictor, files: tuple[Path, ...], output: Path) -> PredictedFile:
+    labels = predictor.predict(files)
+    write_label_map(
+        output, labels, read_header(files[0]).grid, like=files[0], table=predictor.table
+    )
+    values, counts = np.unique(labels, return_counts=True)
+    voxels = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+    return PredictedFile(files[0], output, voxels)
 
 
 def find_images(paths: Iterable[Path], output: Path, num_channels: int = 1) -> list[list[Path]]:
@@ -304,13 +330,13 @@ def _is_whole(image: Path, num_channels: int) -> bool:
     return num_channels == 1 or read_header(image).num_channels == num_channels
 
 
-def prediction_name(image: str | Path) -> str:
-    """File name of the label map of an image.
+def prediction_name(case_id: str) -> str:
+    """File name of the label map of a case.
 
-    >>> prediction_name("scans/S01.nii.gz")
+    >>> prediction_name("S01")
     'S01_pred.nii.gz'
     """
-    return f"{volume_stem(image)}_pred.nii.gz"
+    return f"{case_id}_pred.nii.gz"
 
 
 def planned_outputs(
@@ -321,13 +347,11 @@ def planned_outputs(
     Raises:
         SettingsError: two images would be written to one name, or an output would overwrite an input.
     """
-    plan = [(files, Path(folder) / prediction_name(files[0])) for files in map(_files, images)]
+    plan = [
+        (files, Path(folder) / prediction_name(case_id_of(files))) for files in map(_files, images)
+    ]
     _check_outputs(plan)
     return plan
-
-
-def _reporter(on_progress: Callable[[Path, int, int], None], image: Path) -> Progress:
-    return lambda done, total: on_progress(image, done, total)
 
 
 def _check_outputs(plan: Sequence[tuple[tuple[Path, ...], Path]]) -> None:

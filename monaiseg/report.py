@@ -49,6 +49,7 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
     """The evaluation as JSON holds it: means per label, then every case."""
     return {
         "model": evaluation.model,
+        "data_task": evaluation.data_task,
         "split": evaluation.split,
         "cases": len(evaluation.cases),
         "mean_dice": _number(evaluation.mean_dice),
@@ -60,6 +61,7 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
                 "cases": row["cases"],
                 **{key: _number(row[key]) for key in ("dice", "dice_sd", "precision", "recall")},
                 "volume_error_ml": _number(row["volume_error_ml"]),
+                "volume_bias_ml": _number(row["volume_bias_ml"]),
             }
             for row in label_rows(evaluation)
         ],
@@ -82,11 +84,14 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def label_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
-    """Mean scores of each foreground label over the cases that have one, and their number."""
+    """Mean scores of each foreground label over the cases that have it in either map, and their number.
+
+    The volume error is without sign: too much in one case does not make up for too little in another. The bias has it.
+    """
     for column in zip(*(case.labels for case in evaluation.cases), strict=True):
         dice = np.array([score.dice for score in column])
         found = [score for score in column if math.isfinite(score.dice)]
-        errors = [score.prediction_ml - score.reference_ml for score in found]
+        errors = np.array([score.prediction_ml - score.reference_ml for score in found])
         yield {
             "value": column[0].value,
             "name": column[0].name,
@@ -97,7 +102,8 @@ def label_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
             else math.nan,
             "precision": _mean(np.array([score.precision for score in column])),
             "recall": _mean(np.array([score.recall for score in column])),
-            "volume_error_ml": _mean(np.array(errors)),
+            "volume_error_ml": _mean(np.abs(errors)),
+            "volume_bias_ml": _mean(errors),
         }
 
 

@@ -133,7 +133,7 @@ class CacheSettings(Section):
     where: Literal["auto", "memory", "disk", "none"] = "auto"
     """`auto` takes memory where the prepared cases fit, else memory-mapped files in the data task's folder."""
     memory_gb: Positive | None = None
-    """Memory that the cache may take. null: half of what is free when training starts."""
+    """GiB of memory that the cache may take. null: half of what is free when training starts."""
 
 
 class SamplingSettings(Section):
@@ -555,7 +555,7 @@ class TaskSettings(Section):
     continue_train: bool = False
     """Start from the checkpoint at `model_path`."""
     continue_train_lr: float = -1.0
-    """Learning rate after `continue_train`. 0 or less: as the checkpoint and the schedule have it."""
+    """Learning rate that the schedule starts from after `continue_train`. 0 or less: `optim.lr`."""
     reset_train_epoch: bool = False
     """Forget the checkpoint's epoch and count from `load_model_but_train_from_epoch`."""
     load_model_but_train_from_epoch: Annotated[int, Field(ge=0)] = 0

@@ -8,6 +8,7 @@ the command line. `defaults` are the settings of the file, `settings` those with
 from __future__ import annotations
 
 import io
+import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -23,8 +24,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from monaiseg import distributed
+from monaiseg.cases import Case, case_id_of
 from monaiseg.checkpoint import load_checkpoint
-from monaiseg.data_tasks import CACHE_FOLDER, DataTask, read_data_task
+from monaiseg.data_tasks import CACHE_FOLDER, DataTask, kept_labels, read_data_task
 from monaiseg.devices import device_of
 from monaiseg.engines import build_optimizer, initial_network
 from monaiseg.errors import DataError, MonaisegError, SettingsError
@@ -57,6 +59,7 @@ RUN_FOLDER = "training"
 """Where in `output_dir` a training keeps its checkpoints, history and log."""
 
 
+log = logging.getLogger("monaiseg")
 _begun: dict[str, float] = {}
 """When the training that runs here was asked for, by `time.monotonic`."""
 
@@ -104,8 +107,7 @@ def changed_settings(settings: Settings, **changes: Any) -> Settings:
 def bundle_labels(bundle_root: str, settings: Settings) -> LabelTable:
     """The labels of a bundle's network."""
     table = LabelTable.read_csv(Path(bundle_root) / LABELS_FILE)
-    values = settings.dataset.seg.interested_label_list
-    return table if -1 in values else table.restricted_to(values)
+    return kept_labels(table, settings, LABELS_FILE)
 
 
 def device(settings: Settings) -> torch.device:
@@ -234,7 +236,7 @@ def inference_data(dataset_dir: str, output_dir: str, settings: Settings) -> lis
         raise SettingsError(f"{folder}: is no folder; give that of the images as --dataset_dir")
     images = find_images([folder], Path(output_dir), settings.dataset.num_channels)
     planned_outputs(images, output_dir)
-    return [{"image": [str(path) for path in files]} for files in images]
+    return [case_item(Case(case_id_of(files), tuple(files))) for files in images]
 
 
 # ---------------------------------------------------------------- training
@@ -252,6 +254,7 @@ class BundleTraining:
         output_dir: folder of the run folder.
         ckpt_dir: folder of `model.pt`.
         resume: go on where the training in `output_dir` stopped.
+        accept_inexact: with `resume`, go on although threads, versions or settings have changed.
     """
 
     def __init__(
@@ -264,8 +267,10 @@ class BundleTraining:
         output_dir: str,
         ckpt_dir: str,
         resume: bool = False,
+        accept_inexact: bool = False,
     ) -> None:
-        self.resume, self.weights = resume, Path(ckpt_dir) / WEIGHTS_FILE
+        self.resume, self.accept_inexact = resume, accept_inexact
+        self.weights = Path(ckpt_dir) / WEIGHTS_FILE
         folder = RunFolder(Path(output_dir).absolute() / RUN_FOLDER)
         evaluators = {"val": evaluator} if evaluator.state.epoch_length else {}
         self.training = Training(
@@ -279,14 +284,32 @@ class BundleTraining:
         )
 
     def run(self) -> TrainingResult:
-        """Train to the end, or until a signal asks to stop, and write the best weights."""
+        """Train to the end, and write the best weights.
+
+        Raises:
+            SystemExit: a signal asked to stop; with the exit code 130, after the step was committed and the best weights
+                so far were written.
+        """
         started, training = time.perf_counter(), self.training
         with opened(training.folder, resume=self.resume):
-            training.restore(resume=self.resume, extend=None, accept_inexact=False)
+            training.restore(resume=self.resume, extend=None, accept_inexact=self.accept_inexact)
+            training.describe(self._say)
             training.run()
             if distributed.is_first():
                 write_weights(load_checkpoint(training.folder.path).weights, self.weights)
-        return training.result(time.perf_counter() - started)
+        result = training.result(time.perf_counter() - started)
+        if result.interrupted:
+            step = training.trainer.state.iteration
+            self._say(
+                f"stopped and committed after step {step}; the same command with --resume True goes on"
+            )
+            distributed.leave()
+            raise SystemExit(130)
+        return result
+
+    def _say(self, line: str) -> None:
+        if distributed.is_first():
+            log.info(line)
 
 
 def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
@@ -364,7 +387,7 @@ class WriteLabelMaps:
         for item, made in zip(batch, output, strict=True):
             image = item["image"].meta["filename_or_obj"]
             write_label_map(
-                self.folder / prediction_name(image),
+                self.folder / prediction_name(item.get("case_id") or case_id_of([Path(image)])),
                 made["pred"][0].numpy(),
                 read_header(image).grid,
                 like=image,

@@ -61,7 +61,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """The last two commits and the best."""
+        """The last two commits, the best, and those that `keep_period` keeps."""
         return self.path / "checkpoints"
 
     @property
@@ -101,19 +101,19 @@ class RunFolder:
         """
         if resume and not self.checkpoints.is_dir():
             raise CheckpointError(
-                f"{self.path}: there is no training to resume; leave out --resume, or correct --task-name"
+                f"{self.path}: there is no training to resume; leave out --resume, or correct the name of the folder"
             )
         self._create()
         with _locked(self.path / ".lock"):
             if resume and self.history.exists() and not self.is_trained:
                 raise CheckpointError(
                     f"{self.checkpoints}: the checkpoints of this training are gone; put them back, or train again "
-                    "under another --task-name"
+                    "in another folder (--task-name)"
                 )
             if self.is_trained and not resume:
                 raise SettingsError(
                     f"{self.path}: holds the checkpoints of a training; go on with it by --resume, or choose "
-                    "another --task-name"
+                    "another folder (--task-name; of a bundle --output_dir)"
                 )
             probe_writable(self.checkpoints)
             with _logging_to(self.log_file):
@@ -175,7 +175,7 @@ def _take(descriptor: int, path: Path) -> None:
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
     except BlockingIOError as error:
         raise BusyError(
-            f"{path.parent}: {_holder_in_words(descriptor)} trains here; wait for it, or choose another --task-name"
+            f"{path.parent}: {_holder_in_words(descriptor)} trains here; wait for it, or choose another folder (--task-name)"
         ) from error
     except OSError as error:
         raise StorageError(

@@ -592,6 +592,17 @@ def test_a_packed_bundle_has_no_faults_and_says_what_it_scored(packed, by_hand):
     assert told["eval_metrics"] == {"validation_mean_dice": round(best.value, 4)}
 
 
+def test_a_packed_bundle_carries_the_documents_that_it_is_given(by_hand, tmp_path):
+    pack_bundle(by_hand, tmp_path / "lpba.zip", documents=LPBA)
+
+    with zipfile.ZipFile(tmp_path / "lpba.zip") as archive:
+        metadata = json.loads(archive.read("lpba/configs/metadata.json"))
+        assert archive.read("lpba/docs/README.md") == (LPBA / "docs" / "README.md").read_bytes()
+    assert metadata["name"] == json.loads((LPBA / "configs" / "about.json").read_text())["name"]
+    with pytest.raises(SettingsError, match="is no bundle"):
+        pack_bundle(by_hand, tmp_path / "other.zip", documents=tmp_path)
+
+
 def test_a_packed_bundle_names_no_case_and_no_place(packed, task):
     names = {case.id for cases in task.cases.values() for case in cases}
     for path in packed.rglob("*"):
@@ -857,3 +868,36 @@ def test_build_needs_labels_from_one_place(settings, tmp_path):
 
     assert done.exit_code == 2
     assert "--label-table" in done.output
+
+
+def test_a_bundle_computes_where_its_user_can(by_hand, task, short, table, tmp_path):
+    planned = changed(short, {"tsk_set.gpu_id": -1})
+
+    build_bundle(planned, table, tmp_path / "made")
+
+    assert load_settings(tmp_path / "made" / "configs" / "settings.json").tsk_set.gpu_id is None
+
+
+def test_what_is_changed_for_a_resume_wants_to_be_accepted(bundle, task):
+    folder = str(task.folder)
+    run_workflow(bundle, "train", dataset_dir=folder, max_epochs=1)
+    longer = {"dataset_dir": folder, "max_epochs": 2, "resume": True}
+
+    with pytest.raises(RuntimeError) as caught:
+        run_workflow(bundle, "train", **longer)
+    assert "would not go on exactly" in str(caught.value.__cause__)
+    made = run_workflow(bundle, "train", **longer, accept_inexact=True)
+
+    assert made.trainer.state.epoch == 2
+
+
+def test_an_interrupted_training_leaves_its_best_weights_and_the_exit_code_of_a_signal(
+    bundle, task, monkeypatch
+):
+    monkeypatch.setattr("monaiseg.handlers.StopOnSignal.requested", True)
+
+    with pytest.raises(SystemExit) as caught:
+        run_workflow(bundle, "train", dataset_dir=str(task.folder))
+
+    assert caught.value.code == 130
+    assert checkpoints.newest(bundle / "eval" / "training").step == 1

@@ -304,3 +304,15 @@ def test_two_cases_cannot_fill_three_splits():
     with pytest.raises(DataError, match="2 cases cannot fill train, test, val"):
         split_cases(["a", "b"])
     assert split_cases(["a", "b"], (50, 0, 50))["test"] == ()
+
+
+def test_images_that_nnunet_holds_out_are_said_to_be_left_out(tmp_path):
+    write_empty(tmp_path / "imagesTr/x_0000.nii.gz", tmp_path / "labelsTr/x.nii.gz")
+    write_empty(tmp_path / "imagesTs/y_0000.nii.gz", tmp_path / "labelsTs/y.nii.gz")
+
+    found = find_cases(tmp_path)
+
+    assert [case.id for case in found.cases] == ["x"]
+    assert any("imagesTs: 1 images left out" in note for note in found.notes)
+    (tmp_path / "imagesTs/y_0000.nii.gz").unlink()
+    assert not any("left out" in note for note in find_cases(tmp_path).notes)

@@ -238,3 +238,54 @@ def test_the_scripts_are_doors_to_the_same_commands(dataset, tmp_path):
         assert (lists / split / "file_name_list.txt").is_file()
     assert (lists / "dataset.json").is_file()
     shutil.rmtree(scripts / "__pycache__", ignore_errors=True)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"dataset": {"seg": {"patch_size": [100, 96, 96]}}}, "use 96 or 112"),
+        (
+            {"tsk_set": {"continue_train": True}},
+            "continue_train is true and tsk_set.model_path empty",
+        ),
+    ],
+)
+def test_settings_that_every_training_would_refuse_are_refused_by_the_check(
+    document, message, tmp_path
+):
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(document))
+
+    result = call("settings", "check", path)
+
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_how_deep_a_network_may_be_is_left_open_without_a_voxel_size(tmp_path):
+    path = tmp_path / "settings.json"
+    document = {
+        "dataset": {"seg": {"patch_size": [16, 16, 16]}},
+        "tsk_set": {"network": {"num_stages": 5}},
+    }
+    path.write_text(json.dumps(document))
+    assert call("settings", "check", path).exit_code == 0
+
+    document["dataset"]["spacing"] = [1, 1, 1]
+    path.write_text(json.dumps(document))
+    assert call("settings", "check", path).exit_code == 2
+
+
+def test_a_demo_that_is_interrupted_ends_as_interrupted(tmp_path, monkeypatch):
+    from monaiseg import demo
+    from monaiseg.training import TrainingResult
+
+    monkeypatch.setattr(demo, "NUM_BRAINS", 10)
+    monkeypatch.setattr(demo, "SHAPE", (32, 36, 32))
+    stopped = TrainingResult(tmp_path, None, 1, interrupted=True, seconds=1.0)
+    monkeypatch.setattr(demo, "train", lambda *_, **__: stopped)
+
+    result = call("demo", "-o", tmp_path / "demo")
+
+    assert result.exit_code == 130
+    assert "evaluating" not in result.output

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +18,7 @@ from monaiseg.geometry import Grid
 from monaiseg.labels import LabelTable
 from monaiseg.metrics import score_label_maps
 from monaiseg.prediction import Predictor
+from monaiseg.preparation import prepare
 from monaiseg.report import label_rows
 from monaiseg.volumes import read_label_map, write_label_map
 
@@ -79,12 +82,12 @@ def test_a_report_folder_that_cannot_be_made_is_refused_before_the_work(trained,
     assert "mine: cannot be written" in result.stderr
 
 
-def test_a_test_case_that_changed_since_the_preparation_is_not_scored(trained, data_task):
-    (case,) = data_task.cases["test"]
+def test_a_test_case_that_changed_since_the_preparation_is_not_scored(trained, dataset, tmp_path):
+    task = prepare(dataset, tmp_path / "own", "phantoms")
+    (case,) = task.cases["test"]
     values, header = read_label_map(case.label)
     write_label_map(case.label, np.where(values == 1, 4, values), header.grid)
-    task = data_task.folder
-    words = ["evaluate", "-m", trained.run_folder, "-o", task.parent, "-dtn", task.name]
+    words = ["evaluate", "-m", trained.run_folder, "-o", task.folder.parent, "-dtn", task.name]
 
     result = CliRunner().invoke(app, [str(word) for word in words])
 
@@ -103,7 +106,22 @@ def test_volume_errors_are_over_the_cases_that_have_the_structure():
 
     (row,) = label_rows(Evaluation(tuple(cases), table, "model", "test"))
 
-    assert (row["cases"], row["dice"], row["volume_error_ml"]) == (1, 0.0, -1.0)
+    assert (row["cases"], row["dice"]) == (1, 0.0)
+    assert (row["volume_error_ml"], row["volume_bias_ml"]) == (1.0, -1.0)
+
+
+def test_too_much_in_one_case_does_not_make_up_for_too_little_in_another():
+    table = LabelTable.from_values([1])
+    some, all_, none = (np.zeros((10, 10, 10), np.uint8) for _ in range(3))
+    some[:5], all_[:] = 1, 1
+    cases = [
+        CaseScores(str(n), tuple(score_label_maps(some, prediction, table, 1.0)), 0.0)
+        for n, prediction in enumerate((all_, none))
+    ]
+
+    (row,) = label_rows(Evaluation(tuple(cases), table, "model", "test"))
+
+    assert (row["volume_error_ml"], row["volume_bias_ml"]) == (0.5, 0.0)
 
 
 def test_a_case_without_a_label_map_is_not_taken_for_an_inverted_one(data_task):
@@ -113,3 +131,45 @@ def test_a_case_without_a_label_map_is_not_taken_for_an_inverted_one(data_task):
     notes = label_notes({"test": [case.id]}, bare, data_task.table)
 
     assert not [note for note in notes if case.id in note]
+
+
+def test_the_scores_on_other_data_do_not_replace_those_of_the_trainings_own(
+    trained, data_task, tmp_path
+):
+    """`data_task` is a copy: another data task than the one that the network was trained on."""
+    words = ["evaluate", "-m", str(trained.run_folder), "-o", str(data_task.folder.parent)]
+    model = shutil.copytree(trained.run_folder, data_task.folder / "first")
+    own, other = ([*words, "-dtn", name] for name in ("phantoms", "others"))
+    own[2] = other[2] = str(model)
+    shutil.copytree(data_task.folder, tmp_path / "tasks" / "others", ignore=lambda *_: ["first"])
+
+    for command in (own, other):
+        result = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+
+    records = model / "records"
+    first, second = (
+        json.loads((records / name / "summary.json").read_text())
+        for name in ("test", "others-test")
+    )
+    assert first["data_task"] == str(data_task.folder)
+    assert second["data_task"] == str(tmp_path / "tasks" / "others")
+    assert first["model"].startswith(str(model / "checkpoints" / "best-epoch-"))
+
+
+def test_label_maps_that_cannot_be_scored_are_named_before_eval_seg_predicts(
+    trained, data_task, tmp_path
+):
+    (case,) = data_task.cases["test"]
+    image = case.images[0]
+    (tmp_path / "list.txt").write_text(
+        f"{image} None\n{data_task.cases['val'][0].images[0]} {tmp_path}/lost.nii.gz\n"
+    )
+    (tmp_path / "lost.nii.gz").write_bytes(b"no volume")
+    words = ["eval-seg", "-m", str(trained.run_folder), "-txt", str(tmp_path / "list.txt")]
+
+    result = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "out")])
+
+    assert result.exit_code == 2
+    assert "lost.nii.gz" in result.output
+    assert not (tmp_path / "out").exists()

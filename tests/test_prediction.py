@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from monaiseg.checkpoint import load_checkpoint
-from monaiseg.errors import DataError, SettingsError, StorageError
+from monaiseg.errors import DataError, MonaisegWarning, SettingsError, StorageError
 from monaiseg.phantom import make_phantom, write_phantom
 from monaiseg.prediction import (
     Predictor,
@@ -168,3 +169,56 @@ def test_a_wrong_number_of_channels_is_refused(predictor, phantom, tmp_path):
 
     with pytest.raises(DataError, match="channel"):
         predictor.predict([image, image])
+
+
+def test_a_scan_that_cannot_be_used_does_not_keep_the_others_from_being_labelled(
+    predictor, phantom, tmp_path
+):
+    good = [phantom(label_values=(1, 4), case_id=f"good_{n}", seed=n).image for n in range(2)]
+    bad = tmp_path / "bad.nii.gz"
+    voxels = np.zeros((24, 24, 24), np.float32)
+    voxels[3, 3, 3] = np.nan
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), bad)
+    out = tmp_path / "out"
+
+    with pytest.raises(DataError, match=r"^[^\n]*bad\.nii\.gz[^\n]*$"):
+        list(predict_files(predictor, [[good[0]], [bad], [good[1]]], out))
+
+    assert sorted(path.name for path in out.iterdir()) == [
+        "good_0_pred.nii.gz",
+        "good_1_pred.nii.gz",
+    ]
+
+
+def test_the_label_map_of_several_channels_has_the_name_of_the_case(tmp_path):
+    channels = [tmp_path / f"S01_000{n}.nii.gz" for n in range(2)]
+    others = [tmp_path / "S02_t1.nii.gz", tmp_path / "S02_flair.nii.gz"]
+
+    outputs = [output.name for _, output in planned_outputs([channels, others], tmp_path / "out")]
+
+    assert outputs == ["S01_pred.nii.gz", "S02_t1_pred.nii.gz"]
+
+
+def test_an_overlap_or_axis_that_there_is_not_is_refused(trained):
+    with pytest.raises(SettingsError, match="overlap: 1.0"):
+        Predictor(trained.run_folder, device="cpu", overlap=1.0)
+    with pytest.raises(SettingsError, match="flips: -1 is no axis"):
+        Predictor(trained.run_folder, device="cpu", flips=(0, -1))
+
+
+def test_voxels_of_another_size_than_the_network_was_laid_out_for_are_warned_of(
+    predictor, trained, phantom
+):
+    coarse = phantom(spacing=(1.0, 1.0, 2.5), label_values=(1, 4)).image
+    saved = load_checkpoint(trained.run_folder)
+    settings = parse_settings(saved.settings, "checkpoint")
+    resampled = changed(settings, {"dataset.spacing": (1.0, 1.0, 1.0)})
+
+    with pytest.warns(MonaisegWarning, match="voxels of 1 x 1 x 2.5 mm, where the network"):
+        predictor.predict(coarse)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MonaisegWarning)
+        predictor.predict(
+            phantom(spacing=(1.0, 1.0, 1.2), label_values=(1, 4), case_id="fine").image
+        )
+        Predictor(with_settings(saved, resampled), device="cpu").predict(coarse)
