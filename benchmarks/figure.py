@@ -15,7 +15,9 @@ COLOURS = {"monaiseg": "#0072b2", "monai": "#b86e00", "nnunet": "#007a5a"}
 WIDTH, HEIGHT = 640, 400
 LEFT, RIGHT, TOP, BOTTOM = 70, 490, 20, 340
 """Edges of the field that the points lie in; names stand to the right of it."""
-TICK = 0.05
+TICK = 0.02
+LOWEST = 0.8
+"""Points below stand on the lower edge with their number: the rest would be a line otherwise."""
 
 
 class Axes:
@@ -24,7 +26,7 @@ class Axes:
     def __init__(self, points: Sequence[Any]) -> None:
         self.minutes = sorted({point["minutes"] for point in points})
         scores = [mean_dice(point) for point in points]
-        self.low = math.floor(min(scores) / TICK) * TICK
+        self.low = max(math.floor(min(scores) / TICK) * TICK, LOWEST)
         self.high = math.ceil(max(scores) / TICK) * TICK
 
     def x(self, minutes: float) -> float:
@@ -32,7 +34,8 @@ class Axes:
         return LEFT + 20 + (RIGHT - LEFT - 40) * math.log(minutes / self.minutes[0]) / span
 
     def y(self, score: float) -> float:
-        return TOP + (BOTTOM - TOP) * (self.high - score) / ((self.high - self.low) or TICK)
+        height = (self.high - max(score, self.low)) / ((self.high - self.low) or TICK)
+        return TOP + (BOTTOM - TOP) * height
 
     def drawn(self) -> list[str]:
         """Lines and numbers of the axes, and what they mean."""
@@ -87,5 +90,13 @@ def curve(axes: Axes, contender: str, points: Sequence[Any]) -> list[str]:
     return [
         f'<polyline points="{corners}" fill="none" stroke="{colour}" stroke-width="2"/>',
         *(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in places),
-        text(line[-1][0] + 10, line[-1][1] + 4, NAMES[contender], colour=colour),
+        text(
+            line[-1][0] + 10, line[-1][1] - 6, NAMES[contender] + below(axes, points), colour=colour
+        ),
     ]
+
+
+def below(axes: Axes, points: Sequence[Any]) -> str:
+    """The least score of points that are below the field, in words."""
+    least = min(mean_dice(point) for point in points)
+    return f": {least:.2f}, below" if least < axes.low else ""
