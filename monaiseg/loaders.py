@@ -253,9 +253,8 @@ def free_memory() -> int:
                 int((CONTAINER / f"memory.{name}").read_text(encoding="ascii"))
                 for name in ("max", "current")
             )
-            with contextlib.suppress(
-                OSError, ValueError
-            ):  # files that were read are given up when asked
+            # Files that were read before are given up when asked.
+            with contextlib.suppress(OSError, ValueError):
                 parts = (CONTAINER / "memory.stat").read_text(encoding="ascii").split()
                 used -= int(parts[parts.index("inactive_file") + 1])
             free = min(free, max(limit - used, 0))
