@@ -17,11 +17,12 @@ from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers.inferer import Inferer, SimpleInferer
 from monai.utils.enums import BlendMode
+from monai.utils.type_conversion import dtype_numpy_to_torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from monaiseg.geometry import Shape
-from monaiseg.labels import LabelTable
+from monaiseg.labels import LabelTable, index_dtype
 from monaiseg.settings import Settings
 
 Window = tuple[slice, slice, slice]
@@ -71,7 +72,7 @@ def sliding_window_class_map(
     )
     score = _Scorer(network, torch.device(device), tuple(flips), partner_classes)
 
-    classes = torch.empty(size, dtype=torch.uint8 if num_classes <= 256 else torch.int16)
+    classes = torch.empty(size, dtype=dtype_numpy_to_torch(index_dtype(num_classes)))
     slab_shape = [num_classes, *size]
     slab_shape[1 + axis] = patch_shape[axis]
     slab = torch.zeros(slab_shape, device=device)

@@ -260,7 +260,7 @@ class LabelTable:
         Raises:
             DataError: values are not listed and `others` is "refuse"; they are named with their voxel counts.
         """
-        dtype = np.uint8 if self.num_classes <= 256 else np.int16
+        dtype = index_dtype(self.num_classes)
         least, most = (int(label_map.min()), int(label_map.max())) if label_map.size else (0, 0)
         if most - least < 1 << 20:  # a look-up table; label maps hold small numbers
             lookup = np.full(most - least + 1, -1, dtype=np.int32)
@@ -342,6 +342,11 @@ class LabelTable:
             i if label.partner is None else index[label.partner]
             for i, label in enumerate(self.labels)
         )
+
+
+def index_dtype(num_classes: int) -> np.dtype[Any]:
+    """The type of class indices: uint8 up to 256 classes, else int16."""
+    return np.dtype(np.uint8 if num_classes <= 256 else np.int16)
 
 
 def _default_name(value: int) -> str:

@@ -50,7 +50,7 @@ from monaiseg.errors import (
 )
 from monaiseg.files import TEMPORARY, sha256_of, write_atomic
 from monaiseg.geometry import nearest_multiples
-from monaiseg.labels import LabelTable
+from monaiseg.labels import LabelTable, index_dtype
 from monaiseg.settings import Settings
 from monaiseg.transforms import (
     MAX_CENTRES,
@@ -222,7 +222,7 @@ def _prepared_bytes(item: Item, transform: CaseChain, settings: Settings, table:
         voxels = math.prod(target_shape(read_header(item["image"][0]).grid, settings))
     except DataError as error:
         raise DataError(f"case {case_name(item)!r}: {error}") from error
-    index_bytes = 1 if table.num_classes <= 256 else 2
+    index_bytes = index_dtype(table.num_classes).itemsize
     centres = transform.num_centre_groups * MAX_CENTRES
     return voxels * (4 * settings.dataset.num_channels + index_bytes) + 4 * min(centres, voxels)
 

@@ -30,6 +30,7 @@ from monaiseg.files import read_json_object, write_atomic
 from monaiseg.fingerprint import Fingerprint
 from monaiseg.geometry import Shape, Spacing
 from monaiseg.inference import count_windows
+from monaiseg.labels import index_dtype
 from monaiseg.loaders import free_memory
 from monaiseg.network import plan_topology
 from monaiseg.probes import WINDOWS, DataProbe, StepProbe, processor_name, run_probes, step_of
@@ -630,7 +631,7 @@ def _largest(option: Option, fingerprint: Fingerprint) -> Shape:
 
 def _case_bytes(shape: Shape, fingerprint: Fingerprint) -> int:
     """Of a prepared case: intensities in float32, and class indices."""
-    index = 1 if fingerprint.num_classes <= 256 else 2
+    index = index_dtype(fingerprint.num_classes).itemsize
     return (4 * fingerprint.num_channels + index) * math.prod(shape)
 
 

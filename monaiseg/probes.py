@@ -29,13 +29,14 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.engines.trainer import SupervisedTrainer
+from monai.utils.type_conversion import dtype_numpy_to_torch
 from torch.utils.data import Dataset
 
 from monaiseg.cases import Case
 from monaiseg.engines import build_optimizer, build_trainer
 from monaiseg.errors import SettingsError, lack_of_memory
 from monaiseg.geometry import Shape, Spacing
-from monaiseg.labels import LabelTable
+from monaiseg.labels import LabelTable, index_dtype
 from monaiseg.loaders import SeededDataset
 from monaiseg.losses import build_loss
 from monaiseg.network import network_of
@@ -201,7 +202,7 @@ def _step_costs(
     patch, batch_size = settings.patch_shape, settings.batch_size
     network = network_of(settings, LabelTable.from_values(range(num_classes)), spacing).to(device)
     image = torch.randn(batch_size, settings.dataset.num_channels, *patch)
-    dtype = torch.uint8 if num_classes <= 256 else torch.int16
+    dtype = dtype_numpy_to_torch(index_dtype(num_classes))
     label = torch.randint(num_classes, (batch_size, 1, *patch), dtype=dtype)
     trainer = build_trainer(
         settings,

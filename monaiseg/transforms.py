@@ -36,7 +36,7 @@ from monai.transforms.transform import Randomizable, Transform
 from monai.transforms.utility.dictionary import CastToTyped
 from monai.transforms.utils import convert_applied_interp_mode
 from monai.utils.misc import MAX_SEED
-from monai.utils.type_conversion import convert_to_dst_type
+from monai.utils.type_conversion import convert_to_dst_type, dtype_numpy_to_torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 from typing_extensions import Self, override
@@ -44,7 +44,7 @@ from typing_extensions import Self, override
 from monaiseg.cases import Case
 from monaiseg.errors import DataError, MonaisegError
 from monaiseg.geometry import Grid, Shape, Spacing, padded_shape
-from monaiseg.labels import LabelTable
+from monaiseg.labels import LabelTable, index_dtype
 from monaiseg.settings import (
     IntensitySettings,
     RotationSettings,
@@ -165,10 +165,9 @@ def load_chain(settings: Settings, table: LabelTable | None = None) -> list[Tran
     padding = settings.patch_shape, dataset.seg.partition.padding_mode
     chain += [Padd("image", PadUp(*padding, with_floor=True))]
     if table is not None:
-        index_dtype = torch.uint8 if table.num_classes <= 256 else torch.int16
         chain += [
             Padd("label", PadUp(*padding, with_floor=False)),
-            CastToTyped("label", index_dtype),
+            CastToTyped("label", dtype_numpy_to_torch(index_dtype(table.num_classes))),
         ]
     return chain
 
