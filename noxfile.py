@@ -24,7 +24,7 @@ CONSTRAINTS = ("--constraint", "constraints.txt")
 TESTED_TORCH = next(
     line for line in Path("constraints.txt").read_text().split() if line.startswith("torch==")
 )
-BUNDLE_TESTS = ("tests/test_bundle.py", "tests/test_distributed.py")
+BUNDLE_TESTS = ("tests/bundle", "tests/training/test_distributed.py")
 SIDE_BY_SIDE = ("--numprocesses", "auto", "--maxprocesses", "4")
 """More than four processes would train the shared networks of the tests more often than they save."""
 
@@ -97,7 +97,7 @@ def docs(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def schema(session: nox.Session) -> None:
     """The published schema is that of the code, and the shipped settings files keep to it."""
-    pytest(session, "tests/test_schema.py")
+    pytest(session, "tests/settings/test_schema.py")
 
 
 @nox.session(venv_backend="none")
@@ -131,12 +131,6 @@ def properties(session: nox.Session) -> None:
 def crash(session: nox.Session) -> None:
     """Trainings killed, starved and cut off, a thousand times: an hour; `nox -s crash -- named` for a part."""
     in_runtime(session, "python", "tests/crash/campaign.py", *session.posargs)
-
-
-@nox.session(venv_backend="none", default=False)
-def mutants(session: nox.Session) -> None:
-    """Do the tests bite? Faults put into a copy of the source, each of which named tests must notice: minutes."""
-    in_runtime(session, "python", "tests/mutants.py", *session.posargs)
 
 
 @nox.session

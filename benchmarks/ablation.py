@@ -18,7 +18,8 @@ from typing import Any
 
 from common import MONAISEG, machine, prepare, run, table
 
-from monaiseg.settings import changed, dump_settings, load_settings
+from monaiseg.settings.reading import changed, load_settings
+from monaiseg.settings.writing import dump_settings
 
 RECIPE = Path(__file__).parent.parent / "scripts" / "settings_for_hippocampus" / "seg_train"
 STEPS_PER_EPOCH = 35

@@ -23,12 +23,13 @@ from contest import Spent
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 
-from monaiseg.data_tasks import read_data_task
-from monaiseg.devices import choose_device
-from monaiseg.engines import build_optimizer
-from monaiseg.settings import Settings, load_settings
-from monaiseg.training import Training, build_training
-from monaiseg.workspace import RunFolder
+from monaiseg.data.data_tasks import read_data_task
+from monaiseg.settings.reading import load_settings
+from monaiseg.settings.settings import Settings
+from monaiseg.training.devices import choose_device
+from monaiseg.training.engines import build_optimizer
+from monaiseg.training.run import Training, build_training
+from monaiseg.training.run_folder import RunFolder
 
 SETTINGS = Path(__file__).parent.parent / "scripts" / "settings_for_hippocampus" / "seg_train"
 

@@ -11,8 +11,8 @@ import time
 import torch
 from monai.losses import DiceCELoss
 
-from monaiseg.losses import build_loss
-from monaiseg.settings import LossSettings
+from monaiseg.networks.losses import build_loss
+from monaiseg.settings.loss import LossSettings
 
 CLASSES, SHAPE, RUNS = 57, (64, 64, 64), 5
 torch.manual_seed(0)

@@ -29,9 +29,9 @@ import torch
 from common import RIVALS, machine, prepare, run, split_cases, table
 from figure import NAMES, figure
 
-from monaiseg.labels import LabelTable
-from monaiseg.metrics import class_counts, dice_from_counts, mean_over_cases
-from monaiseg.volumes import read_label_map
+from monaiseg.data.labels import LabelTable
+from monaiseg.data.volumes import read_label_map
+from monaiseg.evaluation.metrics import class_counts, dice_from_counts, mean_over_cases
 
 
 def point(

@@ -18,9 +18,11 @@ from common import machine
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetOutBlock, get_conv_layer
 from torch import Tensor, nn
 
-from monaiseg.losses import build_loss
-from monaiseg.network import ResidualUNet, build_network, folded, plan_topology, unfolded
-from monaiseg.settings import LossSettings, NetworkSettings
+from monaiseg.networks.losses import build_loss
+from monaiseg.networks.residual_unet import ResidualUNet, build_network, folded, unfolded
+from monaiseg.networks.topology import plan_topology
+from monaiseg.settings.loss import LossSettings
+from monaiseg.settings.network import NetworkSettings
 
 SHAPE, BATCH, CLASSES = (40, 56, 40), 4, 3
 LAST, DEFAULT = torch.channels_last_3d, torch.contiguous_format

@@ -22,8 +22,8 @@ from pathlib import Path
 from common import LABELS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from monaiseg.phantom import make_phantom, write_phantom
-from monaiseg.settings import load_settings
+from monaiseg.data.phantoms import make_phantom, write_phantom
+from monaiseg.settings.reading import load_settings
 
 CASES = {  # name: data, minutes, GiB
     "hippocampus, 10 minutes": ("hippocampus", 10.0, 4.0),

@@ -11,9 +11,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Case": "monaiseg.cases",
-    "Grid": "monaiseg.geometry",
-    "LabelTable": "monaiseg.labels",
+    "Case": "monaiseg.data",
+    "Grid": "monaiseg.data",
+    "LabelTable": "monaiseg.data",
     "MonaisegError": "monaiseg.errors",
     "Predictor": "monaiseg.prediction",
     "Settings": "monaiseg.settings",
@@ -22,7 +22,7 @@ _HOMES = {
     "plan": "monaiseg.planning",
     "prepare": "monaiseg.preparation",
     "train": "monaiseg.training",
-    "write_report": "monaiseg.report",
+    "write_report": "monaiseg.evaluation",
 }
 
 __all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604 - the names are strings, ruff cannot see it

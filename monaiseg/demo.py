@@ -6,14 +6,11 @@ from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
+from monaiseg.data import LabelTable, write_phantom_dataset
 from monaiseg.errors import SettingsError
-from monaiseg.evaluation import Evaluation, evaluate
-from monaiseg.labels import LabelTable
-from monaiseg.phantom import write_phantom_dataset
-from monaiseg.pictures import write_comparison
+from monaiseg.evaluation import Evaluation, evaluate, write_comparison, write_report
 from monaiseg.prediction import Predictor
 from monaiseg.preparation import prepare
-from monaiseg.report import write_report
 from monaiseg.settings import Settings, settings_from_dict
 from monaiseg.training import train
 

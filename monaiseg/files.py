@@ -6,8 +6,8 @@ rename it over the path, sync the folder.
 
 Every step is a call of `os` by name, so that the tests can make the n-th of them fail.
 """
-# ruff: noqa: PTH105, PTH108
 
+# ruff: noqa: PTH105, PTH108
 from __future__ import annotations
 
 import contextlib

@@ -16,9 +16,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from monaiseg.cases import Case, case_id_of, channels_by_case, folded
-from monaiseg.checkpoint import Checkpoint, check_weights, load_checkpoint
-from monaiseg.devices import choose_device
+from monaiseg.data import (
+    Case,
+    LabelTable,
+    case_id_of,
+    caseless,
+    channels_by_case,
+    is_volume_name,
+    prediction_name,
+    read_header,
+    write_label_map,
+)
 from monaiseg.errors import (
     CheckpointError,
     DataError,
@@ -28,16 +36,13 @@ from monaiseg.errors import (
     listed,
 )
 from monaiseg.files import make_folder
-from monaiseg.inference import sliding_window_class_map, window_options, window_shape
-from monaiseg.labels import LabelTable
-from monaiseg.network import network_of
+from monaiseg.networks import network_of, sliding_window_class_map, window_options, window_shape
 from monaiseg.settings import Settings, dump_settings, parse_settings, settings_from_dict
+from monaiseg.training import Checkpoint, check_weights, choose_device, load_checkpoint
 from monaiseg.transforms import case_item, inference_chain, resize_note, to_file_grid
-from monaiseg.volumes import is_volume_name, read_header, write_label_map
 
 Progress = Callable[[int, int], None]
 """Called with windows done and windows in all."""
-
 
 OTHER_SPACING = 1.25
 """Voxel sizes that differ by more than this factor are warned of: augmentation seldom scales by more."""
@@ -330,15 +335,6 @@ def _is_whole(image: Path, num_channels: int) -> bool:
     return num_channels == 1 or read_header(image).num_channels == num_channels
 
 
-def prediction_name(case_id: str) -> str:
-    """File name of the label map of a case.
-
-    >>> prediction_name("S01")
-    'S01_pred.nii.gz'
-    """
-    return f"{case_id}_pred.nii.gz"
-
-
 def planned_outputs(
     images: Iterable[Sequence[str | Path]], folder: str | Path
 ) -> list[tuple[tuple[Path, ...], Path]]:
@@ -358,7 +354,7 @@ def _check_outputs(plan: Sequence[tuple[tuple[Path, ...], Path]]) -> None:
     taken: dict[str, Path] = {}
     inputs = {file.resolve() for files, _ in plan for file in files}
     for files, output in plan:
-        name = folded(output.name)
+        name = caseless(output.name)
         if name in taken:
             raise SettingsError(
                 f"{files[0]} and {taken[name]} would both be written to {output}; predict them into "

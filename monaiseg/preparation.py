@@ -13,31 +13,34 @@ from pathlib import Path
 
 import numpy as np
 
-from monaiseg.cases import Case, FoundCases, choose_debug, find_cases, split_cases
-from monaiseg.data_tasks import (
+from monaiseg.data import (
     VOLUMES_FOLDER,
-    DataTask,
-    fresh_folder,
-    prepared_by,
-    write_data_task,
-    write_lists,
-)
-from monaiseg.errors import SettingsError
-from monaiseg.facts import (
+    Case,
     CaseFacts,
+    DataTask,
+    FoundCases,
+    Grid,
+    LabelTable,
     Progress,
     check_duplicates,
     check_labels,
+    choose_debug,
     examine_cases,
     file_notes,
+    find_cases,
+    fresh_folder,
     label_notes,
+    prepared_by,
     scan_labels,
+    split_cases,
+    write_data_task,
+    write_image,
+    write_label_map,
+    write_lists,
 )
+from monaiseg.errors import SettingsError
 from monaiseg.files import valid_name
-from monaiseg.geometry import Grid
-from monaiseg.labels import LabelTable
 from monaiseg.settings import Settings, find_settings, load_settings
-from monaiseg.volumes import write_image, write_label_map
 
 
 def prepare(
@@ -61,7 +64,7 @@ def prepare(
     with these settings to read. Test cases stay as they are: scores are taken on the original scans.
 
     Args:
-        dataset_path: folder in one of the layouts of `monaiseg.cases.find_cases`.
+        dataset_path: folder in one of the layouts of `monaiseg.data.find_cases`.
         output_root_path: folder of all data tasks; made where it is missing.
         data_task_name: name of this one's folder.
         task_type: "seg".
@@ -147,9 +150,6 @@ def _channel_names(
         return found.channel_names, []
     names = ", ".join(found.channel_names)
     return (), [f"dataset.json names the channels {names}, and images have {count}; names left out"]
-
-
-# ---------------------------------------------------------------- volumes written once
 
 
 def _preprocess(task: DataTask, settings: Settings, on_progress: Progress | None) -> DataTask:

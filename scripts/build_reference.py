@@ -17,9 +17,10 @@ from typing import Any
 import typer
 
 import monaiseg
-from monaiseg import easyreg
 from monaiseg.cli import app
-from monaiseg.settings import _in_words, json_schema
+from monaiseg.settings import easyreg
+from monaiseg.settings.messages import _in_words
+from monaiseg.settings.schema import json_schema
 
 DOCS = Path(__file__).parent.parent / "docs"
 GENERATED = (

@@ -12,14 +12,15 @@ import hypothesis
 import pytest
 
 from drawings import write_case
-from monaiseg.geometry import Shape, Spacing
-from monaiseg.phantom import Phantom, make_phantom, write_phantom
-from monaiseg.settings import Settings, settings_from_dict
+from monaiseg.data.grid import Shape, Spacing
+from monaiseg.data.phantoms import Phantom, make_phantom, write_phantom
+from monaiseg.settings.reading import settings_from_dict
+from monaiseg.settings.settings import Settings
 
 if TYPE_CHECKING:
-    from monaiseg.cases import Case
-    from monaiseg.data_tasks import DataTask
-    from monaiseg.training import TrainingResult
+    from monaiseg.data.cases import Case
+    from monaiseg.data.data_tasks import DataTask
+    from monaiseg.training.run import TrainingResult
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -127,7 +128,7 @@ def _data_task(_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Data
 @pytest.fixture
 def data_task(_data_task: DataTask, tmp_path: Path) -> DataTask:
     """`dataset`, prepared: three cases to train on, one to validate, one to test. The test's own copy."""
-    from monaiseg.data_tasks import read_data_task
+    from monaiseg.data.data_tasks import read_data_task
 
     return read_data_task(shutil.copytree(_data_task.folder, tmp_path / "tasks" / "phantoms"))
 
@@ -135,7 +136,7 @@ def data_task(_data_task: DataTask, tmp_path: Path) -> DataTask:
 @pytest.fixture(scope="session")
 def trained(_data_task: DataTask, settings: Settings) -> TrainingResult:
     """A network that has learned `dataset`: validation Dice above 0.9. Shared by the session: read only."""
-    from monaiseg.training import train
+    from monaiseg.training.run import train
 
     document = settings.model_dump(mode="json")
     document["dataset"]["seg"]["patch_size"] = [

@@ -9,9 +9,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from monaiseg.cases import Case
-from monaiseg.geometry import Grid
-from monaiseg.volumes import write_image, write_label_map
+from monaiseg.data.cases import Case
+from monaiseg.data.grid import Grid
+from monaiseg.data.volumes import write_image, write_label_map
 
 SHAPE = (3, 4, 5)
 GRID = Grid.of(SHAPE, np.diag([1, 1, 2, 1]))

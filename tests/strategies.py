@@ -10,11 +10,13 @@ import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from monaiseg.data.grid import Grid
+from monaiseg.data.labels import LabelTable
+from monaiseg.data.phantoms import phantom_grid
 from monaiseg.errors import SettingsError
-from monaiseg.geometry import Grid
-from monaiseg.labels import LabelTable
-from monaiseg.phantom import phantom_grid
-from monaiseg.settings import Settings, json_schema, settings_from_dict
+from monaiseg.settings.reading import settings_from_dict
+from monaiseg.settings.schema import json_schema
+from monaiseg.settings.settings import Settings
 
 ORIENTATIONS = tuple(
     "".join(letters[sign] for letters, sign in zip(axes, signs, strict=True))

@@ -12,7 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from monaiseg.cli import app
-from monaiseg.settings import Settings, dump_settings, find_settings, load_settings
+from monaiseg.settings.reading import find_settings, load_settings
+from monaiseg.settings.settings import Settings
+from monaiseg.settings.writing import dump_settings
 
 RUNNER = CliRunner()
 
@@ -180,7 +182,7 @@ def test_settings_init_writes_what_check_accepts_and_show_prints(tmp_path):
 
 @pytest.mark.parametrize("name", ["model_best.pth.tar", "../checkpoints/model_best.pth.tar"])
 def test_easyregs_name_for_the_best_checkpoint_finds_the_best(name, trained):
-    from monaiseg.checkpoint import load_checkpoint
+    from monaiseg.training.checkpoint import load_checkpoint
 
     found = load_checkpoint(trained.run_folder / "checkpoints" / name)
     assert found.path.name == trained.best.file
@@ -278,7 +280,7 @@ def test_how_deep_a_network_may_be_is_left_open_without_a_voxel_size(tmp_path):
 
 def test_a_demo_that_is_interrupted_ends_as_interrupted(tmp_path, monkeypatch):
     from monaiseg import demo
-    from monaiseg.training import TrainingResult
+    from monaiseg.training.run import TrainingResult
 
     monkeypatch.setattr(demo, "NUM_BRAINS", 10)
     monkeypatch.setattr(demo, "SHAPE", (32, 36, 32))

@@ -18,20 +18,25 @@ import pytest
 import torch
 
 from drawings import GRID, SHAPE, write_case
-from monaiseg import checkpoint as checkpoints
-from monaiseg.cases import Case, find_cases, split_cases
-from monaiseg.data_tasks import DataTask, read_data_task
+from monaiseg.data.cases import Case, find_cases
+from monaiseg.data.data_tasks import DataTask, read_data_task
+from monaiseg.data.grid import Grid
+from monaiseg.data.list_files import read_list_file, write_list_file
+from monaiseg.data.splits import split_cases
+from monaiseg.data.volumes import read_header, read_label_map, write_image, write_label_map
 from monaiseg.errors import DataError, SettingsError
-from monaiseg.geometry import Grid
-from monaiseg.lists import read_list_file, write_list_file
-from monaiseg.loaders import build_training_loader
 from monaiseg.prediction import Predictor
 from monaiseg.preparation import prepare
-from monaiseg.schedule import LearningRate
-from monaiseg.settings import Settings, dump_settings, load_settings, settings_from_dict
-from monaiseg.training import train
-from monaiseg.transforms import CaseChain, case_item, load_chain
-from monaiseg.volumes import read_header, read_label_map, write_image, write_label_map
+from monaiseg.settings.reading import load_settings, settings_from_dict
+from monaiseg.settings.settings import Settings
+from monaiseg.settings.writing import dump_settings
+from monaiseg.training import checkpoint as checkpoints
+from monaiseg.training.loaders import build_training_loader
+from monaiseg.training.run import train
+from monaiseg.training.schedule import LearningRate
+from monaiseg.transforms.case_chain import CaseChain
+from monaiseg.transforms.chains import load_chain
+from monaiseg.transforms.items import case_item
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 

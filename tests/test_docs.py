@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import pytest
 
-from monaiseg.settings import settings_from_dict
+from monaiseg.settings.reading import settings_from_dict
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])

@@ -22,16 +22,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from typer.testing import CliRunner
 
-from monaiseg import checkpoint as checkpoints
 from monaiseg.cli import app
-from monaiseg.data_tasks import read_data_task
-from monaiseg.labels import LabelTable
-from monaiseg.loaders import build_case_loader, build_training_loader
-from monaiseg.phantom import write_phantom_dataset
+from monaiseg.data.data_tasks import read_data_task
+from monaiseg.data.labels import LabelTable
+from monaiseg.data.phantoms import write_phantom_dataset
+from monaiseg.data.volumes import read_header, read_label_map, write_image
 from monaiseg.prediction import Predictor, with_settings
-from monaiseg.settings import Settings, changed, load_settings, parse_settings
-from monaiseg.training import train
-from monaiseg.volumes import read_header, read_label_map, write_image
+from monaiseg.settings.reading import changed, load_settings, parse_settings
+from monaiseg.settings.settings import Settings
+from monaiseg.training import checkpoint as checkpoints
+from monaiseg.training.loaders import build_case_loader, build_training_loader
+from monaiseg.training.run import train
 
 REPOSITORY = Path(__file__).parent.parent
 LPBA40 = LabelTable.read_csv(REPOSITORY / "monaiseg" / "lpba40_labels.csv")

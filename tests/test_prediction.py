@@ -10,9 +10,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monaiseg.checkpoint import load_checkpoint
+from monaiseg.data.phantoms import make_phantom, write_phantom
+from monaiseg.data.volumes import read_label_table
 from monaiseg.errors import DataError, MonaisegWarning, SettingsError, StorageError
-from monaiseg.phantom import make_phantom, write_phantom
 from monaiseg.prediction import (
     Predictor,
     as_evaluated,
@@ -21,8 +21,8 @@ from monaiseg.prediction import (
     predict_files,
     with_settings,
 )
-from monaiseg.settings import changed, parse_settings, settings_from_dict
-from monaiseg.volumes import read_label_table
+from monaiseg.settings.reading import changed, parse_settings, settings_from_dict
+from monaiseg.training.checkpoint import load_checkpoint
 
 ORIENTATIONS = [
     "".join(letters)

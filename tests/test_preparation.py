@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monaiseg.cases import find_cases
-from monaiseg.data_tasks import DataTask, read_data_task
+from monaiseg.data.cases import find_cases
+from monaiseg.data.data_tasks import DataTask, read_data_task
+from monaiseg.data.volumes import read_header, read_label_map, read_label_table, read_volume
 from monaiseg.errors import DataError, SettingsError
 from monaiseg.preparation import prepare
-from monaiseg.settings import Settings, dump_settings, settings_from_dict
-from monaiseg.volumes import read_header, read_label_map, read_label_table, read_volume
+from monaiseg.settings.reading import settings_from_dict
+from monaiseg.settings.settings import Settings
+from monaiseg.settings.writing import dump_settings
 
 prepare_60_20_20 = functools.partial(prepare, train_size=60, test_size=20, val_size=20)
 
@@ -173,7 +175,9 @@ def resampled(dataset, tmp_path, settings, request) -> tuple[DataTask, Settings]
 
 
 def test_training_reads_volumes_that_were_resampled_once(dataset, resampled):
-    from monaiseg.transforms import CaseChain, case_item, load_chain
+    from monaiseg.transforms.case_chain import CaseChain
+    from monaiseg.transforms.chains import load_chain
+    from monaiseg.transforms.items import case_item
 
     task, settings = resampled
     original = {case.id: case for case in find_cases(dataset).cases}

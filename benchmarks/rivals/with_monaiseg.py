@@ -16,11 +16,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from common import MONAISEG, Turns, run, split_cases, write_result
 from ignite.engine import Engine, Events
 
-from monaiseg.data_tasks import read_data_task
-from monaiseg.devices import choose_device
-from monaiseg.settings import settings_from_dict
-from monaiseg.training import build_training
-from monaiseg.workspace import RunFolder
+from monaiseg.data.data_tasks import read_data_task
+from monaiseg.settings.reading import settings_from_dict
+from monaiseg.training.devices import choose_device
+from monaiseg.training.run import build_training
+from monaiseg.training.run_folder import RunFolder
 
 
 def steps(task: Path, text: str) -> None:

@@ -52,10 +52,10 @@ from crash.trainings import (
     oracle,
     points_of,
 )
-from monaiseg import checkpoint as checkpoints
 from monaiseg import files
-from monaiseg.checkpoint import load_checkpoint
 from monaiseg.errors import CheckpointError, MonaisegWarning
+from monaiseg.training import checkpoint as checkpoints
+from monaiseg.training.checkpoint import load_checkpoint
 
 KILLED = -signal.SIGKILL
 Outcome = tuple[str, str]

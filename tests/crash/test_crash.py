@@ -43,9 +43,11 @@ from crash.trainings import (
     oracle,
     points_of,
 )
-from monaiseg import checkpoint as checkpoints
-from monaiseg import files, handlers, loaders
+from monaiseg import files
 from monaiseg.errors import StorageError
+from monaiseg.training import checkpoint as checkpoints
+from monaiseg.training import loaders
+from monaiseg.training.handlers import history
 
 PLAIN, WORKERS, _, PLATEAU = VARIANTS
 
@@ -133,14 +135,14 @@ def test_a_history_that_found_no_room_for_its_last_row_has_it_after_a_resume(
 
     def fill_at_the_third():
         rows = itertools.count(1)
-        write = handlers.write_atomic
+        write = history.write_atomic
 
         def full(*arguments):
             if next(rows) == 3:
                 raise StorageError("history.csv: no room")
             write(*arguments)
 
-        handlers.write_atomic = full
+        history.write_atomic = full
 
     assert trainings.run(PLATEAU, fill_at_the_third, command_line=True) == DONE
     assert "Training goes on" in trainings.said()

@@ -25,14 +25,19 @@ import torch
 import torch._dynamo  # the first optimiser imports it: once is enough
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from monaiseg import checkpoint as checkpoints
-from monaiseg import cli, loaders, training
+from monaiseg.cli import app as cli
+from monaiseg.data.phantoms import make_phantom, write_phantom
 from monaiseg.errors import MonaisegError
 from monaiseg.files import sha256_of
-from monaiseg.handlers import DiceOfLabels, HistoryCsv
-from monaiseg.phantom import make_phantom, write_phantom
 from monaiseg.preparation import prepare
-from monaiseg.settings import Settings, dump_settings, settings_from_dict
+from monaiseg.settings.reading import settings_from_dict
+from monaiseg.settings.settings import Settings
+from monaiseg.settings.writing import dump_settings
+from monaiseg.training import checkpoint as checkpoints
+from monaiseg.training import loaders
+from monaiseg.training import run as training
+from monaiseg.training.handlers.dice import DiceOfLabels
+from monaiseg.training.handlers.history import HistoryCsv
 
 DATA_TASK, TASK = "phantoms", "run"
 DONE, REFUSED, FAILED, STOPPED = 0, 2, 1, 130

@@ -28,7 +28,7 @@ import torch
 from audit import Ear, listen
 from fuzz import Fuzzer, models, texts, volumes
 from monaiseg.errors import MonaisegError
-from monaiseg.settings import parse_settings
+from monaiseg.settings.reading import parse_settings
 
 FUZZERS = (*volumes.FUZZERS, *texts.FUZZERS, *models.FUZZERS)
 MEMORY_BYTES = 256 << 20

@@ -19,11 +19,12 @@ import torch
 
 from fuzz import Fuzzer
 from fuzz.mutators import NASTY_NUMBERS, mutated, mutated_document, nasty
-from monaiseg.checkpoint import Checkpoint, commit, load_checkpoint, newest
-from monaiseg.labels import LabelTable
-from monaiseg.network import network_of
+from monaiseg.data.labels import LabelTable
+from monaiseg.networks.residual_unet import network_of
 from monaiseg.prediction import Predictor
-from monaiseg.settings import dump_settings, settings_from_dict
+from monaiseg.settings.reading import settings_from_dict
+from monaiseg.settings.writing import dump_settings
+from monaiseg.training.checkpoint import Checkpoint, commit, load_checkpoint, newest
 
 SETTINGS = settings_from_dict(
     {
@@ -103,7 +104,7 @@ def check_plain(checkpoint: Checkpoint, size: int) -> None:
             assert value is None or type(value).__module__ in (
                 "builtins",
                 "pathlib",
-                "monaiseg.checkpoint",
+                "monaiseg.training.checkpoint",
             )
     assert held <= size
 

@@ -15,13 +15,15 @@ from typing import Any
 from drawings import write_case, write_empty
 from fuzz import Fuzzer
 from fuzz.mutators import as_json, mutated, mutated_document, mutated_text
-from monaiseg.cases import find_cases
-from monaiseg.data_tasks import read_data_task
+from monaiseg.data.cases import find_cases
+from monaiseg.data.data_tasks import read_data_task
+from monaiseg.data.labels import LabelTable
+from monaiseg.data.list_files import read_list_file
 from monaiseg.errors import MonaisegWarning
-from monaiseg.labels import LabelTable
-from monaiseg.lists import read_list_file
 from monaiseg.preparation import prepare
-from monaiseg.settings import Settings, dump_settings, load_settings, parse_settings
+from monaiseg.settings.reading import load_settings, parse_settings
+from monaiseg.settings.settings import Settings
+from monaiseg.settings.writing import dump_settings
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 warnings.simplefilter("ignore", MonaisegWarning)

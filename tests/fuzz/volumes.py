@@ -17,9 +17,9 @@ import numpy as np
 
 from fuzz import Fuzzer
 from fuzz.mutators import mutated, mutated_text
+from monaiseg.data.labels import LabelTable
+from monaiseg.data.volumes import read_header, read_label_map, read_label_table, read_volume
 from monaiseg.errors import MonaisegError
-from monaiseg.labels import LabelTable
-from monaiseg.volumes import read_header, read_label_map, read_label_table, read_volume
 
 CAP_BYTES = 32 << 20
 """Volumes of the fuzzers may take this much memory."""

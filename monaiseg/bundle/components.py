@@ -1,0 +1,395 @@
+"""What the configurations of a bundle name: the parts of a training, an evaluation and an inference, one a function.
+
+A *bundle* is a folder as MONAI's bundle runner takes it. Its `configs/settings.json` and `configs/labels.csv` say
+everything; the other configurations say how the parts made of them hang together, and any part can be exchanged from
+the command line. `defaults` are the settings of the file, `settings` those with what the command line changes.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines.evaluator import SupervisedEvaluator
+from monai.engines.trainer import SupervisedTrainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from monaiseg.data import (
+    CACHE_FOLDER,
+    PATHS_FILE,
+    Case,
+    DataTask,
+    LabelTable,
+    Spacing,
+    case_id_of,
+    check_unchanged,
+    kept_labels,
+    prediction_name,
+    read_data_task,
+    read_header,
+    write_label_map,
+)
+from monaiseg.errors import DataError, MonaisegError, SettingsError
+from monaiseg.evaluation import CaseScores, Evaluation, class_counts, label_scores, write_report
+from monaiseg.files import make_folder, write_atomic
+from monaiseg.networks import ResidualUNet, SegmentationLoss, build_loss
+from monaiseg.prediction import find_images, planned_outputs
+from monaiseg.preparation import prepare
+from monaiseg.settings import Settings, changed, load_settings
+from monaiseg.training import (
+    PreparedCases,
+    RunFolder,
+    Training,
+    TrainingResult,
+    build_optimizer,
+    case_ids,
+    device_of,
+    distributed,
+    initial_network,
+    limited,
+    load_checkpoint,
+    opened,
+    prepare_items,
+    validated,
+)
+from monaiseg.transforms import CaseChain, Item, case_item
+
+SETTINGS_FILE = "configs/settings.json"
+LABELS_FILE = "configs/labels.csv"
+WEIGHTS_FILE = "model.pt"
+DATA_FOLDER = "data"
+"""Where in `output_dir` the data task of a raw dataset is made."""
+RUN_FOLDER = "training"
+"""Where in `output_dir` a training keeps its checkpoints, history and log."""
+
+log = logging.getLogger("monaiseg")
+_begun: dict[str, float] = {}
+"""When the training that runs here was asked for, by `time.monotonic`."""
+
+
+def start_clock() -> None:
+    """The minutes of a budget begin here: reading and preparing the data are among them."""
+    _begun["training"] = time.monotonic()
+
+
+def plain_errors() -> None:
+    """Let this program end with our own message where a user can put right what is wrong; the rest keeps its traceback.
+
+    MONAI's runner wraps whatever a part raises, and shows a screenful of its own.
+    """
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, MonaisegError):
+            cause = cause.__cause__
+        if cause is None:
+            sys.__excepthook__(kind, error, trace)
+        else:
+            sys.stderr.write(f"{cause}\n")
+
+    sys.excepthook = show
+
+
+def bundle_settings(bundle_root: str) -> Settings:
+    """The settings of a bundle."""
+    return load_settings(Path(bundle_root) / SETTINGS_FILE)
+
+
+def changed_settings(settings: Settings, **changes: Any) -> Settings:
+    """The settings with other values at some paths, as `--settings#tsk_set.batch_size 4` gives them.
+
+    Raises:
+        SettingsError: a path or its value is none that settings have.
+    """
+    return changed(settings, changes, source="command line")
+
+
+def bundle_labels(bundle_root: str, settings: Settings) -> LabelTable:
+    """The labels of a bundle's network."""
+    table = LabelTable.read_csv(Path(bundle_root) / LABELS_FILE)
+    return kept_labels(table, settings, LABELS_FILE)
+
+
+def device(settings: Settings) -> torch.device:
+    """The device that the settings name, or the first GPU, or the CPU."""
+    return device_of(settings)
+
+
+def network(
+    settings: Settings, labels: LabelTable, spacing: Sequence[float], **changes: Any
+) -> ResidualUNet:
+    """The network before its first step; `changes` to `tsk_set.network`, as `--network_def#channels 16` gives them."""
+    changes = {f"tsk_set.network.{name}": value for name, value in changes.items()}
+    return initial_network(changed_settings(settings, **changes), labels, as_spacing(spacing))
+
+
+def loss(settings: Settings, labels: LabelTable) -> SegmentationLoss:
+    """The loss of the settings."""
+    return build_loss(settings.tsk_set.loss, labels.num_classes)
+
+
+def optimizer(network: nn.Module, settings: Settings, **changes: Any) -> Optimizer:
+    """The optimiser of the settings; `changes` to `tsk_set.optim`, as `--optimizer#lr 0.01` gives them."""
+    changes = {f"tsk_set.optim.{name}": value for name, value in changes.items()}
+    return build_optimizer(network, changed_settings(settings, **changes).tsk_set.optim)
+
+
+def as_spacing(spacing: Sequence[float]) -> Spacing:
+    """Voxel size in mm along X, Y, Z from three numbers."""
+    x, y, z = (float(size) for size in spacing)
+    return x, y, z
+
+
+def data_task(
+    dataset_dir: str, output_dir: str, bundle_root: str, settings: Settings, labels: LabelTable
+) -> DataTask:
+    """The data task in `dataset_dir` or, where that is a dataset as it came, one made of it in `output_dir`.
+
+    A dataset is prepared as `monaiseg prepare` does it by default, with the bundle's labels.
+
+    Raises:
+        SettingsError: the data task has other labels than the bundle.
+        DataError, SettingsError: as `read_data_task` and `prepare`.
+    """
+    folder = Path(dataset_dir)
+    if any((folder / split / PATHS_FILE).is_file() for split in ("train", "val", "test")):
+        task = read_data_task(folder)
+        if task.label_table(settings).digest() != labels.digest():
+            raise SettingsError(
+                f"{folder}: has other labels than {LABELS_FILE} (values, names or partners); prepare the data with "
+                f"`--label-table {LABELS_FILE}`, or build the bundle for these data with `monaiseg bundle build`"
+            )
+        return task
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: is no folder; give that of a dataset or of a data task as --dataset_dir"
+        )
+    if distributed.is_first():
+        prepare(folder, output_dir, DATA_FOLDER, label_table=Path(bundle_root) / LABELS_FILE)
+    distributed.exchanged("prepared")  # the others wait for it
+    return read_data_task(Path(output_dir) / DATA_FOLDER)
+
+
+def reading_settings(task: DataTask, settings: Settings, split: str = "train") -> Settings:
+    """The settings to read the cases of a split by: volumes that `prepare --preprocess` has made stay as they are.
+
+    Raises:
+        SettingsError: the volumes were prepared by other settings than these.
+    """
+    return task.as_read(settings, split)
+
+
+def training_data(task: DataTask, split: str, settings: Settings) -> list[Item]:
+    """The items of train or val, as the settings limit them; of several processes each validates a share."""
+    chosen = limited if split == "train" else validated
+    return [case_item(case) for case in chosen(task, split, settings)]
+
+
+def training_dataset(
+    data: Sequence[Item],
+    transform: CaseChain,
+    settings: Settings,
+    labels: LabelTable,
+    task: DataTask,
+    beside: Any = None,
+) -> PreparedCases:
+    """Items after the deterministic chain, kept where the settings say; `beside` others that take memory already."""
+    folder = task.folder / CACHE_FOLDER
+    return prepare_items(data, transform, settings, labels, folder, beside=beside)
+
+
+def evaluation_data(task: DataTask, split: str) -> list[Item]:
+    """Items of a split's images, with the files of their references.
+
+    Raises:
+        DataError: there are none, or some have no reference.
+    """
+    cases = task.cases.get(split, ())
+    lone = [case.id for case in cases if case.label is None]
+    if not cases or lone:
+        raise DataError(
+            f"{task.folder}: split {split!r} holds {f'no label map for {lone[0]}' if lone else 'no cases'}; choose "
+            "another split, or prepare the data with one"
+        )
+    check_unchanged(cases, task.facts)
+    return [
+        {
+            "image": [str(path) for path in case.images],
+            "reference": str(case.label),
+            "case_id": case.id,
+        }
+        for case in cases
+    ]
+
+
+def inference_data(dataset_dir: str, output_dir: str, settings: Settings) -> list[Item]:
+    """Items of the images in a folder.
+
+    Raises:
+        SettingsError: there are none, or predictions in `output_dir` would overwrite one another or an image.
+    """
+    folder = Path(dataset_dir)
+    if not folder.is_dir():
+        raise SettingsError(f"{folder}: is no folder; give that of the images as --dataset_dir")
+    images = find_images([folder], Path(output_dir), settings.dataset.num_channels)
+    planned_outputs(images, output_dir)
+    return [case_item(Case(case_id_of(files), tuple(files))) for files in images]
+
+
+class BundleTraining:
+    """A training that a bundle describes: it runs in `output_dir`, and leaves the best weights in `ckpt_dir`.
+
+    Args:
+        settings: every choice of the training.
+        task: the prepared data task.
+        trainer: as `monaiseg.training.build_trainer` makes it.
+        evaluator: validates; left out where there is nothing to validate on.
+        spacing: voxel size in mm along X, Y, Z that the network was laid out for.
+        output_dir: folder of the run folder.
+        ckpt_dir: folder of `model.pt`.
+        resume: go on where the training in `output_dir` stopped.
+        accept_inexact: with `resume`, go on although threads, versions or settings have changed.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        task: DataTask,
+        trainer: SupervisedTrainer,
+        evaluator: SupervisedEvaluator,
+        spacing: Sequence[float],
+        output_dir: str,
+        ckpt_dir: str,
+        resume: bool = False,
+        accept_inexact: bool = False,
+    ) -> None:
+        self.resume, self.accept_inexact = resume, accept_inexact
+        self.weights = Path(ckpt_dir) / WEIGHTS_FILE
+        folder = RunFolder(Path(output_dir).absolute() / RUN_FOLDER)
+        evaluators = {"val": evaluator} if evaluator.state.epoch_length else {}
+        self.training = Training(
+            settings,
+            task,
+            folder,
+            trainer,
+            evaluators,
+            as_spacing(spacing),
+            started=_begun.pop("training", None),
+        )
+
+    def run(self) -> TrainingResult:
+        """Train to the end, and write the best weights.
+
+        Raises:
+            SystemExit: a signal asked to stop; with the exit code 130, after the step was committed and the best weights
+                so far were written.
+        """
+        started, training = time.perf_counter(), self.training
+        with opened(training.folder, resume=self.resume):
+            training.restore(resume=self.resume, extend=None, accept_inexact=self.accept_inexact)
+            training.describe(self._say)
+            training.run()
+            if distributed.is_first():
+                write_weights(load_checkpoint(training.folder.path).weights, self.weights)
+        result = training.result(time.perf_counter() - started)
+        if result.interrupted:
+            step = training.trainer.state.iteration
+            self._say(
+                f"stopped and committed after step {step}; the same command with --resume True goes on"
+            )
+            distributed.leave()
+            raise SystemExit(130)
+        return result
+
+    def _say(self, line: str) -> None:
+        if distributed.is_first():
+            log.info(line)
+
+
+def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write weights as MONAI's bundles have them: a plain dictionary of tensors, for `torch.load(weights_only=True)`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(dict(weights), buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+class ReportScores:
+    """Writes `scores.csv` and `summary.json` of an evaluation whose cases come with `label` and `voxel_volume_mm3`.
+
+    Args:
+        folder: where to.
+        labels: the network's.
+        split: name of the split, for the report.
+        model: name of the model, for the report.
+    """
+
+    def __init__(self, folder: str, labels: LabelTable, split: str, model: str) -> None:
+        self.folder, self.labels, self.split, self.model = Path(folder), labels, split, model
+        self._cases: list[CaseScores] = []
+        self._since = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Score each case, and write the report at the end."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._start_clock)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._score)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _start(self) -> None:
+        self._cases = []
+
+    def _start_clock(self) -> None:
+        self._since = time.perf_counter()
+
+    def _score(self, engine: Engine) -> None:
+        seconds = time.perf_counter() - self._since
+        output: Any = engine.state.output
+        batch: Any = engine.state.batch
+        for case_id, maps in zip(case_ids(batch), output, strict=True):
+            counts = class_counts(maps["pred"], maps["label"], self.labels.num_classes)
+            scores = label_scores(counts, self.labels, maps["voxel_volume_mm3"])
+            self._cases.append(CaseScores(case_id, scores, seconds))
+
+    def _write(self) -> None:
+        report = Evaluation(tuple(self._cases), self.labels, self.model, self.split)
+        write_report(report, self.folder)
+
+
+class WriteLabelMaps:
+    """Writes each case's `pred`, label values on its file's grid, as `<name>_pred.nii.gz` with names and colours.
+
+    Args:
+        folder: where to.
+        labels: the network's.
+    """
+
+    def __init__(self, folder: str, labels: LabelTable) -> None:
+        self.folder, self.labels = Path(folder), labels
+
+    def attach(self, engine: Engine) -> None:
+        """Write each case as it comes."""
+        engine.add_event_handler(Events.STARTED, make_folder, self.folder)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
+
+    def _write(self, engine: Engine) -> None:
+        batch: Any = engine.state.batch
+        output: Any = engine.state.output
+        for item, made in zip(batch, output, strict=True):
+            image = item["image"].meta["filename_or_obj"]
+            write_label_map(
+                self.folder / prediction_name(item.get("case_id") or case_id_of([Path(image)])),
+                made["pred"][0].numpy(),
+                read_header(image).grid,
+                like=image,
+                table=self.labels,
+            )

@@ -1,0 +1,86 @@
+"""`monaiseg bundle`: build, check and pack MONAI bundles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from monaiseg.cli.display import show_next
+from monaiseg.cli.options import Model, SettingsPath, read_settings
+from monaiseg.errors import SettingsError
+
+bundle_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Write, check and pack MONAI bundles."
+)
+
+
+@bundle_app.command("build")
+def bundle_build(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the bundle; documents in it are kept.")
+    ],
+    settings: SettingsPath,
+    label_table: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="CSV file with the columns value, name and, as wanted, partner, color."),
+    ] = None,
+    data_task: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of a prepared data task, whose labels and voxel size it takes."),
+    ] = None,
+) -> None:
+    """Write a MONAI bundle from a settings file and the labels of the data."""
+    from monaiseg.bundle import build_bundle
+    from monaiseg.data import LabelTable, read_data_task
+    from monaiseg.training import network_spacing
+
+    if (label_table is None) == (data_task is None):
+        raise SettingsError("give the labels either by --label-table or by --data-task")
+    chosen = read_settings(settings)
+    if data_task is None:
+        build_bundle(chosen, LabelTable.read_csv(label_table or ""), output)
+    else:
+        task = read_data_task(data_task)
+        spacing = network_spacing(task, chosen)
+        build_bundle(chosen, task.table, output, spacing=spacing, channels=task.channel_names)
+    typer.echo(f"written: {output}")
+    show_next(
+        f'monaiseg bundle lint "{output}"',
+        f'python -m monai.bundle run --config_file "{output}/configs/train.json" --bundle_root "{output}" '
+        "--dataset_dir SCANS",
+    )
+
+
+@bundle_app.command("lint")
+def bundle_lint(folder: Annotated[Path, typer.Argument(help="Folder of the bundle.")]) -> None:
+    """Check a MONAI bundle without a network: every fault at once, one line each."""
+    from monaiseg.bundle import lint_bundle
+
+    faults = lint_bundle(folder)
+    for fault in faults:
+        typer.echo(fault)
+    if faults:
+        raise typer.Exit(2)
+    typer.echo(f"{folder}: no faults")
+
+
+@bundle_app.command("pack")
+def bundle_pack(
+    model: Model,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Folder, new or of a bundle, or a file that ends in .zip."
+        ),
+    ],
+    documents: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of a bundle whose card, licences and about.json it has."),
+    ] = None,
+) -> None:
+    """Hand on a trained network as a MONAI bundle, with its weights and as TorchScript."""
+    from monaiseg.bundle import pack_bundle
+
+    typer.echo(f"written: {pack_bundle(model, output, documents)}")

@@ -1,0 +1,126 @@
+"""What commands show: progress, tables, warnings, the next command."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from monaiseg.errors import MonaisegWarning
+
+if TYPE_CHECKING:
+    from monaiseg.data import DataTask
+    from monaiseg.evaluation import Evaluation
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Any]:
+    """A bar on a terminal, with time left; silent otherwise."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(what, total=None)
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield advance
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """The project's own warnings as one plain line each on stderr, once."""
+    original = warnings.showwarning
+
+    def show(message: Any, category: Any, *rest: Any, **named: Any) -> None:
+        if issubclass(category, MonaisegWarning):
+            typer.echo(f"note: {message}", err=True)
+        else:
+            original(message, category, *rest, **named)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("once", MonaisegWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"monai\.")
+        warnings.showwarning = show
+        yield
+
+
+def show_next(*commands: str) -> None:
+    """Print the commands to run next."""
+    typer.echo("next:")
+    for command in commands:
+        typer.echo(f"  {command}")
+
+
+def _print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for number, name in enumerate(header):
+        table.add_column(name, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
+
+
+def show_data_task(task: DataTask) -> None:
+    """Print what a data task holds: cases of each split, shapes, voxel sizes, labels."""
+    for note in task.notes:
+        typer.echo(f"note: {note}")
+    rows = [[split, str(len(cases))] for split, cases in task.cases.items()]
+    _print_table(f"{task.name}: cases", ["split", "cases"], rows)
+    facts = list(task.facts.values())
+    if facts:
+        typer.echo(f"shape (voxels): {_ranges([fact.shape for fact in facts])}")
+        typer.echo(f"spacing (mm): {_ranges([fact.spacing for fact in facts])}")
+    typer.echo(f"labels: {task.table.num_classes - 1} and background")
+    typer.echo(f"written: {task.folder}")
+
+
+def _ranges(triples: Sequence[tuple[float, float, float]]) -> str:
+    """Least and greatest along each axis.
+
+    >>> _ranges([(31, 54, 34), (43, 42, 34)])
+    '31 to 43, 42 to 54, 34'
+    """
+    ends = ((min(axis), max(axis)) for axis in zip(*triples, strict=True))
+    return ", ".join(
+        f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}" for low, high in ends
+    )
+
+
+def show_scores(evaluation: Evaluation, most: int | None = None) -> None:
+    """Print the scores of an evaluation, one row a label, `most` rows at most."""
+    from monaiseg.evaluation import label_rows
+
+    labels = list(label_rows(evaluation))
+    rows = [
+        [
+            row["name"],
+            *(f"{row[key]:.4f}" for key in ("dice", "dice_sd", "precision", "recall")),
+            f"{row['volume_error_ml']:.3f}",
+            f"{row['cases']}",
+        ]
+        for row in labels[:most]
+    ]
+    header = ["label", "Dice", "sd", "precision", "recall", "volume error (ml)", "cases"]
+    _print_table(f"{evaluation.split}: {len(evaluation.cases)} cases", header, rows)
+    if most is not None and len(labels) > most:
+        typer.echo(f"... and {len(labels) - most} more labels in scores.csv")
+    typer.echo(f"mean Dice over labels: {evaluation.mean_dice:.4f}")

@@ -1,0 +1,220 @@
+"""`monaiseg evaluate` and `monaiseg eval-seg`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from monaiseg.cli.display import progress_bar, show_next, show_scores
+from monaiseg.cli.options import (
+    DataTaskName,
+    Gpu,
+    Model,
+    ModelGpu,
+    OutputRoot,
+    device_named,
+    read_settings,
+)
+from monaiseg.errors import SettingsError
+
+if TYPE_CHECKING:
+    from monaiseg.data import Case, DataTask
+    from monaiseg.settings import Settings
+
+
+def evaluate(
+    model: Model,
+    output_root_path: OutputRoot,
+    data_task_name: DataTaskName,
+    split: Annotated[str, typer.Option(help="train, val, test or debug.")] = "test",
+    report: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Folder for scores.csv and summary.json. Default: records/<split> of the training; of one on another data "
+            "task records/<data task>-<split>."
+        ),
+    ] = None,
+    save_predictions: Annotated[
+        bool, typer.Option("--save-predictions", help="Write the label maps beside the scores.")
+    ] = False,
+    gpu_id: ModelGpu = None,
+) -> None:
+    """Score a trained network on the held-out cases of its data task."""
+    from monaiseg.data import read_data_task
+
+    task = read_data_task(output_root_path / data_task_name)
+    if split not in task.cases:
+        raise SettingsError(f"split {split!r} is not there; use one of {', '.join(task.cases)}")
+    folder = report or _records(model) / _named_after(task, split, model)
+    score_split(
+        model,
+        task,
+        task.cases[split],
+        split,
+        folder,
+        device_named(gpu_id),
+        save_predictions=save_predictions,
+    )
+    show_next(f'monaiseg predict -m "{model}" -i IMAGE.nii.gz -o predictions')
+
+
+def eval_seg(
+    task_output_path: Annotated[
+        Path, typer.Option("--task-output-path", "-o", help="Folder for everything it writes.")
+    ],
+    setting_folder_path: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--setting-folder-path",
+            "-ts",
+            help="Settings: the model, where -m does not name it, the size of images and the windows.",
+        ),
+    ] = None,
+    model_path: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--model-path", "-m", help="Checkpoint, or the folder of a training."),
+    ] = None,
+    file_txt_path: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--file-txt-path",
+            "-txt",
+            help="List file: an image and, if known, its label map a line.",
+        ),
+    ] = None,
+    image_list: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option("--image-list", "-i", help="Images."),
+    ] = None,
+    limage_list: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option("--limage-list", "-li", help="Their label maps, in the same order."),
+    ] = None,
+    gpu_id: Gpu = None,
+) -> None:
+    """Label listed scans and score those with label maps: EasyReg's eval_seg.py."""
+    from monaiseg.evaluation import check_references, write_report
+    from monaiseg.evaluation import evaluate as evaluate_cases
+    from monaiseg.prediction import Predictor, as_evaluated, predict_files
+    from monaiseg.settings import Settings
+    from monaiseg.training import device_of, load_checkpoint
+
+    settings = Settings() if setting_folder_path is None else read_settings(setting_folder_path)
+    model_path = model_path or Path(settings.tsk_set.model_path)
+    if not model_path.name:
+        raise SettingsError(
+            "no model: give its checkpoint with -m, or as tsk_set.model_path in the settings"
+        )
+    cases = _listed_cases(file_txt_path, image_list or [], limage_list or [])
+    checkpoint, notes = as_evaluated(load_checkpoint(model_path), settings)
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+    predictor = Predictor(checkpoint, device=device_of(settings, gpu_id))
+    records = task_output_path / "seg" / "res" / "records"
+    known = [case for case in cases if case.label is not None]
+    unknown = [case.images for case in cases if case.label is None]
+    check_references(known)
+    with progress_bar("labelling") as advance:
+        counter = itertools.count(1)
+        for file in predict_files(predictor, unknown, records / "3D") if unknown else ():
+            advance(next(counter), len(cases))
+            typer.echo(str(file.output))
+        if known:
+            evaluation = evaluate_cases(
+                predictor,
+                known,
+                model=str(checkpoint.path),
+                predictions=records / "3D",
+                on_case=lambda _: advance(next(counter), len(cases)),
+            )
+            write_report(evaluation, records)
+            show_scores(evaluation)
+    typer.echo(f"written: {records}")
+
+
+def score_split(
+    model: Path,
+    task: DataTask,
+    cases: Sequence[Case],
+    split: str,
+    folder: Path,
+    device: Any,
+    *,
+    save_predictions: bool,
+    wanted: Settings | None = None,
+) -> None:
+    """Score cases of a data task, write the report and show it; `wanted` are settings for it, as `as_evaluated` has them."""
+    from monaiseg.data import check_unchanged
+    from monaiseg.evaluation import evaluate as evaluate_cases
+    from monaiseg.evaluation import write_report
+    from monaiseg.files import make_folder
+    from monaiseg.prediction import Predictor, as_evaluated, with_settings
+    from monaiseg.settings import parse_settings
+    from monaiseg.training import load_checkpoint
+
+    checkpoint = load_checkpoint(model)
+    if wanted is not None:
+        checkpoint, notes = as_evaluated(checkpoint, wanted)
+        for note in notes:
+            typer.echo(f"note: {note}", err=True)
+    settings = parse_settings(checkpoint.settings, str(checkpoint.path))
+    predictor = Predictor(with_settings(checkpoint, task.as_read(settings, split)), device=device)
+    if clash := predictor.table.contradiction(task.table):
+        raise SettingsError(
+            f"{model}: label {clash[0]} is {clash[1]!r} in the model and {clash[2]!r} in {task.folder}; evaluate it "
+            "on data with its labels, or name them alike"
+        )
+    check_unchanged(cases, task.facts)
+    make_folder(folder)
+    with progress_bar("evaluating") as advance:
+        counter = itertools.count(1)
+        evaluation = evaluate_cases(
+            predictor,
+            cases,
+            split=split,
+            model=str(checkpoint.path),
+            data_task=str(task.folder),
+            predictions=folder / "predictions" if save_predictions else None,
+            on_case=lambda _: advance(next(counter), len(cases)),
+        )
+    table, summary = write_report(evaluation, folder)
+    show_scores(evaluation)
+    typer.echo(f"written: {table}, {summary}")
+
+
+def _records(model: Path) -> Path:
+    """The records folder of the training that a checkpoint belongs to."""
+    if model.is_dir():
+        return (model.parent if model.name == "checkpoints" else model) / "records"
+    return (model.parent.parent if model.parent.name == "checkpoints" else model.parent) / "records"
+
+
+def _named_after(task: DataTask, split: str, model: Path) -> str:
+    """Name of the folder of a split's scores; that of another data task than the training's says which."""
+    own = task.folder.resolve() in model.resolve().parents
+    return split if own else f"{task.folder.name}-{split}"
+
+
+def _listed_cases(
+    list_file: Path | None, images: list[Path], labels: list[Path]
+) -> tuple[Case, ...]:
+    from monaiseg.data import Case, check_ids, read_list_file, volume_stem
+
+    if (list_file is None) == (not images):
+        raise SettingsError("give the scans either as a list file with -txt, or one by one with -i")
+    if list_file is not None:
+        return read_list_file(list_file)
+    if labels and len(labels) != len(images):
+        raise SettingsError(
+            f"{len(images)} images and {len(labels)} label maps; give one label map an image, or none"
+        )
+    known: list[Path | None] = [*labels] if labels else [None] * len(images)
+    ids = [volume_stem(image) for image in images]
+    check_ids(ids, "-i")
+    return tuple(
+        Case(name, (image,), label) for name, image, label in zip(ids, images, known, strict=True)
+    )

@@ -1,0 +1,92 @@
+"""`monaiseg settings`: write, check and show settings files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from monaiseg.cli.display import show_next
+from monaiseg.cli.options import read_settings
+from monaiseg.errors import SettingsError
+
+if TYPE_CHECKING:
+    from monaiseg.settings import Settings
+settings_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Write, check and show settings files."
+)
+
+
+@settings_app.command("init")
+def settings_init(
+    file: Annotated[Path, typer.Argument(help="File to write.")] = Path("settings.json"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a settings file with every key at its default."""
+    from monaiseg.files import write_atomic
+    from monaiseg.settings import Settings, dump_settings
+
+    check_free(file, force=force)
+    write_atomic(file, dump_settings(Settings()).encode())
+    typer.echo(f"written: {file}")
+    show_next(f'monaiseg settings check "{file}"')
+
+
+@settings_app.command("check")
+def settings_check(
+    file: Annotated[Path, typer.Argument(help="Settings file, or the folder that holds it.")],
+) -> None:
+    """Check a settings file: every fault at once, each with what to use instead."""
+    from monaiseg.settings import find_settings
+
+    settings = read_settings(file)
+    if settings.image_shape is not None:
+        from monaiseg.transforms import resize_note
+
+        if note := resize_note(settings):
+            typer.echo(f"note: {note}", err=True)
+    if settings.tsk_set.continue_train and not settings.tsk_set.model_path:
+        raise SettingsError(
+            f"{file}: tsk_set.continue_train is true and tsk_set.model_path empty; name the checkpoint"
+        )
+    _check_network(settings)
+    typer.echo(f"{find_settings(file)}: all keys are known and in range")
+
+
+@settings_app.command("show")
+def settings_show(
+    file: Annotated[Path, typer.Argument(help="Settings file, or the folder that holds it.")],
+) -> None:
+    """Print the settings as they resolve: EasyReg's spellings translated, defaults filled in."""
+    from monaiseg.settings import dump_settings
+
+    typer.echo(dump_settings(read_settings(file)), nl=False)
+
+
+@settings_app.command("schema")
+def settings_schema() -> None:
+    """Print the JSON Schema that editors complete and check settings files with."""
+    import json
+
+    from monaiseg.settings import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+def _check_network(settings: Settings) -> None:
+    """Whether the network can halve the patch; how often an axis is halved depends on the voxel size, if that is known."""
+    from monaiseg.networks import plan_topology
+
+    spacing, network = settings.spacing_mm, settings.tsk_set.network
+    if spacing is None:
+        network = network.model_copy(update={"num_stages": None})
+    plan_topology(network, settings.patch_shape, spacing or (1.0, 1.0, 1.0))
+
+
+def check_free(file: Path, *, force: bool) -> None:
+    """Raise SettingsError where a file would be replaced without `--force`."""
+    if file.exists() and not force:
+        raise SettingsError(
+            f"{file}: is there already; choose another name, or replace it with --force"
+        )

@@ -1,0 +1,118 @@
+"""Data: grids, volumes, label tables, cases, list files and data tasks.
+
+What lies in files and folders, checked. Neither torch nor MONAI is loaded.
+"""
+
+from monaiseg.data.cases import (
+    SPLITS,
+    Case,
+    FoundCases,
+    case_id_of,
+    channels_by_case,
+    find_cases,
+    prediction_name,
+)
+from monaiseg.data.data_tasks import (
+    CACHE_FOLDER,
+    VOLUMES_FOLDER,
+    DataTask,
+    fresh_folder,
+    kept_labels,
+    prepared_by,
+    read_data_task,
+    write_data_task,
+    write_lists,
+)
+from monaiseg.data.facts import (
+    CaseFacts,
+    ChannelFacts,
+    Progress,
+    check_duplicates,
+    check_labels,
+    check_unchanged,
+    examine_cases,
+    file_notes,
+    label_notes,
+    scan_labels,
+)
+from monaiseg.data.grid import (
+    MULTIPLE,
+    Grid,
+    Shape,
+    Spacing,
+    nearest_multiples,
+    padded_shape,
+    padded_up,
+    resampled_shape,
+)
+from monaiseg.data.labels import LabelTable, index_dtype
+from monaiseg.data.list_files import PATHS_FILE, read_list_file
+from monaiseg.data.nifti import file_sha256, is_volume_name, volume_stem
+from monaiseg.data.pairing import caseless, check_ids
+from monaiseg.data.phantoms import make_phantom, write_phantom, write_phantom_dataset
+from monaiseg.data.splits import choose_debug, split_cases
+from monaiseg.data.volumes import (
+    grid_clash,
+    read_header,
+    read_label_map,
+    read_volume,
+    write_image,
+    write_label_map,
+)
+
+__all__ = [
+    "CACHE_FOLDER",
+    "MULTIPLE",
+    "PATHS_FILE",
+    "SPLITS",
+    "VOLUMES_FOLDER",
+    "Case",
+    "CaseFacts",
+    "ChannelFacts",
+    "DataTask",
+    "FoundCases",
+    "Grid",
+    "LabelTable",
+    "Progress",
+    "Shape",
+    "Spacing",
+    "case_id_of",
+    "caseless",
+    "channels_by_case",
+    "check_duplicates",
+    "check_ids",
+    "check_labels",
+    "check_unchanged",
+    "choose_debug",
+    "examine_cases",
+    "file_notes",
+    "file_sha256",
+    "find_cases",
+    "fresh_folder",
+    "grid_clash",
+    "index_dtype",
+    "is_volume_name",
+    "kept_labels",
+    "label_notes",
+    "make_phantom",
+    "nearest_multiples",
+    "padded_shape",
+    "padded_up",
+    "prediction_name",
+    "prepared_by",
+    "read_data_task",
+    "read_header",
+    "read_label_map",
+    "read_list_file",
+    "read_volume",
+    "resampled_shape",
+    "scan_labels",
+    "split_cases",
+    "volume_stem",
+    "write_data_task",
+    "write_image",
+    "write_label_map",
+    "write_lists",
+    "write_phantom",
+    "write_phantom_dataset",
+]

@@ -1,0 +1,385 @@
+"""Data tasks: a dataset as it is ready to train on, in a folder.
+
+A *data task* is a set of cases with its splits, its label table and its facts: EasyReg's list files, and
+`dataset.json` with all that the lists cannot say. One that EasyReg prepared has the lists alone.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from monaiseg.data.cases import DATASET_FILE, SPLITS, Case
+from monaiseg.data.facts import (
+    CaseFacts,
+    Progress,
+    check_duplicates,
+    examine_cases,
+    file_notes,
+    label_notes,
+    scan_labels,
+)
+from monaiseg.data.labels import LabelTable
+from monaiseg.data.list_files import NAMES_FILE, PATHS_FILE, read_list_file, write_list_file
+from monaiseg.data.pairing import caseless
+from monaiseg.data.splits import choose_debug
+from monaiseg.errors import DataError, SettingsError, StorageError, collecting, listed
+from monaiseg.files import checked_text, read_json_object, write_atomic
+from monaiseg.settings import Settings, changed
+
+SCHEMA_VERSION = 1
+VOLUMES_FOLDER = "volumes"
+"""Where a data task keeps volumes of its own, if preparation wrote any."""
+CACHE_FOLDER = "cache"
+"""Where trainings keep prepared cases, found again by their content."""
+DESKTOP_FILE = ".DS_Store"
+"""What macOS leaves in a folder that was looked at."""
+
+_LABELLED = ("train", "val", "debug")
+
+
+@dataclass(frozen=True)
+class DataTask:
+    """Cases, splits and labels, as prepared in a folder."""
+
+    folder: Path
+    name: str
+    seed: int
+    cases: dict[str, tuple[Case, ...]]
+    """Cases of train, val, test and debug."""
+    table: LabelTable
+    """Every label of the data task; what a training uses is `label_table(settings)`."""
+    facts: dict[str, CaseFacts]
+    """By case id."""
+    channel_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    prepared: Mapping[str, Any] | None = None
+    """What of `dataset` the volumes of train, val and debug were made by; None where they are the dataset's own."""
+
+    def __post_init__(self) -> None:
+        for name in self.channel_names:
+            checked_text(name, "channel name")
+
+    def label_table(self, settings: Settings) -> LabelTable:
+        """The labels that the settings ask for; raises as `kept_labels`."""
+        return kept_labels(self.table, settings, f"the data task {self.name}")
+
+    def as_read(self, settings: Settings, split: str = "train") -> Settings:
+        """The settings to read the cases of a split by: volumes that preparation has normalised stay as they are.
+
+        Raises:
+            SettingsError: the volumes were prepared by other settings than these.
+        """
+        if self.prepared is None or split == "test":
+            return settings
+        wanted = prepared_by(settings)
+        for key in [key for key in wanted if wanted[key] != self.prepared.get(key)]:
+            raise SettingsError(
+                f"dataset.{key}: {json.dumps(wanted[key])} now, and {json.dumps(self.prepared.get(key))} when the "
+                f"volumes of {self.folder} were prepared (x, y, z); put it back, or prepare the data again"
+            )
+        as_they_are = {"dataset.intensity.method": "none", "dataset.intensity.clip_range": None}
+        return changed(settings, as_they_are)
+
+
+def kept_labels(table: LabelTable, settings: Settings, owner: str) -> LabelTable:
+    """The labels of a table that the settings ask for; `owner` says whose table it is.
+
+    Raises:
+        SettingsError: `interested_label_list` names values that there are not or nothing but the background, or
+            `class_num` or the number of class weights is not that of the labels.
+    """
+    values = settings.dataset.seg.interested_label_list
+    if strange := sorted(set(values) - {-1, *table.values}):
+        raise SettingsError(
+            f"dataset.seg.interested_label_list: {owner} has no labels {', '.join(map(str, strange))}; it has "
+            f"{', '.join(map(str, table.values))}"
+        )
+    kept = table if -1 in values else table.restricted_to(values)
+    if kept.num_classes < 2:
+        raise SettingsError(
+            f"{owner}: background is all there is to learn; list labels in dataset.seg.interested_label_list, or prepare "
+            "label maps that hold some"
+        )
+    class_num = settings.tsk_set.seg.class_num
+    if class_num not in (-1, kept.num_classes):
+        raise SettingsError(
+            f"tsk_set.seg.class_num: {class_num} is not the number of labels with background; use {kept.num_classes}, "
+            "or -1"
+        )
+    weights = settings.tsk_set.loss.ce.class_weight
+    if weights is not None and len(weights) != kept.num_classes:
+        raise SettingsError(
+            f"tsk_set.loss.ce.class_weight: {len(weights)} weights for {kept.num_classes} classes; give one for each "
+            "class, background first"
+        )
+    return kept
+
+
+def prepared_by(settings: Settings) -> dict[str, Any]:
+    """What of `dataset` decides how preparation resamples and normalises volumes, sizes along X, Y, Z."""
+    wanted = {
+        "spacing": settings.spacing_mm,
+        "img_after_resize": settings.image_shape,
+        "intensity": settings.dataset.intensity.model_dump(),
+    }
+    return dict(json.loads(json.dumps(wanted)))  # as it comes back from dataset.json
+
+
+def write_data_task(task: DataTask) -> None:
+    """Writes a data task's folder, whole or not at all. One that says the same already is left as it is.
+
+    Where only the places of the files are new, lists and `dataset.json` are written one after the other and all else is
+    left: trainings in the folder go on, for their cases are the same.
+
+    Raises:
+        SettingsError: there is something else in the folder, such as trainings on another split.
+        StorageError: the folder cannot be written.
+    """
+    if _is_same(task):
+        return
+    if _is_moved(task):
+        write_lists(task, task.folder)
+        return
+    with fresh_folder(task.folder) as scratch:
+        write_lists(task, scratch)
+
+
+def write_lists(task: DataTask, folder: Path) -> None:
+    """Writes list files and `dataset.json` into `folder`."""
+    for split in SPLITS:
+        (folder / split).mkdir(exist_ok=True)
+        write_list_file(folder / split / PATHS_FILE, task.cases.get(split, ()))
+    write_atomic(folder / DATASET_FILE, _dataset_json(task))
+
+
+def _is_same(task: DataTask) -> bool:
+    try:
+        return (task.folder / DATASET_FILE).read_bytes() == _dataset_json(task) and all(
+            read_list_file(task.folder / split / PATHS_FILE) == task.cases.get(split, ())
+            for split in SPLITS
+        )
+    except (OSError, DataError):
+        return False
+
+
+def _is_moved(task: DataTask) -> bool:
+    """Whether the folder's `dataset.json` says of the same files, by their checksums, that they lie elsewhere."""
+    try:
+        before = json.loads((task.folder / DATASET_FILE).read_bytes())
+        now = json.loads(_dataset_json(task))
+        for record in (*before["cases"], *now["cases"]):
+            record["images"] = len(record["images"])
+            record["label"] = record["label"] is not None
+            record["facts"].pop("notes")  # they name files
+        return bool(before | {"notes": None} == now | {"notes": None})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # it is none
+        return False
+
+
+@contextmanager
+def fresh_folder(target: Path) -> Iterator[Path]:
+    """A new folder that takes the place of the data task `target` when the block ends, and vanishes if it raises."""
+    check_replaceable(target)
+    target = target.resolve()
+    scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    old = scratch.with_suffix(".old")
+    try:
+        scratch.mkdir(parents=True)
+        yield scratch
+        if target.exists():
+            target.rename(old)
+        scratch.rename(target)
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(
+            f"{target}: cannot be written ({error.strerror}); choose another output_root_path, or make room"
+        ) from error
+    finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        for left in (scratch, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def check_replaceable(target: Path) -> None:
+    """Raises SettingsError where `target` holds more than a data task's own files."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise SettingsError(
+            f"{target}: is a file; choose another data_task_name or output_root_path"
+        )
+    ours = {*SPLITS, DATASET_FILE, VOLUMES_FOLDER, CACHE_FOLDER, DESKTOP_FILE}
+    if others := sorted({path.name for path in target.iterdir()} - ours):
+        raise SettingsError(
+            f"{target}: holds {', '.join(others[:5])}{', ...' if others[5:] else ''} beside another data task; choose "
+            "another data_task_name, or move the folder away"
+        )
+    if strange := [
+        path
+        for split in SPLITS
+        for path in (target / split).glob("*")
+        if path.name not in (PATHS_FILE, NAMES_FILE, DESKTOP_FILE)
+    ]:
+        raise SettingsError(
+            f"{target}: holds {strange[0]}, which is not part of a data task; choose another data_task_name"
+        )
+
+
+def _dataset_json(task: DataTask) -> bytes:
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "name": task.name,
+        "seed": task.seed,
+        "channels": list(task.channel_names),
+        "labels": task.table.to_records(),
+        "notes": list(task.notes),
+        "prepared": task.prepared,
+        "debug": [case.id for case in task.cases.get("debug", ())],
+        "cases": [
+            {
+                "id": case.id,
+                "split": split,
+                "images": [str(path) for path in case.images],
+                "label": None if case.label is None else str(case.label),
+                "facts": asdict(task.facts[case.id]),
+            }
+            for split in ("train", "val", "test")
+            for case in task.cases.get(split, ())
+        ],
+    }
+    return (json.dumps(document, indent=1) + "\n").encode()
+
+
+def read_data_task(
+    folder: str | Path, root: str | Path | None = None, on_progress: Progress | None = None
+) -> DataTask:
+    """The data task of a folder: list files and, where it is there, `dataset.json`.
+
+    Lists alone, as EasyReg leaves them, will do: then every case is examined, the label table is the union of all
+    splits' values, and debug, where it has no list, is a few of the training cases.
+
+    Args:
+        folder: `<output_root>/<data_task_name>`.
+        root: folder that no listed path may lead out of.
+        on_progress: told of every case that is examined, if any is.
+
+    Raises:
+        DataError: lists are missing, name files that are not there, share cases, or disagree with `dataset.json`.
+    """
+    folder = Path(folder).absolute()
+    lists = {split: folder / split / PATHS_FILE for split in SPLITS}
+    if not any(path.exists() for path in lists.values()):
+        raise DataError(
+            f"{folder}: has no {PATHS_FILE} in train, val or test; make a data task with `monaiseg prepare`"
+        )
+    cases: dict[str, tuple[Case, ...]] = {}
+    problems: list[str] = []
+    for split, path in lists.items():
+        with collecting(problems):
+            cases[split] = read_list_file(path, root) if path.exists() else ()
+    is_described = (folder / DATASET_FILE).exists()
+    if problems and is_described:
+        problems.append(
+            f"{folder}: where the files have moved, prepare them again under the same name; trainings in it stay"
+        )
+    for split in _LABELLED:
+        lone = [case.id for case in cases.get(split, ()) if case.label is None]
+        problems += [f"{lists[split]}: case {name!r} has no label map; add it" for name in lone]
+    if problems:
+        raise DataError(listed(problems))
+    _check_disjoint(cases, folder)
+    if is_described:
+        return _with_dataset_json(folder, cases)
+    facts = examine_cases(
+        [case for split in ("train", "val", "test") for case in cases[split]], None, on_progress
+    )
+    splits = {split: tuple(case.id for case in members) for split, members in cases.items()}
+    if not cases["debug"]:
+        chosen = choose_debug(splits["train"], 0)
+        cases["debug"] = tuple(case for case in cases["train"] if case.id in chosen)
+    table = scan_labels(facts)
+    notes = [
+        f"{folder}: has lists and no {DATASET_FILE}; labels were read from all the label maps",
+        *check_duplicates(splits, facts),
+        *label_notes(splits, facts, table),
+        *file_notes(facts),
+    ]
+    return DataTask(folder, folder.name, 0, cases, table, facts, (), tuple(notes))
+
+
+def _check_disjoint(cases: Mapping[str, tuple[Case, ...]], folder: Path) -> None:
+    """Raises DataError where train, val and test share ids or images, or debug is no part of train."""
+    places: dict[str, set[str]] = defaultdict(set)
+    for split in ("train", "val", "test"):
+        for case in cases[split]:
+            places[f"case {caseless(case.id)!r}"].add(split)
+            for image in case.images:
+                places[f"image {image}"].add(split)
+    problems = [
+        f"{folder}: {what} stands in {' and '.join(sorted(splits))}; keep it in one"
+        for what, splits in places.items()
+        if len(splits) > 1
+    ]
+    problems += [
+        f"{folder}: debug case {case.id!r} is not a training case; list cases of train there"
+        for case in cases["debug"]
+        if case not in cases["train"]
+    ]
+    if problems:
+        raise DataError(listed(problems))
+
+
+def _with_dataset_json(folder: Path, cases: dict[str, tuple[Case, ...]]) -> DataTask:
+    path = folder / DATASET_FILE
+    document = read_json_object(path)
+    version = document.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"{path}: has schema_version {version!r} and this monaiseg reads {SCHEMA_VERSION}; prepare the data again"
+        )
+    try:
+        recorded: dict[str, list[Case]] = {split: [] for split in SPLITS}
+        facts = {}
+        for record in document["cases"]:
+            label = record["label"]
+            case = Case(
+                str(record["id"]),
+                tuple(map(Path, record["images"])),
+                None if label is None else Path(label),
+            )
+            recorded[record["split"]].append(case)
+            facts[case.id] = CaseFacts.from_record(record["facts"])
+        prepared = document.get("prepared")
+        recorded["debug"] = [case for case in recorded["train"] if case.id in document["debug"]]
+        task = DataTask(
+            folder,
+            str(document["name"]),
+            int(document["seed"]),
+            cases,
+            LabelTable.from_records(document["labels"]),
+            facts,
+            tuple(map(str, document["channels"])),
+            tuple(map(str, document["notes"])),
+            None if prepared is None else {**prepared},
+        )
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise DataError(f"{path}: {error!r} while reading it; prepare the data again") from error
+    different = [s for s in SPLITS if set(recorded[s]) != set(cases[s])]
+    if different:
+        raise DataError(
+            f"{path}: names other cases than {', '.join(f'{s}/{PATHS_FILE}' for s in different)}; prepare the data "
+            f"again, or remove {DATASET_FILE} to go by the lists"
+        )
+    return task

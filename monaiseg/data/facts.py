@@ -1,0 +1,354 @@
+"""Facts: what examining the cases' files has found, and what follows from it for the dataset as a whole.
+
+Every fault of every case is collected before anything is raised. The facts are kept with the data task: training
+knows files that have changed since, and planning needs to open none of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from monaiseg.data.cases import Case
+from monaiseg.data.grid import Grid, Shape, Spacing
+from monaiseg.data.labels import LabelTable
+from monaiseg.data.nifti import VolumeHeader, file_sha256
+from monaiseg.data.volumes import read_label_map, read_volume
+from monaiseg.errors import DataError, collecting, listed
+
+MOSTLY_FOREGROUND = 0.9
+MANY_VALUES = 255
+"""A label map with more values than this and no table to name them is rather an image."""
+
+Progress = Callable[[int, int], None]
+"""Called with the number of cases done and of all."""
+
+
+@dataclass(frozen=True)
+class ChannelFacts:
+    """Intensities of one channel; those of the foreground are None where there is none."""
+
+    min: float
+    max: float
+    mean: float
+    std: float
+    p00_5: float
+    p50: float
+    p99_5: float
+    foreground_mean: float | None
+    foreground_std: float | None
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What an examination measured on a case."""
+
+    shape: Shape
+    spacing: Spacing
+    """mm along the file's axes."""
+    orientation: str
+    checksum: str
+    """SHA-256 of the files' bytes, label map included: another one means that a file has changed."""
+    voxel_digest: str
+    """SHA-256 of shape and intensities: equal for equal images, however they are packed."""
+    label_voxels: dict[int, int]
+    """Voxels of each label value; empty without a label map."""
+    intensity: tuple[ChannelFacts, ...]
+    notes: tuple[tuple[str, str], ...] = ()
+    """Files, and what was put up with in them."""
+
+    @property
+    def foreground_share(self) -> float:
+        """Labelled voxels, as a share of all."""
+        return 1 - self.label_voxels.get(0, 0) / max(sum(self.label_voxels.values()), 1)
+
+    @property
+    def grid(self) -> Grid:
+        """A grid of this shape, voxel size and orientation; where it lies in the world is not kept."""
+        affine = np.eye(4)
+        affine[:3, :3] = 0
+        for axis, (world, sign) in enumerate(nib.orientations.axcodes2ornt(self.orientation)):
+            affine[int(world), axis] = sign * self.spacing[axis]
+        return Grid.of(self.shape, affine)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> CaseFacts:
+        """Facts from `dataclasses.asdict` after a journey through JSON."""
+        x, y, z = (int(n) for n in record["shape"])
+        dx, dy, dz = (float(s) for s in record["spacing"])
+        return cls(
+            (x, y, z),
+            (dx, dy, dz),
+            str(record["orientation"]),
+            str(record["checksum"]),
+            str(record["voxel_digest"]),
+            {int(value): int(count) for value, count in record["label_voxels"].items()},
+            tuple(ChannelFacts(**channel) for channel in record["intensity"]),
+            tuple((str(path), str(note)) for path, note in record["notes"]),
+        )
+
+
+def examine_cases(
+    cases: Sequence[Case], workers: int | None = None, on_progress: Progress | None = None
+) -> dict[str, CaseFacts]:
+    """Facts of every case by id; each file is read whole, several at a time.
+
+    Raises:
+        DataError: some cases cannot be used; every one is named with all that is wrong with it.
+    """
+    workers = workers or min(8, os.cpu_count() or 1)
+    facts: dict[str, CaseFacts] = {}
+    problems: dict[str, list[str]] = {}
+    # Threads, not processes: zlib, hashing and most of numpy let go of the interpreter's lock.
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for done, (case, found) in enumerate(
+                zip(cases, pool.map(_examine, cases), strict=True), 1
+            ):
+                if isinstance(found, CaseFacts):
+                    facts[case.id] = found
+                else:
+                    problems[case.id] = found
+                if on_progress:
+                    on_progress(done, len(cases))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    counts = Counter(len(found.intensity) for found in facts.values())
+    for name, found in facts.items():
+        usual = counts.most_common(1)[0][0]
+        if len(found.intensity) != usual:
+            problems[name] = [
+                f"has {len(found.intensity)} channels and most cases {usual}; give all the same"
+            ]
+    if problems:
+        lines = [f"case {name!r}: {text}" for name, texts in problems.items() for text in texts]
+        raise DataError(f"{len(problems)} of {len(cases)} cases cannot be used:\n{listed(lines)}")
+    return facts
+
+
+def _examine(case: Case) -> CaseFacts | list[str]:
+    """Facts of a case, or all that is wrong with it."""
+    problems: list[str] = []
+    headers: list[VolumeHeader] = []
+    label: NDArray[Any] | None = None
+    label_header: VolumeHeader | None = None
+    channels: list[ChannelFacts] = []
+    content = hashlib.sha256()
+    if case.label is not None:
+        with collecting(problems, "label map "):
+            label, label_header = read_label_map(case.label)
+    for path in case.images:
+        with collecting(problems, "image "):
+            image, header = read_volume(path)
+            headers.append(header)
+            problems += _grid_problems(headers, label_header)
+            same_shape = label is not None and label.shape == image.shape[:3]
+            for values in np.moveaxis(image, 3, 0) if image.ndim == 4 else [image]:
+                channels.append(_channel_facts(values, label if same_shape else None))
+                content.update(repr(values.shape).encode())
+                content.update(np.ascontiguousarray(values.T, dtype=np.float32).data)
+                if channels[-1].min == channels[-1].max:
+                    raise DataError(
+                        f"{path}: holds the one value {channels[-1].min:g}; give a scan"
+                    )
+    if problems:
+        return problems
+    checksum = _checksum(case)
+    if case.label is not None and file_sha256(case.label) == file_sha256(case.images[0]):
+        return [f"image and label map {case.label} are the same file; give the label map"]
+    grid = headers[0].grid
+    return CaseFacts(
+        grid.shape,
+        grid.spacing,
+        grid.orientation,
+        checksum,
+        content.hexdigest(),
+        {} if label is None else _count_values(label),
+        tuple(channels),
+        tuple(
+            (str(header.path), note)
+            for header in (*headers, *([label_header] if label_header else []))
+            for note in header.notes
+        ),
+    )
+
+
+def _grid_problems(headers: Sequence[VolumeHeader], label: VolumeHeader | None) -> list[str]:
+    """How the newest image's grid differs from the first's; for the first, from the label map's."""
+    newest = headers[-1]
+    other: Grid | None = headers[0].grid if len(headers) > 1 else label.grid if label else None
+    words = None if other is None else newest.grid.difference(other)
+    if words is None:
+        return []
+    pair = f"channels {headers[0].path} and" if len(headers) > 1 else "label map and image"
+    return [f"{pair} {newest.path} lie on different grids: {words}; resample one onto the other"]
+
+
+def _channel_facts(values: NDArray[Any], label: NDArray[Any] | None) -> ChannelFacts:
+    low, middle, high = np.percentile(values, [0.5, 50, 99.5])
+    inside = values[label > 0] if label is not None else values[:0]
+    return ChannelFacts(
+        float(values.min()),
+        float(values.max()),
+        float(values.mean(dtype=np.float64)),
+        float(values.std(dtype=np.float64)),
+        float(low),
+        float(middle),
+        float(high),
+        float(inside.mean(dtype=np.float64)) if inside.size else None,
+        float(inside.std(dtype=np.float64)) if inside.size else None,
+    )
+
+
+def _count_values(label: NDArray[Any]) -> dict[int, int]:
+    if int(label.max()) < 1 << 16:
+        counts = np.bincount(label.ravel(order="K"))
+        return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+    values, counts = np.unique(label, return_counts=True)
+    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+
+
+def _checksum(case: Case) -> str:
+    """SHA-256 over the digests of the case's files; for one file, that file's."""
+    digests = [file_sha256(path) for path in case.files]
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    )
+
+
+def check_unchanged(cases: Iterable[Case], facts: Mapping[str, CaseFacts]) -> None:
+    """Raises DataError naming every case with a file that has changed since it was examined."""
+    changed = [
+        f"case {case.id!r}: {', '.join(map(str, case.files))} changed since the check; run the preparation again, "
+        "under another data_task_name where trainings are in the folder"
+        for case in cases
+        if _checksum(case) != facts[case.id].checksum
+    ]
+    if changed:
+        raise DataError(listed(changed))
+
+
+def check_duplicates(
+    splits: Mapping[str, Iterable[str]], facts: Mapping[str, CaseFacts]
+) -> list[str]:
+    """Notes on images that stand twice in one split.
+
+    Raises:
+        DataError: an image stands in two of train, val and test under different ids: its scores would be too good.
+    """
+    places: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for split in ("train", "val", "test"):
+        for name in splits.get(split, ()):
+            places[facts[name].voxel_digest].append((split, name))
+    problems: list[str] = []
+    notes: list[str] = []
+    for same in places.values():
+        if len(same) > 1:
+            shown = " and ".join(f"{name} ({split})" for split, name in same)
+            leaks = len({split for split, _ in same}) > 1
+            (problems if leaks else notes).append(f"cases {shown} are the same image")
+    if problems:
+        raise DataError(listed([f"{problem}; remove all but one" for problem in problems]))
+    return notes
+
+
+def file_notes(facts: Mapping[str, CaseFacts]) -> list[str]:
+    """What was put up with in the files, once for all files that share it."""
+    paths: dict[str, list[str]] = defaultdict(list)
+    for found in facts.values():
+        for path, note in found.notes:
+            paths[note].append(path)
+    return [
+        f"{files[0]}: {note}" + (f" (and {len(files) - 1} more files)" if files[1:] else "")
+        for note, files in paths.items()
+    ]
+
+
+def scan_labels(
+    facts: Mapping[str, CaseFacts], names: Mapping[int, str] | None = None
+) -> LabelTable:
+    """Table of every label value that any case has.
+
+    Raises:
+        DataError: a label map without names has so many values that it is rather an image.
+    """
+    crowded = [
+        f"case {name!r}: its label map has {len(found.label_voxels)} different values, like an image; give label maps, "
+        "or name the values in a label table"
+        for name, found in facts.items()
+        if len(found.label_voxels) > MANY_VALUES and not names
+    ]
+    if crowded:
+        raise DataError(listed(crowded))
+    return LabelTable.from_values(
+        {v for found in facts.values() for v in found.label_voxels}, names
+    )
+
+
+def check_labels(facts: Mapping[str, CaseFacts], table: LabelTable) -> None:
+    """Holds the label maps against the table.
+
+    Raises:
+        DataError: cases have values that the table lacks (all are named, with voxel counts), or the table has values
+            that no case has.
+    """
+    known = set(table.values)
+    problems = []
+    for name, found in facts.items():
+        strange = {
+            value: count for value, count in found.label_voxels.items() if value not in known
+        }
+        if strange:
+            shown = ", ".join(f"{v} ({n} voxels)" for v, n in list(strange.items())[:10])
+            problems.append(
+                f"case {name!r}: its label map has values {shown} that the label table does not name"
+            )
+    if problems:
+        raise DataError(
+            listed(problems) + "\nadd the values to the label table, or mend the label maps"
+        )
+    found_values = {0}.union(*(found.label_voxels for found in facts.values()))
+    absent = [
+        f"{label.value} ({label.name})" for label in table.labels if label.value not in found_values
+    ]
+    if absent:
+        raise DataError(
+            f"the label table names {', '.join(absent[:10])}{', ...' if absent[10:] else ''}, which no label map has; "
+            "remove what is not there, or mend the values"
+        )
+
+
+def label_notes(
+    splits: Mapping[str, Iterable[str]], facts: Mapping[str, CaseFacts], table: LabelTable
+) -> list[str]:
+    """Notes on label maps that are all background or hardly any, and on classes that no training case has."""
+    notes = []
+    for name in dict.fromkeys(
+        name for split in ("train", "val", "test") for name in splits.get(split, ())
+    ):
+        share = facts[name].foreground_share
+        if not facts[name].label_voxels:
+            continue  # it has no label map
+        if share == 0:
+            notes.append(f"case {name!r}: its label map is all background")
+        elif share > MOSTLY_FOREGROUND:
+            notes.append(
+                f"case {name!r}: {share:.0%} of its label map is foreground; is it inverted?"
+            )
+    trained = {value for name in splits.get("train", ()) for value in facts[name].label_voxels}
+    absent = [
+        f"{label.value} ({label.name})" for label in table.foreground if label.value not in trained
+    ]
+    if absent:
+        notes.append(f"no training case has the labels {', '.join(absent)}: they cannot be learnt")
+    return notes

@@ -1,0 +1,142 @@
+"""Grids: where voxels lie in the patient, and pure functions on sizes.
+
+A *grid* is a shape in voxels and an affine that takes voxel indices to millimetres in nibabel's world (x to the
+patient's right, y to the front, z up). *Orientation* names, for each voxel axis, the direction it runs to: "RAS".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Shape = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Shape in voxels and affine (4 x 4, voxel index to mm) of a volume, in the order of its file."""
+
+    shape: Shape
+    affine: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def of(cls, shape: Sequence[int], affine: ArrayLike) -> Grid:
+        """Grid from any three whole numbers and any 4 x 4 numbers."""
+        x, y, z = (int(n) for n in shape)
+        rows = np.asarray(affine, dtype=float)
+        return cls((x, y, z), tuple(tuple(float(v) for v in row) for row in rows))
+
+    @property
+    def array(self) -> NDArray[np.float64]:
+        """The affine as a (4, 4) array."""
+        return np.array(self.affine)
+
+    @property
+    def spacing(self) -> Spacing:
+        """Voxel size in mm along the three voxel axes."""
+        x, y, z = (float(size) for size in np.linalg.norm(self.array[:3, :3], axis=0))
+        return x, y, z
+
+    @property
+    def orientation(self) -> str:
+        """Direction that each voxel axis runs to, as nibabel writes it: "RAS", "LPI", ..."""
+        return "".join(nib.orientations.aff2axcodes(self.array))
+
+    @property
+    def along_ras(self) -> tuple[Shape, Spacing]:
+        """Shape in voxels and voxel size in mm along X, Y, Z of RAS."""
+        x, y, z = ras_axes(self.orientation)
+        shape, spacing = self.shape, self.spacing
+        return (shape[x], shape[y], shape[z]), (spacing[x], spacing[y], spacing[z])
+
+    @property
+    def voxel_volume_mm3(self) -> float:
+        """Volume of a voxel."""
+        return float(abs(np.linalg.det(self.array[:3, :3])))
+
+    def difference(self, other: Grid, tolerance_mm: float = 0.1) -> str | None:
+        """How two grids differ, in words; None where no voxel centre lies further off than `tolerance_mm`.
+
+        >>> Grid.of((4, 4, 4), np.eye(4)).difference(Grid.of((4, 4, 5), np.eye(4)))
+        'shape (4, 4, 4) and (4, 4, 5)'
+        """
+        if self.shape != other.shape:
+            return f"shape {self.shape} and {other.shape}"
+        offset = np.abs(self._corners() - other._corners()).max()
+        if offset <= tolerance_mm:
+            return None
+        if self.orientation != other.orientation:
+            return f"orientation {self.orientation} and {other.orientation}"
+        ours, theirs = (tuple(round(s, 4) for s in grid.spacing) for grid in (self, other))
+        if ours != theirs:
+            return f"spacing {ours} and {theirs}"
+        return f"position: corners lie up to {offset:.2f} mm apart"
+
+    def _corners(self) -> NDArray[np.float64]:
+        """World coordinates in mm of the eight corner voxels, (8, 3)."""
+        last = np.array(self.shape) - 1
+        picks = np.array(np.meshgrid(*[[0, 1]] * 3, indexing="ij")).reshape(3, -1).T
+        return np.asarray(nib.affines.apply_affine(self.array, picks * last))
+
+
+def padded_shape(shape: Shape, multiple: Shape) -> Shape:
+    """Smallest shape, in voxels along X, Y, Z, that holds `shape` and divides by `multiple`.
+
+    >>> padded_shape((181, 217, 181), (16, 16, 16))
+    (192, 224, 192)
+    """
+    x, y, z = (-(-n // m) * m for n, m in zip(shape, multiple, strict=True))
+    return x, y, z
+
+
+def nearest_multiples(size: int, multiple: int) -> tuple[int, int]:
+    """The multiples just below and just above a size that is none; below is at least one `multiple`.
+
+    >>> nearest_multiples(100, 16)
+    (96, 112)
+    """
+    below = max(size // multiple, 1) * multiple
+    return below, max(-(-size // multiple), below // multiple + 1) * multiple
+
+
+def ras_axes(orientation: str) -> tuple[int, int, int]:
+    """The axes of a file that run along X, Y, Z of RAS, either way, where its axes run to `orientation`.
+
+    >>> ras_axes("PIR")
+    (2, 0, 1)
+    """
+    x, y, z = (
+        next(axis for axis, letter in enumerate(orientation) if letter in pair)
+        for pair in ("RL", "AP", "SI")
+    )
+    return x, y, z
+
+
+MULTIPLE = (16, 16, 16)
+"""Sizes on the network grid divide by this, or equal the patch."""
+
+
+def resampled_shape(shape: Shape, spacing: Spacing, wanted: Spacing | None) -> Shape:
+    """Shape of an image at another voxel size; None keeps its own.
+
+    >>> resampled_shape((11, 11, 11), (1.0, 1.0, 2.0), (1.0, 2.0, 1.0))
+    (11, 6, 21)
+    """
+    if wanted is None:
+        return shape
+    x, y, z = (
+        round((n - 1) * have / want) + 1
+        for n, have, want in zip(shape, spacing, wanted, strict=True)
+    )
+    return x, y, z
+
+
+def padded_up(shape: Shape, patch_shape: Shape) -> Shape:
+    """Shape that an image on the network grid is padded to: multiples of 16, and at least the patch."""
+    x, y, z = map(max, padded_shape(shape, MULTIPLE), patch_shape)
+    return x, y, z

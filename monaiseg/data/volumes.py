@@ -1,0 +1,248 @@
+"""Volumes: images and label maps, read and written.
+
+A *volume* is an image (X, Y, Z), an image of several channels (X, Y, Z, C) or a label map (X, Y, Z) on its grid, in
+the order of its file. Files are opened through `monaiseg.data.nifti`, which checks them.
+"""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from monaiseg.data.grid import Grid
+from monaiseg.data.label_extension import parse_table, table_xml
+from monaiseg.data.labels import LabelTable
+from monaiseg.data.nifti import NiftiSource, VolumeHeader, is_volume_name, naming, opened
+from monaiseg.errors import DataError
+from monaiseg.files import write_atomic
+
+LABEL_TOLERANCE = 1e-3
+"""How far a value of a label map may lie from an integer; `scl_slope` makes 0.9999 of a 1."""
+
+FLOAT32_INTEGERS = 1 << 24
+"""Whole numbers up to here are exact in float32."""
+
+
+def read_header(path: str | Path, cap_bytes: int | None = None) -> VolumeHeader:
+    """Header of a NIfTI-1 or NIfTI-2 file, checked; the voxels stay unread.
+
+    Raises:
+        DataError: the file is not there, not a regular file, not NIfTI, or says something that cannot be used.
+    """
+    with opened(Path(path)) as file:
+        return NiftiSource(file, Path(path), cap_bytes).header
+
+
+def read_volume(
+    path: str | Path, *, cap_bytes: int | None = None
+) -> tuple[NDArray[Any], VolumeHeader]:
+    """Voxels (X, Y, Z) or (X, Y, Z, C) and header of an image.
+
+    Unscaled integers keep their type (64-bit ones become int32), all else is float32. Every byte up to the end of the
+    file is read, so that the checksums of gzip count.
+
+    Raises:
+        DataError: as `read_header`; or the data are truncated, damaged, not finite, or too large for float32.
+    """
+    with opened(Path(path)) as file:
+        source = NiftiSource(file, Path(path), cap_bytes)
+        stored, header = source.voxels()
+        if source.scaling is None and stored.dtype.kind in "iu":
+            if stored.dtype.itemsize > 2:
+                _check_exact(stored)
+                stored = stored.astype(np.int32) if stored.dtype.itemsize == 8 else stored
+            return stored, header
+        return _scaled(stored, source.scaling), header
+
+
+def read_label_map(
+    path: str | Path, *, cap_bytes: int | None = None
+) -> tuple[NDArray[Any], VolumeHeader]:
+    """Label values (X, Y, Z), integers of at most 32 bits, and header of a label map.
+
+    Raises:
+        DataError: as `read_volume`; or there are several channels, values that are not integers, or negative ones.
+    """
+    with opened(Path(path)) as file:
+        source = NiftiSource(file, Path(path), cap_bytes)
+        if source.header.num_channels > 1:
+            raise DataError(
+                f"has {source.header.num_channels} channels; a label map has one value a voxel"
+            )
+        values, header = source.voxels()
+        if source.scaling is not None or values.dtype.kind == "f":
+            values, notes = _rounded(_scaled(values, source.scaling, np.float64))
+            header = replace(header, notes=header.notes + notes)
+    with naming(header.path):
+        low, high = int(values.min()), int(values.max())
+        if low < 0:
+            count = int((values < 0).sum())
+            raise DataError(
+                f"holds negative label values ({low} and more, {count} voxels); use 0 and up"
+            )
+        if high > np.iinfo(np.int32).max:
+            raise DataError(f"holds the label value {high}; use values below 2147483648")
+    return (values if values.dtype.itemsize < 4 else values.astype(np.int32, copy=False)), header
+
+
+def open_image(path: str | Path, *, label_map: bool = False) -> nib.Nifti1Image:
+    """A volume that has passed the gate, as a nibabel image in memory, for readers that expect one."""
+    voxels, header = read_label_map(path) if label_map else read_volume(path)
+    return _nifti(voxels, header.grid.array)
+
+
+def read_label_table(path: str | Path) -> LabelTable | None:
+    """Names and colours that travel in a label map's header extension; None where there are none."""
+    with opened(Path(path)) as file:
+        source = NiftiSource(file, Path(path), None)
+        for content in source.extensions():
+            if b"<CaretExtension" in content:
+                return parse_table(content)
+    return None
+
+
+def grid_clash(label: VolumeHeader, image: str | Path) -> str | None:
+    """What is wrong where a label map and its image do not lie on one grid; None where they do."""
+    words = label.grid.difference(read_header(image).grid)
+    if words is None:
+        return None
+    return f"label map {label.path} and image {image} lie on different grids: {words}; resample one onto the other"
+
+
+def _scaled(
+    stored: NDArray[Any],
+    scaling: tuple[float, float] | None,
+    dtype: type[np.floating[Any]] = np.float32,
+) -> NDArray[Any]:
+    """Values as float32, or as the label values up to 2147483647 need it, all of them finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = stored
+        if scaling is not None:
+            exact = np.dtype(np.float64 if stored.dtype.itemsize > 2 else dtype)
+            slope, intercept = np.array(scaling, dtype=exact)
+            values = stored.astype(exact) * slope + intercept
+        values = values.astype(dtype, copy=False)
+        finite = bool(np.isfinite(values.min()) and np.isfinite(values.max()))
+    if not finite:
+        bad = ~np.isfinite(values)
+        first = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
+        what = "NaN or infinite" if not np.isfinite(stored).all() else "too large for float32"
+        raise DataError(
+            f"{int(bad.sum())} values are {what} (the first at voxel {first}); replace them by numbers"
+        )
+    return values
+
+
+def _check_exact(stored: NDArray[Any]) -> None:
+    low, high = int(stored.min()), int(stored.max())
+    if max(-low, high) > FLOAT32_INTEGERS:
+        raise DataError(
+            f"holds whole numbers from {low} to {high}, and float32 is exact up to {FLOAT32_INTEGERS}; "
+            "scale them down, or store them as float32 if that is close enough"
+        )
+
+
+def _rounded(values: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Integers for values that are nearly so, in the smallest type that holds them, and a note where they moved."""
+    nearest = np.rint(values)
+    distance = np.abs(values - nearest)
+    furthest = float(distance.max())
+    if furthest > LABEL_TOLERANCE:
+        strange = np.unique(values[distance > LABEL_TOLERANCE])
+        shown = ", ".join(f"{value:g}" for value in strange[:5])
+        raise DataError(
+            f"holds {len(strange)} values that are not whole numbers ({shown}{', ...' if strange[5:].size else ''}); "
+            "give a label map, resampled by nearest neighbour"
+        )
+    if np.abs(nearest).max() > np.iinfo(np.int32).max:
+        raise DataError(f"holds the label value {nearest.max():g}; use values below 2147483648")
+    integers = nearest.astype(_smallest_integer(float(nearest.min()), float(nearest.max())))
+    notes = (f"label values rounded, by up to {furthest:.2g}",) if furthest else ()
+    return integers, notes
+
+
+def _smallest_integer(low: float, high: float) -> np.dtype[Any]:
+    """First of uint8, int16 and int32 that holds both numbers."""
+    fits = (t for t in (np.uint8, np.int16) if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
+    return np.dtype(next(fits, np.int32))
+
+
+def write_label_map(
+    path: str | Path,
+    label_map: NDArray[Any],
+    grid: Grid,
+    like: str | Path | None = None,
+    table: LabelTable | None = None,
+) -> None:
+    """Writes label values (X, Y, Z) on `grid`, whole or not at all.
+
+    The header has the orientation codes and units of the file `like`, and none of its text. Names and colours of
+    `table` travel in an extension that Connectome Workbench reads, and `read_label_table`.
+    """
+    assert label_map.shape == grid.shape, (label_map.shape, grid.shape)
+    assert label_map.dtype.kind in "iub", label_map.dtype
+    high = max(int(label_map.max()), table.values[-1] if table else 0)
+    image = _image(label_map.astype(_smallest_integer(int(label_map.min()), high)), grid, like)
+    image.header.set_intent("label")
+    if table is not None:
+        image.header.extensions.append(nib.nifti1.Nifti1Extension("caret", table_xml(table)))
+    _write(Path(path), image)
+
+
+def write_image(
+    path: str | Path, image: NDArray[Any], grid: Grid, like: str | Path | None = None
+) -> None:
+    """Writes intensities (X, Y, Z) or (X, Y, Z, C) on `grid` as float32, whole or not at all; header as in `like`."""
+    assert image.shape[:3] == grid.shape, (image.shape, grid.shape)
+    _write(Path(path), _image(image.astype(np.float32, copy=False), grid, like))
+
+
+def _write(path: Path, image: nib.Nifti1Image) -> None:
+    if not is_volume_name(path.name):
+        raise DataError(
+            f"{path}: volumes are written as .nii or .nii.gz; give the file such a name"
+        )
+    payload = image.to_bytes()
+    if path.name.lower().endswith(".gz"):
+        payload = gzip.compress(payload, 6, mtime=0)  # equal content, equal bytes
+    write_atomic(path, payload)
+
+
+def _image(voxels: NDArray[Any], grid: Grid, like: str | Path | None) -> nib.Nifti1Image:
+    """A nibabel image with a new header: geometry, codes and units, and nothing else."""
+    version, sform_code, qform_code, units, source = 1, 1, 1, 2, None
+    if like is not None:
+        with opened(Path(like)) as file:
+            source = NiftiSource(file, Path(like), None)
+        names = ("sform_code", "qform_code", "xyzt_units")
+        sform_code, qform_code, units = (int(source.fields[name]) for name in names)
+        version = source.version
+    image = _nifti(voxels, None, version)
+    header = image.header
+    header["xyzt_units"] = units
+    if source is not None and sform_code <= 0 and source.header.grid == grid:
+        # As it stands there: a quaternion worked out anew would differ in its last digit.
+        for name in ("pixdim", *(f"quatern_{a}" for a in "bcd"), *(f"qoffset_{a}" for a in "xyz")):
+            header[name] = source.fields[name]
+        header["pixdim"][4:] = 0
+        header["qform_code"] = qform_code
+        return image
+    header.set_sform(grid.array, sform_code if sform_code > 0 else max(qform_code, 1))
+    header.set_qform(grid.array, qform_code, strip_shears=True)
+    if not np.allclose(header.get_qform(), grid.array, atol=1e-3):
+        header["qform_code"] = 0  # a sheared grid has no quaternion
+    return image
+
+
+def _nifti(
+    voxels: NDArray[Any], affine: NDArray[np.float64] | None, version: int = 1
+) -> nib.Nifti1Image:
+    if version == 2 or max(voxels.shape) > np.iinfo(np.int16).max:  # NIfTI-1 counts in 16 bits
+        return nib.Nifti2Image(voxels, affine)
+    return nib.Nifti1Image(voxels, affine)

@@ -1,0 +1,71 @@
+"""Pictures: a slice of an image with its label maps, for eyes and for TensorBoard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from monaiseg.data import LabelTable, read_label_map, read_volume
+
+OPACITY = 0.5
+"""Share of the label's colour where a label lies on the image."""
+GAP = 4
+"""Pixels between panels."""
+
+
+def slice_picture(
+    image: NDArray[Any], label_maps: list[NDArray[Any]], table: LabelTable
+) -> NDArray[np.uint8]:
+    """An axial slice as it is, then once under each label map in the table's colours, side by side.
+
+    Args:
+        image: (X, Y, Z) in RAS orientation.
+        label_maps: class indices, each (X, Y, Z).
+        table: colours of the classes.
+
+    Returns:
+        (rows, columns, 3), the patient's front at the top and the left side on the left. The slice is the one
+        that holds most foreground of the first label map.
+    """
+    foreground = (label_maps[0] > 0).sum(axis=(0, 1))
+    z = int(foreground.argmax())
+    low, high = np.percentile(image[..., z], [1, 99])
+    gray = np.clip((image[..., z] - low) / max(high - low, 1e-6), 0, 1) * 255
+    plain = np.repeat(gray[..., None], 3, axis=-1)
+    colors = np.array([label.color for label in table.labels], dtype=float)
+    panels = [plain]
+    for label_map in label_maps:
+        classes = label_map[..., z].astype(np.int64)
+        tinted = (1 - OPACITY) * plain + OPACITY * colors[classes]
+        panels.append(np.where(classes[..., None] > 0, tinted, plain))
+    upright = [np.rot90(panel).astype(np.uint8) for panel in panels]
+    gap = np.full((upright[0].shape[0], GAP, 3), 255, dtype=np.uint8)
+    spaced = [part for panel in upright for part in (panel, gap)]
+    return np.concatenate(spaced[:-1], axis=1)
+
+
+def write_comparison(
+    output: str | Path,
+    image: str | Path,
+    reference: str | Path,
+    prediction: str | Path,
+    table: LabelTable,
+) -> Path:
+    """Write image, reference and prediction side by side as PNG. All three lie on one grid."""
+    voxels, header = read_volume(image)
+    volumes = [voxels if voxels.ndim == 3 else voxels[..., 0]]
+    volumes += [read_label_map(path)[0] for path in (reference, prediction)]
+    to_ras = nib.orientations.io_orientation(header.grid.array)
+    scan, *label_maps = [nib.orientations.apply_orientation(volume, to_ras) for volume in volumes]
+    classes = [table.class_indices(label_map, others="background") for label_map in label_maps]
+    picture = Image.fromarray(slice_picture(scan, classes, table))
+    scale = max(1, 288 // picture.height)
+    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(
+        output
+    )
+    return Path(output)

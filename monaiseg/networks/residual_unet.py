@@ -1,0 +1,160 @@
+"""The network: a residual U-Net in DynUNet's manner, planned from patch size and voxel size.
+
+A *stage* is one resolution of the network; the *total stride* of an axis is the product of its stages' strides. To
+*fold* an image is to make one voxel with eight times the channels of each block of 2 x 2 x 2 (Shi et al., CVPR 2016).
+Blocks are MONAI's (`monai.networks.blocks.dynunet_block`), after Isensee et al., nnU-Net, Nature Methods 2021,
+https://doi.org/10.1038/s41592-020-01008-z.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from monai.networks.blocks.dynunet_block import (
+    UnetBasicBlock,
+    UnetOutBlock,
+    UnetResBlock,
+    UnetUpBlock,
+)
+from torch import Tensor, nn
+
+from monaiseg.data import LabelTable, Shape, Spacing
+from monaiseg.networks.topology import Topology, plan_topology
+from monaiseg.settings import NetworkSettings, Settings
+
+
+class ResidualUNet(nn.Module):
+    """Residual encoder, skip connections, light decoder, one output a resolution while training.
+
+    Variant `folded` sees the image folded, and its head gives the classes of a whole block: the network at half the
+    resolution, without a convolution at the full one, where most of the time would go.
+
+    Args:
+        settings: norm, residual connections, dropout, number of coarser outputs.
+        topology: stages, finest first.
+        in_channels: channels of the image.
+        num_classes: classes with background.
+    """
+
+    def __init__(
+        self, settings: NetworkSettings, topology: Topology, in_channels: int, num_classes: int
+    ) -> None:
+        super().__init__()
+        self.settings, self.topology = settings, topology
+        kernels, channels = topology.kernels, topology.channels
+        self.block, *strides = topology.strides
+        voxels = math.prod(self.block)
+        common: dict[str, Any] = {
+            "norm_name": _norm(settings.norm, channels),
+            "dropout": settings.dropout or None,
+        }
+        block = UnetResBlock if settings.residual else UnetBasicBlock
+        self.encoder = nn.ModuleList(
+            block(3, inputs, outputs, kernel, stride, **common)
+            for inputs, outputs, kernel, stride in zip(
+                (in_channels * voxels, *channels),
+                channels,
+                kernels,
+                ((1, 1, 1), *strides),
+                strict=False,
+            )
+        )
+        self.decoder = nn.ModuleList(  # coarsest first
+            UnetUpBlock(3, deep, shallow, kernel, stride, upsample_kernel_size=stride, **common)
+            for deep, shallow, kernel, stride in reversed(
+                list(zip(channels[1:], channels, kernels, strides, strict=False))
+            )
+        )
+        self.head = UnetOutBlock(3, channels[0], num_classes * voxels)
+        widths = channels[1:-1][: settings.deep_supervision_heads]
+        self.coarse_heads = nn.ModuleList(UnetOutBlock(3, width, num_classes) for width in widths)
+        self.apply(_initialise)
+        self.apply(_drop_channels)
+
+    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+        """Logits (B, K, X, Y, Z) of an image (B, C, X, Y, Z); while training with coarser outputs a list, finest first."""
+        finest, *coarser = self._decode(self._encode(folded(image, self.block)))
+        logits = unfolded(self.head(finest), self.block)  # (B, K, X, Y, Z)
+        if not (self.training and len(self.coarse_heads)):
+            return logits
+        heads = zip(self.coarse_heads, coarser, strict=False)
+        return [logits, *(head(features) for head, features in heads)]
+
+    def _encode(self, image: Tensor) -> list[Tensor]:
+        skips: list[Tensor] = []
+        for block in self.encoder:
+            image = block(image)
+            skips.append(image)
+        return skips  # (B, C_s, X / stride_s, ...), finest first
+
+    def _decode(self, skips: list[Tensor]) -> list[Tensor]:
+        features = [skips[-1]]
+        for block, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
+            features.append(block(features[-1], skip))
+        return features[:0:-1] or features  # without the coarsest, finest first
+
+
+def folded(image: Tensor, block: Shape) -> Tensor:
+    """Image (B, C, X, Y, Z) as (B, C * x * y * z, X / x, Y / y, Z / z): the voxels of a block become channels of one.
+
+    >>> import torch
+    >>> folded(torch.arange(4.0).view(1, 1, 4, 1, 1), (2, 1, 1)).flatten(2)[0]
+    tensor([[0., 2.],
+            [1., 3.]])
+    """
+    x, y, z = block
+    batch, channels, size_x, size_y, size_z = image.shape
+    blocks = image.reshape(batch, channels, size_x // x, x, size_y // y, y, size_z // z, z)
+    of_block = blocks.permute(0, 1, 3, 5, 7, 2, 4, 6)  # (B, C, x, y, z, X / x, Y / y, Z / z)
+    return of_block.reshape(batch, channels * x * y * z, size_x // x, size_y // y, size_z // z)
+
+
+def unfolded(image: Tensor, block: Shape) -> Tensor:
+    """The way back: (B, C * x * y * z, X, Y, Z) as (B, C, X * x, Y * y, Z * z)."""
+    x, y, z = block
+    batch, channels, size_x, size_y, size_z = image.shape
+    channels //= x * y * z
+    blocks = image.reshape(batch, channels, x, y, z, size_x, size_y, size_z)
+    in_place = blocks.permute(0, 1, 5, 2, 6, 3, 7, 4)  # (B, C, X, x, Y, y, Z, z)
+    return in_place.reshape(batch, channels, size_x * x, size_y * y, size_z * z)
+
+
+def build_network(
+    settings: NetworkSettings, topology: Topology, in_channels: int, num_classes: int
+) -> ResidualUNet:
+    """The network of these settings, initialised from torch's global random state (He et al., 2015)."""
+    return ResidualUNet(settings, topology, in_channels, num_classes)
+
+
+def network_of(settings: Settings, table: LabelTable, spacing: Spacing) -> ResidualUNet:
+    """The network that settings, label table and voxel size (mm along X, Y, Z) describe."""
+    network = settings.tsk_set.network
+    topology = plan_topology(network, settings.patch_shape, spacing)
+    return build_network(network, topology, settings.dataset.num_channels, table.num_classes)
+
+
+def _norm(name: str, channels: tuple[int, ...]) -> tuple[str, dict[str, object]] | str:
+    if name == "none":
+        return ""
+    if name == "group":
+        groups = math.gcd(8, *channels)
+        return ("group", {"num_groups": groups, "affine": True})
+    return (name, {"affine": True})
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+        nn.init.kaiming_normal_(module.weight, a=0.01)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _drop_channels(module: nn.Module) -> None:
+    """MONAI's blocks drop single voxels, which their neighbours give away; whole channels are dropped here.
+
+    Tompson et al., https://arxiv.org/abs/1411.4280.
+    """
+    for name, child in module.named_children():
+        if type(child) is nn.Dropout:
+            setattr(module, name, nn.Dropout3d(child.p))

@@ -1,0 +1,7 @@
+"""Planning: settings for a data task, a machine and a number of minutes, with the reasons."""
+
+from monaiseg.planning.limits import Limits
+from monaiseg.planning.measurements import Measurements
+from monaiseg.planning.planner import Plan, plan
+
+__all__ = ["Limits", "Measurements", "Plan", "plan"]

@@ -1,0 +1,81 @@
+"""Choice: the most demanding option that the limits allow.
+
+The last option that fits into memory, and of which the minutes hold as many steps as its width is worth, is taken; so
+more minutes or more memory never make a smaller network.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import NoReturn
+
+from monaiseg.errors import SettingsError
+from monaiseg.planning.costs import MEMORY_SLACK, Forecast, predict
+from monaiseg.planning.fingerprint import Fingerprint
+from monaiseg.planning.limits import Limits
+from monaiseg.planning.measurements import Measurements
+from monaiseg.planning.options import Option, option_row
+
+WORTH = {16: 100, 24: 800, 32: 1500, 48: 5000, 64: 15000}
+"""Least number of steps at which a width is taken to beat the next narrower one in the same minutes; not tuned."""
+
+LEAST_STEPS = 50
+"""With fewer, nothing is learned."""
+
+
+def choose(
+    fingerprint: Fingerprint, limits: Limits, measured: Measurements
+) -> tuple[Option, Forecast]:
+    """The most demanding option that the limits allow.
+
+    Raises:
+        SettingsError: they allow none; the smallest that do are named.
+    """
+    fitting: list[tuple[Option, Forecast]] = []
+    worth: list[tuple[Option, Forecast]] = []
+    for batches in option_row(fingerprint, limits):
+        costs = [(option, predict(option, fingerprint, limits, measured)) for option in batches]
+        fits = [pair for pair in costs if _fits(pair[1], limits)]
+        if fits:
+            fitting.append(fits[0])
+            preferred, cost = costs[0]  # more steps of fewer patches are not worth more
+            worth += fits[:1] if cost.steps >= WORTH[preferred.channels] else []
+        elif not fitting:
+            _refuse_memory(costs[-1][1], limits)
+    option, cost = (worth or fitting[:1])[-1]
+    if cost.steps < LEAST_STEPS:
+        _refuse_minutes(option, fingerprint, limits, measured)
+    return option, cost
+
+
+def _fits(cost: Forecast, limits: Limits) -> bool:
+    on_gpu = MEMORY_SLACK * cost.device_bytes
+    if limits.gpu_memory_gb is not None and on_gpu > limits.gpu_memory_gb * 2**30:
+        return False
+    return cost.peak_bytes <= limits.memory_gb * 2**30
+
+
+def _refuse_memory(cost: Forecast, limits: Limits) -> NoReturn:
+    option, given, need = "--memory", limits.memory_gb, float(cost.peak_bytes)
+    if limits.gpu_memory_gb is not None and need <= given * 2**30:
+        option, given, need = "--gpu-memory", limits.gpu_memory_gb, MEMORY_SLACK * cost.device_bytes
+    raise SettingsError(
+        f"{option}: {given:g} GiB are too few for the smallest network on the smallest patch; give at least "
+        f"{math.ceil(need / 2**30 * 10) / 10:g}"
+    )
+
+
+def _refuse_minutes(
+    option: Option, fingerprint: Fingerprint, limits: Limits, measured: Measurements
+) -> NoReturn:
+    enough = limits.minutes
+    steps = 0
+    while steps < LEAST_STEPS:
+        enough = math.floor(2 * enough + 1) / 2
+        longer = replace(limits, minutes=enough)
+        steps = predict(option, fingerprint, longer, measured).steps
+    raise SettingsError(
+        f"--minutes: {limits.minutes:g} are too few for the {LEAST_STEPS} steps that a network needs to learn anything; "
+        f"use at least {enough:g}"
+    )

@@ -1,0 +1,285 @@
+"""Costs: seconds and memory that an option takes on a measured machine."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from monaiseg.data import Shape, index_dtype
+from monaiseg.networks import count_windows
+from monaiseg.planning.fingerprint import Fingerprint
+from monaiseg.planning.limits import Limits
+from monaiseg.planning.measurements import Measurements
+from monaiseg.planning.options import Option
+from monaiseg.planning.probes import WINDOWS, StepProbe
+from monaiseg.training import UNSTEADY_STEPS, Pace, Rhythm
+from monaiseg.transforms import MAX_CENTRES
+
+EPOCHS = 20
+"""Parts that a training is divided into."""
+VALIDATIONS = 5
+"""The last one included."""
+VALIDATION_SHARE = 0.1
+"""Of the minutes, that validations may take in all."""
+WORKER_BYTES = 150 << 20
+"""What a worker process has for itself."""
+
+OVERLAPS = (0.5, 0.25)
+WINDOW_SLACK = 1.3
+"""A window at validation takes so many times its way through the network: scores are added up and compared."""
+CLOSING_SECONDS = 0.3
+"""End of an epoch, with a checkpoint at some of them."""
+BYTES_PER_WEIGHT = 100
+"""A checkpoint in memory while it is written: weights, average and optimiser's moments, as tensors and as bytes, twice."""
+MEMORY_SLACK = 1.1
+PREPARING_BYTES, RESAMPLING_BYTES = 30, 75
+"""Of each voxel and channel of a case that is being prepared, and of one that is resampled for it, which MONAI does in
+float64: 28 and 74 were measured at 192 x 224 x 192 voxels."""
+READERS = 4
+"""Threads that prepare cases, as many as there are cores; more gain nothing (`monaiseg.loaders`)."""
+MOST_WORKERS = 8
+
+CACHE_SHARE = 0.4
+"""Of the memory, that prepared cases may take."""
+
+
+@dataclass(frozen=True)
+class ValidationForecast:
+    """How cases are looked at while training."""
+
+    overlap: float
+    cases: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a training is expected to take."""
+
+    step_seconds: float
+    """One step, with its share of the cutting and augmenting."""
+    workers: int
+    """Processes that cut and augment."""
+    epoch_seconds: float
+    """Without its validation."""
+    start_seconds: float
+    """Until the first step."""
+    end_seconds: float
+    steps: int
+    rhythm: Rhythm
+    validation: ValidationForecast
+    in_memory: bool
+    """Whether prepared cases wait in memory; else on disk."""
+    peak_bytes: int
+    """Of the training process and its workers together."""
+    device_bytes: int
+    """On the device that computes, the most that a step or a validation takes."""
+    parameters: int
+
+    def in_words(self) -> str:
+        """A line that says what to expect."""
+        return (
+            f"expected: {self.step_seconds:.2f} s a step, {self.epoch_seconds:.0f} s an epoch, at most "
+            f"{self.peak_bytes / 2**30:.1f} GiB, done after {self.end_seconds / 60:.1f} minutes"
+        )
+
+
+def step_cost(option: Option, fingerprint: Fingerprint, measured: Measurements) -> StepProbe:
+    """The step of an option as measured or, where it was not, from those of other widths and patches.
+
+    Seconds and features go with the voxels; between widths they follow a power of the width.
+    """
+    if (exact := exact_cost(option, fingerprint, measured)) is not None:
+        return exact
+    near: dict[int, StepProbe] = {}  # of each width, the measured one whose batch is most like this
+    voxels = option.patch_voxels * option.batch_size
+    for probe in measured.steps:
+        other = near.get(probe.channels)
+        if probe.variant == option.variant and (
+            other is None or _distance(probe, voxels) < _distance(other, voxels)
+        ):
+            near[probe.channels] = probe
+
+    def at(value: Callable[[StepProbe], float]) -> float:
+        return _by_power({width: value(probe) for width, probe in near.items()}, option.channels)
+
+    parameters = at(lambda probe: probe.parameters)
+    features = at(lambda probe: max(probe.step_bytes - 16 * probe.parameters, 1) / probe.voxels)
+    return StepProbe(
+        option.variant,
+        option.channels,
+        option.patch_shape,
+        option.batch_size,
+        fingerprint.num_channels,
+        fingerprint.num_classes,
+        step_seconds=at(lambda probe: probe.step_seconds / probe.voxels) * voxels,
+        window_seconds=at(lambda probe: probe.window_seconds / math.prod(probe.patch_shape))
+        * option.patch_voxels,
+        step_bytes=round(features * voxels + 16 * parameters),  # weight, gradient, two moments
+        parameters=round(parameters),
+    )
+
+
+def exact_cost(
+    option: Option, fingerprint: Fingerprint, measured: Measurements
+) -> StepProbe | None:
+    """The measured cost of exactly this option; None where it was not measured."""
+    data = (fingerprint.num_channels, fingerprint.num_classes)
+    for probe in measured.steps:
+        other = Option(probe.variant, probe.channels, probe.patch_shape, probe.batch_size)
+        if other == option and (probe.num_channels, probe.num_classes) == data:
+            return probe
+    return None
+
+
+def _distance(probe: StepProbe, voxels: int) -> float:
+    return abs(math.log(probe.voxels / voxels))
+
+
+def _by_power(values: Mapping[int, float], width: int) -> float:
+    """Between measured widths along the power that joins them, outside along the nearest such power.
+
+    >>> _by_power({16: 1.0, 32: 4.0}, 64)
+    16.0
+    """
+    widths = sorted(values)
+    if len(widths) == 1:
+        return values[widths[0]] * (width / widths[0]) ** 2
+    upper = next((n for n in range(1, len(widths)) if width <= widths[n]), len(widths) - 1)
+    a, b = widths[upper - 1], widths[upper]
+    power = math.log(values[b] / values[a]) / math.log(b / a)
+    return float(values[a] * (width / a) ** power)
+
+
+def predict(
+    option: Option, fingerprint: Fingerprint, limits: Limits, measured: Measurements
+) -> Forecast:
+    """What a training by an option is expected to take."""
+    cost, data = step_cost(option, fingerprint, measured), measured.data
+    cutting = data.patch_seconds_per_voxel * option.patch_voxels * option.batch_size
+    step, workers = _beside(cost.step_seconds, cutting, limits)
+    look = _validation(option, fingerprint, limits, measured)
+    files = sum(math.prod(scan.shape) for scan in (*fingerprint.train, *fingerprint.val))
+    reading = files * data.read_seconds_per_voxel / min(limits.cores, READERS)
+    start = data.start_seconds + reading + UNSTEADY_STEPS * step
+    pace = Pace(step, look.seconds, CLOSING_SECONDS)
+    left = 60 * limits.minutes - start
+    rough = (left - pace.ending - (VALIDATIONS - 1) * look.seconds) / step
+    rhythm = Rhythm(max(math.ceil(rough / EPOCHS), 1), EPOCHS // VALIDATIONS)
+    steps = rhythm.last_step(pace, 0, left, closed=0)
+    computing = max(cost.step_bytes, _validating_bytes(option, cost, fingerprint))
+    in_memory, peak = _memory(
+        option,
+        cost,
+        fingerprint,
+        limits,
+        base=data.base_bytes,
+        workers=workers,
+        computing=computing,
+    )
+    return Forecast(
+        step_seconds=step,
+        workers=workers,
+        epoch_seconds=step * rhythm.steps_per_epoch,
+        start_seconds=start,
+        end_seconds=start + rhythm.seconds(pace, 0, steps, closed=0),
+        steps=steps,
+        rhythm=rhythm,
+        validation=look,
+        in_memory=in_memory,
+        peak_bytes=peak,
+        device_bytes=computing,
+        parameters=cost.parameters,
+    )
+
+
+def _beside(computing: float, cutting: float, limits: Limits) -> tuple[float, int]:
+    """Seconds of a step and the workers that cut for it: none, where cutting between steps is quicker.
+
+    A GPU has as many as keep it busy. On a processor a worker takes a core: one thread that waits for a core makes all
+    others wait at the end of each operation (two cores: a worker beside two threads took 1.04 of the time of none, see
+    benchmarks/RESULTS.md).
+    """
+    if limits.device != "cpu":
+        workers = min(
+            max(math.ceil(cutting / computing), 1), max(limits.cores - 1, 1), MOST_WORKERS
+        )
+        return max(computing, cutting / workers), workers
+    between = computing + cutting
+    others = limits.cores - 1
+    beside = max(computing * limits.cores / others, cutting) if others else math.inf
+    return (beside, 1) if beside < between else (between, 0)
+
+
+def _validation(
+    option: Option, fingerprint: Fingerprint, limits: Limits, measured: Measurements
+) -> ValidationForecast:
+    """The fullest validation that stays within its share of the minutes: windows first thin out, then cases."""
+    window = step_cost(option, fingerprint, measured).window_seconds
+    allowed = VALIDATION_SHARE * 60 * limits.minutes / VALIDATIONS
+    for overlap in OVERLAPS:
+        seconds = [
+            WINDOW_SLACK * window * count_windows(shape, option.patch_shape, (overlap,) * 3)
+            for shape in fingerprint.network_shapes(fingerprint.val, option.patch_shape)
+        ]
+        if sum(seconds) <= allowed:
+            break
+    totals = list(itertools.accumulate(seconds))
+    cases = max(sum(total <= allowed for total in totals), min(1, len(totals)))
+    return ValidationForecast(overlap, cases, totals[cases - 1] if cases else 0.0)
+
+
+def _validating_bytes(option: Option, cost: StepProbe, fingerprint: Fingerprint) -> int:
+    """What validation takes: scores of a slab, twice while it moves on, and windows on their way."""
+    largest = _largest(option, fingerprint)
+    longest = max(largest)
+    slab = math.prod(largest) // longest * option.patch_shape[largest.index(longest)]
+    windows = WINDOWS * option.patch_voxels
+    scores = 4 * fingerprint.num_classes * (2 * slab + 3 * windows)
+    # Half of a step's features are kept for the way back alone.
+    features = cost.step_bytes * windows // (2 * cost.voxels)
+    return scores + features + _case_bytes(largest, fingerprint)
+
+
+def _memory(
+    option: Option,
+    cost: StepProbe,
+    fingerprint: Fingerprint,
+    limits: Limits,
+    *,
+    base: int,
+    workers: int,
+    computing: int,
+) -> tuple[bool, int]:
+    """Whether prepared cases wait in memory, and the most that the training and its workers take, in bytes."""
+    scans = fingerprint.network_shapes((*fingerprint.train, *fingerprint.val), option.patch_shape)
+    centres = 4 * sum(min(2 * MAX_CENTRES, math.prod(shape)) for shape in scans)
+    cached = sum(_case_bytes(shape, fingerprint) for shape in scans) + centres
+    resampled = fingerprint.prepared is None and not fingerprint.is_uniform
+    per_voxel = RESAMPLING_BYTES if resampled else PREPARING_BYTES
+    channels = fingerprint.num_channels
+    preparing = (
+        min(limits.cores, READERS) * per_voxel * channels * math.prod(max(scans, key=math.prod))
+    )
+    batch = 4 * (channels + 1) * option.patch_voxels * option.batch_size
+    on_host = computing if limits.device == "cpu" else 0
+    varying = max(on_host, preparing, BYTES_PER_WEIGHT * cost.parameters)
+    peak = MEMORY_SLACK * (base + workers * (WORKER_BYTES + 8 * batch) + varying)
+    kept = peak + MEMORY_SLACK * cached
+    limit = limits.memory_gb * 2**30
+    in_memory = cached <= CACHE_SHARE * limit and kept <= limit
+    return in_memory, round(kept if in_memory else peak)
+
+
+def _largest(option: Option, fingerprint: Fingerprint) -> Shape:
+    """The shape of the largest case as the network gets it."""
+    scans = (*fingerprint.train, *fingerprint.val)
+    return max(fingerprint.network_shapes(scans, option.patch_shape), key=math.prod)
+
+
+def _case_bytes(shape: Shape, fingerprint: Fingerprint) -> int:
+    """Of a prepared case: intensities in float32, and class indices."""
+    index = index_dtype(fingerprint.num_classes).itemsize
+    return (4 * fingerprint.num_channels + index) * math.prod(shape)

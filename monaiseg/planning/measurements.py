@@ -1,0 +1,62 @@
+"""Measurements: what steps cost on a machine; kept as JSON, they can be planned from again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from monaiseg.errors import SettingsError
+from monaiseg.files import read_json_object, write_atomic
+from monaiseg.planning.fingerprint import Fingerprint
+from monaiseg.planning.limits import Limits
+from monaiseg.planning.probes import DataProbe, StepProbe, step_of
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What was measured on a machine; can be kept as JSON and planned from again."""
+
+    processor: str
+    cores: int
+    device: str
+    data: DataProbe
+    steps: tuple[StepProbe, ...]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Measurements:
+        """From a file that `save` wrote.
+
+        Raises:
+            SettingsError: it is none.
+        """
+        try:
+            document = read_json_object(Path(path))
+            steps = tuple(step_of(record) for record in document["steps"])
+            names = {name: document[name] for name in ("processor", "cores", "device")}
+            found = cls(**names, data=DataProbe(**document["data"]), steps=steps)
+        except (KeyError, TypeError, ValueError) as error:
+            raise SettingsError(
+                f"{path}: holds no measurements ({error!r}); give a file that `monaiseg plan` has written"
+            ) from error
+        if not found.steps:
+            raise SettingsError(f"{path}: holds no step; name a new file to measure into")
+        return found
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON."""
+        write_atomic(Path(path), (json.dumps(asdict(self), indent=1) + "\n").encode())
+
+
+def check_alike(measured: Measurements, fingerprint: Fingerprint, limits: Limits) -> None:
+    """Raises SettingsError where steps were measured on other cores or for other data than are planned for."""
+    probe = measured.steps[0]
+    then = (measured.device, measured.cores, probe.num_channels, probe.num_classes)
+    now = (limits.device, limits.cores, fingerprint.num_channels, fingerprint.num_classes)
+    names = ("device", "cores", "channels", "classes")
+    if different := [
+        f"{name} {a} then, {b} now" for name, a, b in zip(names, then, now, strict=True) if a != b
+    ]:
+        raise SettingsError(
+            f"--measurements: are of something else: {', '.join(different)}; name a new file to measure into"
+        )

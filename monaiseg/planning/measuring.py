@@ -1,0 +1,77 @@
+"""Measuring: some steps on this machine, and then the step that the plan chooses by them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from monaiseg.errors import SettingsError
+from monaiseg.machine import free_memory
+from monaiseg.planning.choice import choose
+from monaiseg.planning.costs import exact_cost, step_cost
+from monaiseg.planning.fingerprint import Fingerprint
+from monaiseg.planning.layout import layout
+from monaiseg.planning.limits import Limits
+from monaiseg.planning.measurements import Measurements
+from monaiseg.planning.options import Option, batch_sizes, patch_ladder, variant_for
+from monaiseg.planning.probes import DataProbe, StepProbe, processor_name, run_probes
+
+MEASURED_WIDTHS = (16, 32, 64)
+ROUNDS = 3
+"""Times that a plan is checked by measuring the step it chose."""
+
+
+def measure(fingerprint: Fingerprint, limits: Limits) -> Measurements:
+    """Measure this machine: some widths on a small patch, and then the step that the plan chooses by them.
+
+    Raises:
+        SettingsError: it cannot be measured here, or the limits cannot be met.
+    """
+    if limits.device != "cpu" and not torch.cuda.is_available():
+        raise SettingsError(
+            "--gpu-memory: this computer has no GPU that torch can use; plan on the one that will train, or give its "
+            "--measurements"
+        )
+    small = patch_ladder(fingerprint)[0]
+    first = [
+        Option(variant_for(limits), width, small, batch_sizes(small)[0])
+        for width in MEASURED_WIDTHS
+    ]
+    steps, data = _run(fingerprint, limits, first)
+    found = Measurements(
+        processor_name(), limits.cores, limits.device, data, tuple(filter(None, steps))
+    )
+    if not found.steps:
+        raise SettingsError("no step could be measured: memory ran out at once; free some")
+    for _ in range(ROUNDS):
+        option, _ = choose(fingerprint, limits, found)
+        if exact_cost(option, fingerprint, found) is not None:
+            break
+        (step,), _ = _run(fingerprint, limits, [option])
+        step = step or _too_large(option, fingerprint, limits, found)
+        found = replace(found, steps=(*found.steps, step))
+    return found
+
+
+def _run(
+    fingerprint: Fingerprint, limits: Limits, options: Sequence[Option]
+) -> tuple[list[StepProbe | None], DataProbe]:
+    settings = [layout(option, fingerprint, limits) for option in options]
+    return run_probes(
+        [(each, fingerprint.num_classes) for each in settings],
+        (settings[0], fingerprint.median_shape, fingerprint.num_classes),
+        fingerprint.spacing,
+        cores=limits.cores,
+        device=limits.device,
+    )
+
+
+def _too_large(
+    option: Option, fingerprint: Fingerprint, limits: Limits, measured: Measurements
+) -> StepProbe:
+    """A step that the system ended: it takes more than there is."""
+    guess = step_cost(option, fingerprint, measured)
+    there = free_memory() if limits.gpu_memory_gb is None else limits.gpu_memory_gb * 2**30
+    return replace(guess, step_bytes=max(guess.step_bytes, round(2 * there)))

@@ -1,0 +1,108 @@
+"""Options: the patches, batches and widths that a plan chooses among.
+
+An *option* is a patch, a batch and a width of the network. Options stand in one row, each more demanding than the one
+before: first the network grows to a sensible width on small patches, then the patch to the whole scan, then the
+network further.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from monaiseg.data import Shape, Spacing
+from monaiseg.errors import SettingsError
+from monaiseg.networks import plan_topology
+from monaiseg.planning.fingerprint import Fingerprint
+from monaiseg.planning.limits import Limits
+from monaiseg.settings import NetworkSettings
+
+WIDTHS = (16, 24, 32, 48, 64)
+"""Channels of the first stage."""
+
+SENSIBLE_WIDTH = 32
+
+GRAIN = 8
+"""Patch sizes are multiples of this: three halvings."""
+LEAST_VOXELS, MOST_VOXELS = 48**3, 128**3
+"""Of a patch, where scans are larger."""
+BATCH_VOXELS = 4 * 48**3
+"""A batch has so many voxels at least, or two patches; four patches at most."""
+
+CPU_VARIANT: Literal["folded"] = "folded"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to train."""
+
+    variant: str
+    channels: int
+    patch_shape: Shape
+    batch_size: int
+
+    @property
+    def patch_voxels(self) -> int:
+        """Voxels of a patch."""
+        return math.prod(self.patch_shape)
+
+
+def patch_ladder(fingerprint: Fingerprint) -> list[Shape]:
+    """Patches along X, Y, Z, smallest first, each at least a seventh larger; the last is the median scan if it may be.
+
+    From the median scan, rounded up to multiples of 8, the axis that is longest in mm is cut again and again.
+
+    >>> from monaiseg.planning.fingerprint import Fingerprint, Scan
+    >>> patch_ladder(Fingerprint((Scan((36, 50, 35), (1.0, 1.0, 1.0)),), (), 1, 3))
+    [(40, 56, 40)]
+    """
+    size = [max(GRAIN * math.ceil(n / GRAIN), 2 * GRAIN) for n in fingerprint.median_shape]
+    rungs: list[Shape] = []
+    while True:
+        x, y, z = size
+        voxels = x * y * z
+        grown = not rungs or 8 * voxels <= 7 * math.prod(rungs[-1])
+        if voxels <= MOST_VOXELS and grown and _is_plannable((x, y, z), fingerprint.spacing):
+            rungs.append((x, y, z))
+        axis = max(
+            (a for a in range(3) if size[a] > 4 * GRAIN),
+            key=lambda a: (size[a] * fingerprint.spacing[a], a),
+            default=None,
+        )
+        if axis is None or (rungs and voxels <= LEAST_VOXELS):
+            return rungs[::-1]
+        size[axis] -= GRAIN
+
+
+def _is_plannable(patch: Shape, spacing: Spacing) -> bool:
+    try:
+        plan_topology(NetworkSettings(variant=CPU_VARIANT), patch, spacing)
+    except SettingsError:
+        return False
+    return True
+
+
+def batch_sizes(patch: Shape) -> tuple[int, ...]:
+    """Patches of a batch, the preferred number first; fewer where memory is short."""
+    preferred = min(max(BATCH_VOXELS // math.prod(patch), 2), 4)
+    return tuple(dict.fromkeys([preferred, 2, 1]))
+
+
+def option_row(fingerprint: Fingerprint, limits: Limits) -> Iterator[tuple[Option, ...]]:
+    """Options, the least demanding first; each as its batches, the preferred one first."""
+    ladder = patch_ladder(fingerprint)
+    narrow = [(ladder[0], width) for width in WIDTHS if width < SENSIBLE_WIDTH]
+    sensible = [(patch, SENSIBLE_WIDTH) for patch in ladder]
+    wide = [(ladder[-1], width) for width in WIDTHS if width > SENSIBLE_WIDTH]
+    for patch, width in itertools.chain(narrow, sensible, wide):
+        yield tuple(
+            Option(variant_for(limits), width, patch, batch) for batch in batch_sizes(patch)
+        )
+
+
+def variant_for(limits: Limits) -> Literal["standard", "folded"]:
+    """The kind of network that suits the device."""
+    return CPU_VARIANT if limits.device == "cpu" else "standard"

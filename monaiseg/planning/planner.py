@@ -1,0 +1,114 @@
+"""Planning: from a data task, a machine and a number of minutes to a complete settings file.
+
+A plan follows from three things alone: the *fingerprint*, what `dataset.json` says of the scans; the *limits*, what
+the user has; and the *measurements*, what steps cost on this machine. Equal ones give equal settings.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from monaiseg.data import read_data_task
+from monaiseg.errors import SettingsError
+from monaiseg.machine import free_memory, usable_cores
+from monaiseg.planning.choice import choose
+from monaiseg.planning.costs import Forecast
+from monaiseg.planning.fingerprint import Fingerprint
+from monaiseg.planning.layout import (
+    COMMIT_SECONDS,
+    LOSS_SECONDS,
+    WARMUP_EPOCHS,
+    augment,
+    averaging_decay,
+    layout,
+)
+from monaiseg.planning.limits import Limits
+from monaiseg.planning.measurements import Measurements, check_alike
+from monaiseg.planning.measuring import measure
+from monaiseg.planning.reasons import Choice, choices
+from monaiseg.settings import Settings, dump_settings, settings_from_dict
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings, what they are expected to take, and why they are so."""
+
+    settings: Settings
+    prediction: Forecast
+    choices: tuple[Choice, ...]
+
+
+def plan(
+    output_root_path: str | Path,
+    data_task_name: str,
+    *,
+    minutes: float,
+    cores: int | None = None,
+    memory_gb: float | None = None,
+    gpu_memory_gb: float | None = None,
+    measurements: Measurements | None = None,
+) -> tuple[Plan, Measurements]:
+    """Plan a training on a prepared data task.
+
+    Args:
+        output_root_path: folder of all data tasks.
+        data_task_name: folder of the prepared data task in it.
+        minutes: wall clock of the training, with everything in it.
+        cores: cores of the processor that it may use. None: those that this process may.
+        memory_gb: GiB that it may take. None: half of what is free now.
+        gpu_memory_gb: GiB of the GPU to train on. None: train on the processor.
+        measurements: of a machine like the one that will train. None: this machine is measured.
+
+    Raises:
+        DataError: the data task cannot be used.
+        SettingsError: the limits cannot be met; the smallest that can is named.
+    """
+    fingerprint = Fingerprint.of(read_data_task(Path(output_root_path) / data_task_name))
+    if not fingerprint.train:
+        raise SettingsError(
+            f"{data_task_name}: has no training cases; prepare it with a training split"
+        )
+    limits = Limits(
+        minutes,
+        cores or usable_cores(),
+        round(free_memory() / 2 / 2**30, 1) if memory_gb is None else memory_gb,
+        gpu_memory_gb,
+    )
+    if measurements is None:
+        measurements = measure(fingerprint, limits)
+    check_alike(measurements, fingerprint, limits)
+    return plan_settings(fingerprint, limits, measurements), measurements
+
+
+def plan_settings(fingerprint: Fingerprint, limits: Limits, measured: Measurements) -> Plan:
+    """The plan that follows from data, limits and measurements; equal ones give equal settings.
+
+    Raises:
+        SettingsError: the limits allow no training; the smallest that do are named.
+    """
+    option, cost = choose(fingerprint, limits, measured)
+    passes = cost.steps * option.batch_size / len(fingerprint.train)
+    document = json.loads(
+        dump_settings(layout(option, fingerprint, limits, cost.validation.overlap))
+    )
+    document["dataset"]["cache"]["where"] = "memory" if cost.in_memory else "disk"
+    augment(document["dataset"]["seg"], passes, mirror=fingerprint.can_mirror)
+    document["tsk_set"] |= {
+        "budget_minutes": limits.minutes,
+        "num_threads": limits.cores - (cost.workers if limits.device == "cpu" else 0),
+        "num_workers": cost.workers,
+        "epochs": math.ceil(cost.steps / cost.rhythm.steps_per_epoch),
+        "max_batch_num_per_epoch": [cost.rhythm.steps_per_epoch, cost.validation.cases, 0],
+        "val_period": cost.rhythm.val_period,
+        "checkpoint_period": 1 if cost.epoch_seconds > COMMIT_SECONDS else cost.rhythm.val_period,
+        "checkpoint_steps": math.ceil(LOSS_SECONDS / cost.step_seconds)
+        if cost.epoch_seconds > LOSS_SECONDS
+        else None,
+        "warmup_epochs": WARMUP_EPOCHS,
+        "weight_averaging": averaging_decay(cost.steps),
+    }
+    settings = settings_from_dict(document)
+    return Plan(settings, cost, choices(settings, option, cost, fingerprint, limits, passes))

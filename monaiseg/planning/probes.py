@@ -1,0 +1,311 @@
+"""Probes: seconds and memory that the parts of a training take on this machine, measured.
+
+Each step is run in a process of its own, so that one's memory is not taken for another's, by the parts that a
+training is made of: its network, loss, optimiser, chains and loader. `python -m monaiseg.probes` is that process's
+door: questions as JSON on its standard input, answers as JSON on its standard output.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import multiprocessing
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.engines.trainer import SupervisedTrainer
+from monai.utils.type_conversion import dtype_numpy_to_torch
+from torch.utils.data import Dataset
+
+from monaiseg.data import Case, LabelTable, Shape, Spacing, index_dtype, make_phantom, write_phantom
+from monaiseg.errors import SettingsError, lack_of_memory
+from monaiseg.networks import build_loss, network_of
+from monaiseg.settings import Settings, dump_settings, parse_settings
+from monaiseg.training import SeededDataset, build_optimizer, build_trainer
+from monaiseg.transforms import CaseChain, Item, cached_chain, case_item, training_chain
+
+MOST_RUNS = 6
+"""Most steps that are run. The first warms up and is not timed; past `LONG_SECONDS` two timed ones are enough."""
+LONG_SECONDS = 3.0
+PATCHES = 24
+"""Patches that are cut and augmented: random changes come up in some of them only."""
+WINDOWS = 2
+"""Windows that go through the network together at validation."""
+MOST_READ = 2_000_000
+"""Voxels of the scan that reading is measured on."""
+
+
+@dataclass(frozen=True)
+class StepProbe:
+    """A training step that was measured."""
+
+    variant: str
+    channels: int
+    """Of the network's first stage."""
+    patch_shape: Shape
+    batch_size: int
+    num_channels: int
+    num_classes: int
+    step_seconds: float
+    """Forward, loss, backward and change of the weights."""
+    window_seconds: float
+    """One window at validation."""
+    step_bytes: int
+    """Memory on top of the process's own: weights, gradients, optimiser, features."""
+    parameters: int
+
+    @property
+    def voxels(self) -> int:
+        """Voxels of a batch."""
+        return math.prod(self.patch_shape) * self.batch_size
+
+
+@dataclass(frozen=True)
+class DataProbe:
+    """What surrounds the steps, measured."""
+
+    start_seconds: float
+    """From the start of a process until everything is imported."""
+    base_bytes: int
+    """Memory of that process."""
+    read_seconds_per_voxel: float
+    """Reading a case and preparing it, on one thread."""
+    patch_seconds_per_voxel: float
+    """Cutting and augmenting a patch, on one core."""
+
+
+def run_probes(
+    steps: Sequence[tuple[Settings, int]],
+    data: tuple[Settings, Shape, int],
+    spacing: Spacing,
+    *,
+    cores: int,
+    device: str = "cpu",
+) -> tuple[list[StepProbe | None], DataProbe]:
+    """Measure training steps, and what surrounds them, in a process beside this one.
+
+    Args:
+        steps: settings and number of classes of each step.
+        data: settings, shape of a scan along X, Y, Z, and number of classes.
+        spacing: mm along X, Y, Z that networks and scans have.
+        cores: threads of the compute.
+        device: where steps are computed.
+
+    Returns:
+        The steps, None for one that did not come to its end for want of memory, and the surroundings.
+    """
+    question = {
+        "steps": [(dump_settings(settings), classes) for settings, classes in steps],
+        "data": (dump_settings(data[0]), data[1], data[2]),
+        "spacing": spacing,
+        "cores": cores,
+        "device": device,
+        "started": time.time(),
+    }
+    answer = subprocess.run(
+        [sys.executable, "-m", "monaiseg.planning.probes"],
+        input=json.dumps(question),
+        env=os.environ | {"PYTHONWARNINGS": "ignore"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if answer.returncode:
+        said = answer.stderr.strip() or f"the process ended with {answer.returncode}"
+        raise SettingsError(
+            f"the speed of this machine could not be measured: {said.splitlines()[-1]}; put that right, or plan from "
+            "--measurements of a machine like this"
+        )
+    document = json.loads(answer.stdout)
+    found = [None if record is None else step_of(record) for record in document["steps"]]
+    return found, DataProbe(**document["data"])
+
+
+def step_of(record: Mapping[str, Any]) -> StepProbe:
+    """A step from `dataclasses.asdict` after a journey through JSON."""
+    x, y, z = record["patch_shape"]
+    return StepProbe(**{**record, "patch_shape": (x, y, z)})
+
+
+def processor_name() -> str:
+    """What computes, as far as the system says."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def answer_question(question: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure what `run_probes` asks for."""
+    start_seconds = time.time() - question["started"]
+    base = _memory_bytes()
+    spacing, cores = tuple(question["spacing"]), question["cores"]
+    raw, shape, classes = question["data"]
+    data = _apart(_data_costs, raw, shape, classes, spacing)
+    if data is None:
+        raise MemoryError("preparing one case takes more memory than there is free")
+    return {
+        "steps": [
+            _apart(_step_costs, raw, classes, spacing, cores, question["device"])
+            for raw, classes in question["steps"]
+        ],
+        "data": {"start_seconds": start_seconds, "base_bytes": base, **data},
+    }
+
+
+def _apart(measure: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any] | None:
+    """Measure in a process of its own; None if memory ran out there, or the system ended it."""
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        try:
+            return pool.submit(measure, *arguments).result()
+        except BrokenProcessPool:
+            return None
+        except (RuntimeError, MemoryError) as error:
+            if lack_of_memory(error) is None:
+                raise
+            return None
+
+
+def _step_costs(
+    raw: str, num_classes: int, spacing: Spacing, cores: int, device_name: str
+) -> dict[str, Any]:
+    torch.set_num_threads(cores)
+    before = _memory_bytes()
+    device = torch.device(device_name)
+    settings = parse_settings(raw)
+    patch, batch_size = settings.patch_shape, settings.batch_size
+    network = network_of(settings, LabelTable.from_values(range(num_classes)), spacing).to(device)
+    image = torch.randn(batch_size, settings.dataset.num_channels, *patch)
+    dtype = dtype_numpy_to_torch(index_dtype(num_classes))
+    label = torch.randint(num_classes, (batch_size, 1, *patch), dtype=dtype)
+    trainer = build_trainer(
+        settings,
+        network,
+        build_optimizer(network, settings.tsk_set.optim),
+        build_loss(settings.tsk_set.loss, num_classes),
+        [{"image": image, "label": label}],  # type: ignore[arg-type]  # what a loader gives
+        device,
+        max_epochs=MOST_RUNS,
+    )
+    step_seconds = _step_seconds(trainer)
+    on_gpu = device.type == "cuda"
+    taken = torch.cuda.max_memory_allocated() if on_gpu else _peak_bytes() - before
+    network.eval()
+    windows = torch.randn(WINDOWS, settings.dataset.num_channels, *patch, device=device)
+    return {
+        "variant": settings.tsk_set.network.variant,
+        "channels": settings.tsk_set.network.channels,
+        "patch_shape": patch,
+        "batch_size": batch_size,
+        "num_channels": settings.dataset.num_channels,
+        "num_classes": num_classes,
+        "step_seconds": step_seconds,
+        "window_seconds": _window_seconds(network, windows) / WINDOWS,
+        "step_bytes": taken,
+        "parameters": sum(weight.numel() for weight in network.parameters()),
+    }
+
+
+def _step_seconds(trainer: SupervisedTrainer) -> float:
+    """Of the trainer's own steps: the median of some, after one that warms up."""
+    marks: list[float] = []
+
+    def mark(engine: Engine) -> None:
+        float(engine.state.output["loss"].detach())  # type: ignore[index]  # MONAI's; waits for a GPU
+        marks.append(time.perf_counter())
+        if len(marks) > 2 and marks[-1] - marks[0] > LONG_SECONDS:
+            engine.terminate()
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, mark)
+    trainer.run()
+    return median(later - earlier for earlier, later in itertools.pairwise(marks))
+
+
+@torch.inference_mode()
+def _window_seconds(network: torch.nn.Module, windows: torch.Tensor) -> float:
+    """Of a pass through the network, after one that warms up."""
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        network(windows).argmax(dim=1).cpu()
+        times.append(time.perf_counter() - started)
+    return median(times[1:])
+
+
+def _data_costs(raw: str, shape: Shape, num_classes: int, spacing: Spacing) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    settings, table = parse_settings(raw), LabelTable.from_values(range(num_classes))
+    scale = min((MOST_READ / np.prod(shape)) ** (1 / 3), 1.0)
+    x, y, z = (max(round(size * scale), 8) for size in shape)
+    values = range(1, num_classes)
+    with tempfile.TemporaryDirectory() as folder:
+        made = make_phantom((x, y, z), spacing, label_values=list(values))
+        image, label = write_phantom(folder, "probe", made)
+        case = Case("probe", (image,) * settings.dataset.num_channels, label)
+        chain = cached_chain(settings, table, for_training=True)
+        chain(case_item(case))  # opens what is imported on first use
+        started = time.perf_counter()
+        item = chain(case_item(case))
+        read = time.perf_counter() - started
+    patches = SeededDataset(_One(item), CaseChain(training_chain(settings, table)), seed=0)
+    patches[1, 0, 0]
+    started = time.perf_counter()
+    for position in range(1, 1 + PATCHES):
+        patches[1, position, 0]
+    cut = (time.perf_counter() - started) / PATCHES
+    return {
+        "read_seconds_per_voxel": read / (x * y * z),
+        "patch_seconds_per_voxel": cut / int(np.prod(settings.patch_shape)),
+    }
+
+
+class _One(Dataset[Item]):
+    """One prepared case, whichever is asked for."""
+
+    def __init__(self, item: Item) -> None:
+        self.item = item
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Item:
+        return self.item
+
+
+def _memory_bytes() -> int:
+    """Memory of this process now."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return _peak_bytes()
+
+
+def _peak_bytes() -> int:
+    """The most that this process has taken."""
+    import resource  # noqa: PLC0415  not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+if __name__ == "__main__":
+    json.dump(answer_question(json.load(sys.stdin)), sys.stdout)

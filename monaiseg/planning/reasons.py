@@ -1,0 +1,161 @@
+"""Reasons: why each choice of a plan was made, in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from monaiseg.data import Shape
+from monaiseg.networks import plan_topology
+from monaiseg.planning.choice import WORTH
+from monaiseg.planning.costs import CACHE_SHARE, VALIDATIONS, Forecast
+from monaiseg.planning.fingerprint import Fingerprint
+from monaiseg.planning.layout import FEW_PASSES, MANY_PASSES
+from monaiseg.planning.limits import Limits
+from monaiseg.planning.options import WIDTHS, Option, patch_ladder
+from monaiseg.settings import Settings
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A choice and its reason."""
+
+    what: str
+    why: str
+
+
+def choices(
+    settings: Settings,
+    option: Option,
+    cost: Forecast,
+    fingerprint: Fingerprint,
+    limits: Limits,
+    passes: float,
+) -> tuple[Choice, ...]:
+    """Each choice with its reason, in the order in which they follow from one another."""
+    return (
+        *_choices_of_network(settings, option, cost, fingerprint),
+        *_choices_of_course(settings, cost, limits, passes),
+        *_choices_of_machine(settings, cost, limits),
+        _choice_of_validation(cost, limits),
+    )
+
+
+def _choices_of_network(
+    settings: Settings, option: Option, cost: Forecast, fingerprint: Fingerprint
+) -> tuple[Choice, ...]:
+    network, patch = settings.tsk_set.network, option.patch_shape
+    topology = plan_topology(network, patch, fingerprint.spacing)
+    spacing = " x ".join(f"{size:g}" for size in fingerprint.spacing)
+    scan, whole = fingerprint.median_shape, patch_ladder(fingerprint)[-1]
+    holds_scan = all(p >= n for p, n in zip(patch, scan, strict=True))
+    wider = next((width for width in WIDTHS if width > option.channels), None)
+    return (
+        Choice(
+            f"spacing {spacing} mm",
+            "the median of the volumes, which are read as they were prepared"
+            if fingerprint.prepared is not None
+            else "as in the files; new scans of another are resampled"
+            if fingerprint.is_uniform
+            else "the median of the scans, which differ",
+        ),
+        _choice_of_intensity(settings, fingerprint),
+        Choice(
+            f"patch {_times(patch)}",
+            f"holds the median scan of {_times(scan)}"
+            if holds_scan
+            else f"the largest up to {_times(whole)} that memory and minutes allow; the median scan has {_times(scan)}",
+        ),
+        Choice(
+            f"network {network.variant}, {option.channels} channels, {len(topology.strides)} stages, total stride "
+            f"{_times(topology.total_stride)}",
+            f"{cost.parameters / 1e6:.2f} million weights; "
+            + (
+                f"{wider} channels would want {WORTH[wider]} steps or more memory"
+                if wider
+                else "the widest"
+            ),
+        ),
+        Choice(
+            f"batch {option.batch_size}",
+            f"{option.batch_size * option.patch_voxels / 1e6:.2f} million voxels a step",
+        ),
+    )
+
+
+def _choice_of_intensity(settings: Settings, fingerprint: Fingerprint) -> Choice:
+    scale = settings.dataset.intensity
+    if fingerprint.prepared is not None:
+        return Choice(f"intensities by {scale.method}", "as the volumes were prepared")
+    if fingerprint.window is None:
+        return Choice(f"intensities by {scale.method}", "of each image by itself")
+    low, high = fingerprint.window
+    return Choice(
+        f"intensities clipped to {low:g} and {high:g}",
+        "Hounsfield units, three standard deviations about the mean of what is labelled",
+    )
+
+
+def _choices_of_course(
+    settings: Settings, cost: Forecast, limits: Limits, passes: float
+) -> tuple[Choice, ...]:
+    chosen = settings.tsk_set
+    averaged = 1 / (1 - chosen.weight_averaging) / cost.steps
+    return (
+        Choice(
+            f"{cost.steps} steps, {chosen.epochs} epochs of {cost.rhythm.steps_per_epoch}",
+            f"what {limits.minutes:g} minutes hold; each training scan is seen about {passes:.0f} times",
+        ),
+        Choice(
+            f"learning rate {chosen.optim.lr:g}, falling to nothing",
+            f"warm-up of {chosen.warmup_epochs:g} epochs; weights averaged with decay {chosen.weight_averaging:g}, "
+            f"{averaged:.0%} of the training",
+        ),
+        _choice_of_augmentation(settings, passes),
+    )
+
+
+def _choice_of_augmentation(settings: Settings, passes: float) -> Choice:
+    if passes < FEW_PASSES:
+        return Choice("augmentation off", f"on from {FEW_PASSES} times that a scan is seen")
+    if passes < MANY_PASSES:
+        return Choice(
+            "augmentation default", f"strong from {MANY_PASSES} times that a scan is seen"
+        )
+    if settings.dataset.seg.partition.flips:
+        return Choice(
+            "augmentation strong, mirrored left to right",
+            "so that scans are not learned by heart; the trained network averages over mirrored windows",
+        )
+    return Choice(
+        "augmentation strong",
+        "so that scans are not learned by heart; not mirrored: labels have no names, or a side without partner "
+        "(`prepare --label-table`)",
+    )
+
+
+def _choices_of_machine(settings: Settings, cost: Forecast, limits: Limits) -> tuple[Choice, ...]:
+    where = "on disk" if settings.dataset.cache.where == "disk" else "in memory"
+    return (
+        Choice(
+            f"cache {where}",
+            f"prepared scans may take {CACHE_SHARE:.0%} of {limits.memory_gb:g} GiB",
+        ),
+        Choice(
+            f"{settings.tsk_set.num_threads} threads, {cost.workers} workers",
+            "a worker cuts patches beside the step"
+            if cost.workers
+            else "patches are cut between steps, which a worker would slow down",
+        ),
+    )
+
+
+def _choice_of_validation(cost: Forecast, limits: Limits) -> Choice:
+    validation, share = cost.validation, VALIDATIONS * cost.validation.seconds / 60 / limits.minutes
+    return Choice(
+        f"validation every {cost.rhythm.val_period} epochs on {validation.cases} cases, overlap {validation.overlap:g}",
+        f"{validation.seconds:.0f} s each, {share:.0%} of the minutes in all",
+    )
+
+
+def _times(shape: Shape) -> str:
+    return " x ".join(map(str, shape))

@@ -1,0 +1,50 @@
+"""Settings: every choice of a run, typed, with its range, default and sentence.
+
+`load_settings` reads a JSON file, EasyReg's included; `Settings` is the result. Neither torch nor MONAI is loaded.
+"""
+
+from monaiseg.settings.augmentation import (
+    BilateralSettings,
+    DeformationSettings,
+    RigidSettings,
+    RotationSettings,
+    ScalingSettings,
+)
+from monaiseg.settings.dataset import DatasetSettings, IntensitySettings, SamplingSettings
+from monaiseg.settings.loss import LossSettings
+from monaiseg.settings.network import NetworkSettings
+from monaiseg.settings.optimisation import OptimSettings
+from monaiseg.settings.reading import (
+    changed,
+    find_settings,
+    load_settings,
+    parse_settings,
+    settings_from_dict,
+)
+from monaiseg.settings.schema import json_schema
+from monaiseg.settings.settings import Settings
+from monaiseg.settings.task import TaskSettings
+from monaiseg.settings.writing import dump_settings
+
+__all__ = [
+    "BilateralSettings",
+    "DatasetSettings",
+    "DeformationSettings",
+    "IntensitySettings",
+    "LossSettings",
+    "NetworkSettings",
+    "OptimSettings",
+    "RigidSettings",
+    "RotationSettings",
+    "SamplingSettings",
+    "ScalingSettings",
+    "Settings",
+    "TaskSettings",
+    "changed",
+    "dump_settings",
+    "find_settings",
+    "json_schema",
+    "load_settings",
+    "parse_settings",
+    "settings_from_dict",
+]

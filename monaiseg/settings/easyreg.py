@@ -1,0 +1,541 @@
+"""EasyReg's settings files in this project's words.
+
+A *path* is the dotted way to a key (`tsk_set.optim.lr`). A key of EasyReg's either is one of ours, has another name
+here (`RENAMED`), has values of other names (`VALUES`), says what holds here anyway (`GRANTED`), has no effect here
+(`IGNORED`), cannot be done here (`REFUSED`), or changes its meaning and has a function below. A document in our own
+spelling passes through unchanged. `docs/migration.md` tells the same to readers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+RENAMED = {
+    "tsk_set.batch_sz": "tsk_set.batch_size",
+    "tsk_set.check_best_model_period": "tsk_set.checkpoint_period",
+    "tsk_set.criticUpdates": "tsk_set.gradient_accumulation_steps",
+    "tsk_set.epoch": "tsk_set.epochs",
+    "tsk_set.gpu_ids": "tsk_set.gpu_id",
+    "tsk_set.loss.ce.no_bg": "tsk_set.loss.ce.include_background",
+    "tsk_set.n_in_channel": "dataset.num_channels",
+    "tsk_set.optim.lr_scheduler.custom.gamma": "tsk_set.optim.lr_scheduler.step.gamma",
+    "tsk_set.optim.lr_scheduler.custom.step_size": "tsk_set.optim.lr_scheduler.step.step_size",
+    "tsk_set.save_3d_img_on": "tsk_set.save_running_resolution_3d_img",
+    "tsk_set.seg.use_bn": "tsk_set.network.norm",
+    "tsk_set.warmming_up_epoch": "tsk_set.warmup_epochs",
+    "dataset.seg.num_crop_per_class_per_train_img": "dataset.seg.sampling.centres_per_class",
+}
+"""EasyReg's path -> ours."""
+
+VALUES: dict[str, dict[Any, Any]] = {
+    "dataset.seg.partition.padding_mode": {"edge": "replicate", "wrap": "circular"},
+    "dataset.seg.transform.bspline_trans.interpolator": {"BSpline": "bspline", "Linear": "linear"},
+    "dataset.seg.transform.rand_rigid_trans.rigid_mode": {"img": "image", "seg": "label"},
+    "tsk_set.loss.ce.no_bg": {True: False, False: True},
+    "tsk_set.loss.type": {
+        "focal_loss": "focal",
+        "dice_loss": "dice",
+        "gdice_loss": "gdice",
+        "tdice_loss": "tversky",
+    },
+    "tsk_set.optim.lr_scheduler.type": {"custom": "step"},
+    "tsk_set.seg.use_bn": {True: "batch", False: "none"},
+}
+"""EasyReg's path -> EasyReg's value -> ours."""
+
+GRANTED: dict[str, Any] = {
+    "dataset.seg.partition.flicker_range": 0,
+    "dataset.seg.partition.mode": "pred",
+    "dataset.seg.transform.flicker_crop.bg_label": 0,
+    "dataset.seg.transform.my_rand_crop.bg_label": 0,
+    "tsk_set.loss.ce.reduced": True,
+    "tsk_set.method_name": "seg_unet",
+    "tsk_set.model": "seg_net",
+    "tsk_set.output_taking_original_image_format": True,
+    "tsk_set.seg.ensemble_during_the_test": False,
+}
+"""EasyReg's path -> the value that says what holds here anyway. Other values are ignored or refused."""
+
+_REGISTRATION = "it belongs to registration"
+_WARPED_COPIES = (
+    "it needs copies warped by registration; `flips` of Predictor averages mirrored ones"
+)
+_GENERATED = "EasyReg wrote it while it ran"
+_EXACT_KERNEL = "the filter here is not approximated"
+IGNORED = {
+    "dataset.seg.partition.flicker_range": "windows are not shifted at random",
+    "dataset.seg.partition.mode": "label maps are always scored whole",
+    "dataset.seg.transform.bilateral_filter.number_of_range_gaussian_samples": _EXACT_KERNEL,
+    "dataset.seg.transform.default.deform_target": "patches are deformed once they are cut",
+    "dataset.seg.transform.gaussian_blur.gaussian_width": _EXACT_KERNEL,
+    "dataset.seg.transform.gaussian_blur.maximumError": _EXACT_KERNEL,
+    "dataset.seg.transform.patch_size": "dataset.seg.patch_size says it",
+    "dataset.seg.transform.shared_info": _GENERATED,
+    "dataset.spacing_to_refer": _REGISTRATION,
+    "tsk_set.debug": _WARPED_COPIES,
+    "tsk_set.loss.ce.class_num": "tsk_set.seg.class_num says it",
+    "tsk_set.loss.ce.reduced": "a loss is one number",
+    "tsk_set.loss.glncc": _REGISTRATION,
+    "tsk_set.output_taking_original_image_format": "predictions always lie on the image's own grid",
+    "tsk_set.path": _GENERATED,
+    "tsk_set.print_val_detail": "every label is logged",
+    "tsk_set.save_extra_3d_img": _REGISTRATION,
+    "tsk_set.save_extra_running_resolution_3d_img": _REGISTRATION,
+    "tsk_set.seg.ensemble_during_the_test": _WARPED_COPIES,
+    "tsk_set.seg.seg_ensemble": _WARPED_COPIES,
+    "tsk_set.use_physical_coord": _REGISTRATION,
+}
+"""EasyReg's path, of a key or of a whole section -> why it has no effect here."""
+
+REFUSED = {
+    "dataset.seg.transform.flicker_crop.bg_label": "background is label value 0 here",
+    "dataset.seg.transform.my_rand_crop.bg_label": "background is label value 0 here",
+    "tsk_set.method_name": "there is one method here",
+    "tsk_set.model": "registration stays with EasyReg",
+}
+"""EasyReg's path -> why no other value than the granted one can be done here."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a name in `transform_seq` means. Paths of ours start at `dataset.seg`."""
+
+    section: str
+    """EasyReg's section with its parameters."""
+    parameters: dict[str, str] = field(default_factory=dict)
+    """EasyReg's parameter -> our path."""
+    says: dict[str, Any] = field(default_factory=dict)
+    """Our path -> what listing the name says, unless a parameter says otherwise."""
+
+
+TRANSFORMS = {
+    "my_balanced_random_crop": Listed(
+        "my_bal_rand_crop",
+        {
+            "scale_ratio": "sampling.least_class_share",
+            "bg_th_ratio": "sampling.least_patch_share",
+        },
+        {"sampling.method": "balanced"},
+    ),
+    "balanced_random_crop": Listed(
+        "bal_rand_crop",
+        {"sample_threshold": "sampling.least_patch_share"},
+        {"sampling.method": "balanced"},
+    ),
+    "my_random_crop": Listed(
+        "my_rand_crop",
+        {"scale_ratio": "sampling.least_class_share", "crop_bg_ratio": "sampling.neg"},
+        {"sampling.method": "pos_neg"},
+    ),
+    "flicker_crop": Listed(
+        "flicker_crop", {"adopt_bg_ratio": "sampling.neg"}, {"sampling.method": "pos_neg"}
+    ),
+    "random_rigid_transform": Listed(
+        "rand_rigid_trans",
+        {
+            "rigid_ratio": "augmentation.rigid.probability",
+            "rotation": "augmentation.rigid.rotation",
+            "transition": "augmentation.rigid.translation",
+            "rigid_mode": "augmentation.rigid.target",
+        },
+        {"augmentation.rigid.probability": 0.5},
+    ),
+    "bspline_transform": Listed(
+        "bspline_trans",
+        {
+            "deform_ratio": "augmentation.deformation.probability",
+            "deform_scale": "augmentation.deformation.displacement",
+            "mesh_size": "augmentation.deformation.mesh_size",
+            "bspline_order": "augmentation.deformation.order",
+            "interpolator": "augmentation.deformation.interpolation",
+        },
+        {"augmentation.deformation.probability": 0.5},
+    ),
+    "gaussian_blur": Listed(
+        "gaussian_blur",
+        {
+            "blur_ratio": "augmentation.smoothing.probability",
+            "gaussian_var": "augmentation.smoothing.sigma",
+        },
+        {"augmentation.smoothing.probability": 1.0},
+    ),
+    "bilateral_filter": Listed(
+        "bilateral_filter",
+        {
+            "bilateral_ratio": "augmentation.bilateral.probability",
+            "domain_sigma": "augmentation.bilateral.domain_sigma",
+            "range_sigma": "augmentation.bilateral.range_sigma",
+        },
+        {"augmentation.bilateral.probability": 1.0},
+    ),
+}
+"""Names that `transform_seq` may list. Without parameters a listed one is as frequent as in EasyReg, else as ours."""
+
+_TRANSFORM = "dataset.seg.transform"
+_MORE_KEYS = (
+    f"{_TRANSFORM}.transform_seq",
+    f"{_TRANSFORM}.default.using_bspline_deform",
+    f"{_TRANSFORM}.default.deform_scale",
+    "dataset.normalize_via_percentage_clip",
+    "dataset.normalize_via_range_clip",
+    "tsk_set.loss.ce.weighted",
+)
+KEYS = frozenset(
+    {
+        *RENAMED,
+        *GRANTED,
+        *IGNORED,
+        *(
+            f"{_TRANSFORM}.{listed.section}.{parameter}"
+            for listed in TRANSFORMS.values()
+            for parameter in listed.parameters
+        ),
+        *_MORE_KEYS,
+    }
+)
+"""Paths that EasyReg knows and our own spelling does not."""
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A settings document in our spelling, and what was noticed on the way."""
+
+    document: dict[str, Any]
+    ignored: tuple[str, ...] = ()
+    """Keys that are known but have no effect here, each as `path: why`."""
+    problems: tuple[str, ...] = ()
+    """Faults, each `path: what; what to do`."""
+    unknown: tuple[str, ...] = ()
+    """Paths in EasyReg's own sections that EasyReg does not know either."""
+    spelled: Mapping[str, str] = field(default_factory=dict)
+    """Our path -> the path as the user wrote it, where they differ."""
+
+
+def translate(document: Mapping[str, Any]) -> Translation:
+    """A settings document in EasyReg's spelling, ours, or a mixture, in ours alone.
+
+    >>> translate({"tsk_set": {"epoch": 3, "loss": {"type": "dice_loss"}}}).document
+    {'tsk_set': {'loss': {'type': 'dice'}, 'epochs': 3}}
+    """
+    draft = _Draft(_copy({key: value for key, value in document.items() if key != "$schema"}))
+    _lists(draft)
+    _normalisation(draft)
+    _class_weights(draft)
+    _transforms(draft)
+    _values(draft)
+    for path, ours in RENAMED.items():
+        if (value := draft.take(path)) is not _NOTHING:
+            draft.put(ours, value, path)
+    _without_effect(draft)
+    _leftovers(draft)
+    return Translation(
+        draft.document,
+        tuple(draft.ignored),
+        tuple(draft.problems),
+        tuple(draft.unknown),
+        draft.spelled,
+    )
+
+
+def with_data_settings(
+    document: Mapping[str, Any], data_document: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """A settings document with what its data settings (`datapro`) say besides; the document stands before them.
+
+    Of `datapro`, `seg` and `task_type` are `dataset.seg` and `dataset.task_type` by another name; the rest is about
+    registration and EasyReg's preparation.
+
+    Returns:
+        The document, and the paths that both have, with different values.
+
+    >>> with_data_settings({"tsk_set": {}}, {"datapro": {"seg": {"patch_size": [64, 64, 64]}}})
+    ({'tsk_set': {}, 'dataset': {'seg': {'patch_size': [64, 64, 64]}}}, [])
+    """
+    data = _copy(data_document.get("datapro", data_document))
+    if not isinstance(data, dict):
+        return {**_copy(document), "datapro": data}, []
+    dataset = {"seg": data["seg"]} if isinstance(data.get("seg"), dict) else {}
+    if "max_num_for_loading" in dataset.get("seg", {}):
+        dataset["max_num_for_loading"] = dataset["seg"].pop("max_num_for_loading")
+    if "task_type" in data:
+        dataset["task_type"] = data["task_type"]
+    whole: dict[str, Any] = _copy(document)
+    different: list[str] = []
+    _fill(whole, {"dataset": dataset}, "", different)
+    return whole, different
+
+
+def _fill(
+    section: dict[str, Any], more: Mapping[str, Any], above: str, different: list[str]
+) -> None:
+    """Puts into a section what it lacks, and notes the paths where it says something else."""
+    for name, value in more.items():
+        path = f"{above}{name}"
+        if isinstance(value, dict) and isinstance(section.setdefault(name, {}), dict):
+            _fill(section[name], value, f"{path}.", different)
+        elif section.setdefault(name, value) != value:
+            different.append(path)
+
+
+def names_at(section: str) -> list[str]:
+    """Names that EasyReg knows in a section (a path, "" for the whole file) and our own spelling does not.
+
+    >>> names_at("tsk_set.optim.lr_scheduler")
+    ['custom']
+    """
+    inside = f"{section}." if section else ""
+    return sorted({path[len(inside) :].split(".")[0] for path in KEYS if path.startswith(inside)})
+
+
+_NOTHING = object()
+
+
+@dataclass
+class _Draft:
+    """A document while it is translated."""
+
+    document: dict[str, Any]
+    ignored: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    spelled: dict[str, str] = field(default_factory=dict)
+
+    def get(self, path: str) -> Any:
+        """The value at a path, `_NOTHING` where there is none."""
+        value: Any = self.document
+        for name in path.split("."):
+            if not isinstance(value, dict) or name not in value:
+                return _NOTHING
+            value = value[name]
+        return value
+
+    def take(self, path: str) -> Any:
+        """The value at a path, which is removed."""
+        value = self.get(path)
+        if value is not _NOTHING:
+            parent, _, name = path.rpartition(".")
+            del self.get(parent)[name]
+        return value
+
+    def put(self, path: str, value: Any, said: str) -> None:
+        """Set the value at one of our paths, as the user's path `said` says; once only."""
+        if self.get(path) is not _NOTHING:
+            other = self.spelled.get(path, path)
+            self.problems.append(f"{said} and {other} say the same thing; keep one of them")
+            return
+        *parents, name = path.split(".")
+        section: Any = self.document
+        for parent in parents:
+            section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
+                return  # what stands in the section's place is reported for itself
+        section[name] = value
+        if said != path:
+            self.spelled[path] = said
+
+    def refuse(self, path: str, value: Any, instead: str) -> None:
+        shown = json.dumps(value, default=repr, ensure_ascii=False)
+        self.problems.append(
+            f"{path}: {shown if len(shown) <= 60 else shown[:57] + '...'} {instead}"
+        )
+
+
+def _lists(draft: _Draft) -> None:
+    """Lists and nulls that say the same as a plain value."""
+    for path in ("tsk_set.gpu_ids", "tsk_set.model_path"):
+        value = draft.get(path)
+        if isinstance(value, list) and len(value) == 1:
+            draft.take(path)
+            draft.put(path, value[0], path)
+        elif isinstance(value, list):
+            draft.take(path)
+            what = "GPU" if path.endswith("gpu_ids") else "checkpoint at a time"
+            draft.refuse(path, value, f"is not one {what}; give one")
+    path = "tsk_set.max_batch_num_per_epoch"
+    if isinstance(value := draft.get(path), list) and None in value:
+        draft.take(path)
+        draft.put(path, [0 if entry is None else entry for entry in value], path)
+    path = "dataset.seg.partition.overlap_size"
+    if isinstance(value := draft.get(path), list) and -1 in value:
+        draft.take(path)
+
+
+def _normalisation(draft: _Draft) -> None:
+    """Clipping comes first, then the scaling; as in EasyReg, scaling is by the image's own range."""
+    path = "dataset.normalize_via_range_clip"
+    bounds = draft.take(path)
+    clips = _is_numbers(bounds, 2) and bounds[0] < bounds[1]
+    if clips:
+        draft.put("dataset.intensity.clip_range", bounds, path)
+    elif bounds is not _NOTHING and not (_is_numbers(bounds, 2) and bounds[0] == bounds[1]):
+        draft.refuse(path, bounds, "is not a list of two numbers, low and high; [-1, -1] is off")
+    path_percentage = "dataset.normalize_via_percentage_clip"
+    percentage = draft.take(path_percentage)
+    if percentage is not _NOTHING and not _is_numbers([percentage], 1):
+        draft.refuse(path_percentage, percentage, "is not a number; -1 is off")
+    elif percentage is not _NOTHING and percentage > 0:
+        draft.put("dataset.intensity.method", "percentile", path_percentage)
+        if percentage != 1:  # a share below 1; 1 switches EasyReg's 95th percentile on
+            value = percentage * 100 if percentage < 1 else percentage
+            draft.put("dataset.intensity.percentile", value, path_percentage)
+        return
+    if clips:
+        draft.put("dataset.intensity.method", "minmax", path)
+
+
+def _class_weights(draft: _Draft) -> None:
+    path, weights = "tsk_set.loss.ce.weighted", "tsk_set.loss.ce.class_weight"
+    weighted = draft.take(path)
+    if weighted is False:
+        draft.take(weights)
+    elif weighted is True and draft.get(weights) is _NOTHING:
+        draft.refuse(path, weighted, f"needs {weights}, one weight a class, background first")
+    elif weighted is not _NOTHING and weighted is not True:
+        draft.refuse(path, weighted, "is not true or false")
+
+
+def _transforms(draft: _Draft) -> None:
+    """`transform_seq`: what it lists is on, with its parameters; ours stays on beside it."""
+    path = f"{_TRANSFORM}.transform_seq"
+    names = draft.take(path)
+    used = _names(draft, path, names)
+    for name in used:
+        _transform(draft, TRANSFORMS[name], path)
+    sections = {TRANSFORMS[name].section for name in used}
+    if names == []:
+        _default_schedule(draft)
+        sections.add("default")
+    for section in [*dict.fromkeys(listed.section for listed in TRANSFORMS.values()), "default"]:
+        unused = f"{_TRANSFORM}.{section}"
+        if section not in sections and isinstance(draft.get(unused), dict):
+            for parameter in names_at(unused):
+                draft.take(f"{unused}.{parameter}")
+            draft.ignored.append(f"{unused}: transform_seq does not ask for it")
+
+
+def _names(draft: _Draft, path: str, names: Any) -> list[str]:
+    """The names in `transform_seq` that can be used, each once."""
+    if names is _NOTHING:
+        return []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        draft.refuse(path, names, f"is not a list of names; there are {', '.join(TRANSFORMS)}")
+        return []
+    for name in names:
+        if name not in TRANSFORMS:
+            draft.refuse(path, name, f"is not one of {', '.join(TRANSFORMS)}")
+    known = [name for name in dict.fromkeys(names) if name in TRANSFORMS]
+    crops = [name for name in known if "sampling.method" in TRANSFORMS[name].says]
+    if len(crops) > 1:
+        draft.refuse(path, crops, "are several crops; keep one")
+        known = [name for name in known if name not in crops[1:]]
+    return known
+
+
+def _transform(draft: _Draft, listed: Listed, said: str) -> None:
+    for parameter, ours in listed.parameters.items():
+        path = f"{_TRANSFORM}.{listed.section}.{parameter}"
+        if draft.get(path) is not _NOTHING:
+            _parameter(draft, path, f"dataset.seg.{ours}")
+    for ours, value in listed.says.items():
+        path = f"dataset.seg.{ours}"
+        if ours == "sampling.method" or draft.get(path) is _NOTHING:
+            draft.put(path, value, said)
+
+
+def _parameter(draft: _Draft, path: str, ours: str) -> None:
+    name = path.rpartition(".")[2]
+    if name in {"crop_bg_ratio", "adopt_bg_ratio"}:
+        value = draft.take(path)
+        if not _is_numbers([value], 1) or not 0 <= value <= 1:
+            draft.refuse(path, value, "is not a number of at least 0 and at most 1")
+            return
+        draft.put(ours, value, path)
+        draft.put("dataset.seg.sampling.pos", 1 - value, path)
+    elif name == "gaussian_var":
+        value = draft.take(path)
+        if not _is_numbers([value], 1) or value <= 0:
+            draft.refuse(path, value, "is not a number above 0")
+            return
+        draft.put(ours, [math.sqrt(value)] * 2, path)
+    else:
+        _values(draft, path)
+        value = draft.take(path)
+        draft.put(ours, [value] if name == "bg_th_ratio" else value, path)
+
+
+def _default_schedule(draft: _Draft) -> None:
+    """An empty `transform_seq`: a crop, ours, and a B-spline deformation if it is switched on."""
+    path = f"{_TRANSFORM}.default.using_bspline_deform"
+    deforms, scale = draft.take(path), draft.take(f"{_TRANSFORM}.default.deform_scale")
+    if deforms not in (True, False, _NOTHING):
+        draft.refuse(path, deforms, "is not true or false")
+    if deforms is True:
+        draft.put("dataset.seg.augmentation.deformation.probability", 0.5, path)
+        if scale is not _NOTHING:
+            scale_path = f"{_TRANSFORM}.default.deform_scale"
+            draft.put("dataset.seg.augmentation.deformation.displacement", scale, scale_path)
+
+
+def _values(draft: _Draft, *paths: str) -> None:
+    for path in paths or VALUES:
+        value, table = draft.get(path), VALUES.get(path, {})
+        for theirs, ours in table.items():
+            if type(value) is type(theirs) and value == theirs:
+                draft.take(path)
+                draft.put(path, ours, path)
+                break
+        else:
+            if True in table and value is not _NOTHING:
+                draft.take(path)
+                draft.refuse(path, value, "is not true or false")
+
+
+def _without_effect(draft: _Draft) -> None:
+    for path in sorted({*GRANTED, *IGNORED}):
+        value = draft.take(path)
+        granted = GRANTED.get(path, _NOTHING)
+        if value is _NOTHING or (type(value) is type(granted) and value == granted):
+            continue
+        if path in REFUSED:
+            draft.refuse(path, value, f"is not {json.dumps(granted)}; {REFUSED[path]}")
+        else:
+            draft.ignored.append(f"{path}: {IGNORED[path]}")
+
+
+def _leftovers(draft: _Draft) -> None:
+    """What is left of EasyReg's own sections is unknown to it as well."""
+    sections = {
+        ".".join(names[:depth])
+        for names in (path.split(".") for path in (*RENAMED, *KEYS))
+        for depth in range(len(names) - 1, 0, -1)
+    }
+    own = [section for section in sections if _is_easyregs(section)]
+    for section in sorted(own, key=len, reverse=True):
+        value = draft.take(section)
+        if isinstance(value, dict):
+            draft.unknown += [f"{section}.{name}" for name in value]
+        elif value is not _NOTHING:
+            draft.refuse(section, value, "is not a section in braces")
+
+
+def _is_easyregs(section: str) -> bool:
+    return section.startswith(_TRANSFORM) or section.endswith(".custom")
+
+
+def _is_numbers(value: Any, count: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == count
+        and all(isinstance(n, int | float) and not isinstance(n, bool) for n in value)
+    )
+
+
+def _copy(value: Any) -> Any:
+    """A copy whose objects and lists are its own."""
+    if isinstance(value, Mapping):
+        return {name: _copy(entry) for name, entry in value.items()}
+    return [_copy(entry) for entry in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,132 @@
+"""Reading settings files, EasyReg's included, and writing them."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from monaiseg.errors import DataError, MonaisegWarning, SettingsError, listed
+from monaiseg.files import read_bytes
+from monaiseg.settings import easyreg
+from monaiseg.settings.json_text import MAX_BYTES, MAX_DEPTH, is_deep, parse_json
+from monaiseg.settings.messages import explain, unknown_key
+from monaiseg.settings.settings import Settings
+
+SETTINGS_NAMES = ("cur_task_setting.json", "curr_task_settings.json", "curr_task_setting.json")
+"""Names that a settings file goes by in EasyReg's folders, its code's first."""
+DATA_SETTINGS_NAMES = ("cur_data_setting.json", "data_setting.json")
+"""Names of EasyReg's second file, about the data alone; it lies beside the first."""
+
+
+def find_settings(path: str | Path) -> Path:
+    """The settings file at `path`: itself, or the one in a folder under EasyReg's names.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        if path.exists():
+            return path
+        beside = [path.parent / name for name in SETTINGS_NAMES if (path.parent / name).is_file()]
+        hint = f"; did you mean {beside[0]}?" if beside else "; `monaiseg settings init` writes one"
+        raise SettingsError(f"{path}: there is no such settings file{hint}")
+    found = [path / name for name in SETTINGS_NAMES if (path / name).is_file()]
+    if not found:
+        raise SettingsError(f"{path}: holds no settings file; put it there as {SETTINGS_NAMES[0]}")
+    return found[0]
+
+
+def load_settings(path: str | Path) -> Settings:
+    """Settings from a JSON file; EasyReg's files load unchanged.
+
+    What EasyReg's `data_setting.json` beside it says, where there is one, fills in what the file itself does not say.
+
+    Raises:
+        SettingsError: the file is not there, is not JSON, or has faults; all faults are named at once.
+    """
+    path = Path(path)
+    try:
+        raw = read_bytes(path, MAX_BYTES)
+    except DataError as error:
+        raise SettingsError(
+            f"{error}; give the path of a settings JSON file, `monaiseg settings init` writes one"
+        ) from error
+    document = parse_json(raw, str(path))
+    beside = [path.with_name(name) for name in DATA_SETTINGS_NAMES if path.name != name]
+    for data_path in [other for other in beside if other.is_file()][:1]:
+        document = _with_data_settings(document, path, data_path)
+    return settings_from_dict(document, str(path))
+
+
+def _with_data_settings(document: dict[str, Any], path: Path, data_path: Path) -> dict[str, Any]:
+    data_document = parse_json(read_bytes(data_path), str(data_path))
+    for name, parsed in ((path, document), (data_path, data_document)):
+        if is_deep(parsed):
+            raise SettingsError(f"{name}: nested too deeply; settings are {MAX_DEPTH} levels deep")
+    whole, different = easyreg.with_data_settings(document, data_document)
+    if different:
+        warnings.warn(
+            f"{data_path}: {', '.join(different)} stand in {path.name} with other values, which count",
+            MonaisegWarning,
+            stacklevel=3,
+        )
+    return whole
+
+
+def parse_settings(raw: bytes | str, source: str = "settings") -> Settings:
+    """Settings from JSON text. `source` names it in messages."""
+    document = parse_json(raw.encode() if isinstance(raw, str) else raw, source)
+    return settings_from_dict(document, source)
+
+
+def settings_from_dict(document: Mapping[str, Any], source: str = "settings") -> Settings:
+    """Settings from nested dictionaries as JSON makes them, in our spelling or EasyReg's."""
+    if is_deep(document):
+        raise SettingsError(f"{source}: nested too deeply; settings are {MAX_DEPTH} levels deep")
+    translation = easyreg.translate(document)
+    problems = [*translation.problems, *(f"{p}: {unknown_key(p)}" for p in translation.unknown)]
+    try:
+        settings = Settings.model_validate_json(json.dumps(translation.document))
+    except ValidationError as error:
+        problems += [explain(fault, translation) for fault in error.errors()]
+    except (TypeError, ValueError) as error:  # json.dumps: what JSON does not have
+        problems.append(f"{error}; settings hold what JSON can write")
+    if problems:
+        lines = dict.fromkeys(f"{source}: {problem}" for problem in problems)
+        raise SettingsError(listed(list(lines)))
+    if translation.ignored:
+        warnings.warn(
+            f"{source}: keys that have no effect here:\n" + listed(translation.ignored),
+            MonaisegWarning,
+            stacklevel=2,
+        )
+    return settings
+
+
+def changed(settings: Settings, changes: Mapping[str, Any], source: str = "changes") -> Settings:
+    """The settings with other values at some paths.
+
+    >>> changed(Settings(), {"tsk_set.optim.lr": 0.01}).tsk_set.optim.lr
+    0.01
+
+    Raises:
+        SettingsError: a path or its value is none that settings have; all are named, as standing in `source`.
+    """
+    document = settings.model_dump(mode="json")
+    for path, value in changes.items():
+        *sections, key = path.split(".")
+        section = document
+        for name in sections:
+            section = section.setdefault(name, {})
+            if not isinstance(section, dict):
+                raise SettingsError(
+                    f"{source}: {path}: {name} is not a section; see docs/settings.md"
+                )
+        section[key] = value
+    return settings_from_dict(document, source)

@@ -1,0 +1,106 @@
+"""The settings: every choice of a run, typed, ranged and documented.
+
+A *section* is a JSON object, a *key* is a name in it, a *path* is the dotted way to a key (`tsk_set.optim.lr`). The
+two top sections, `dataset` and `tsk_set`, are EasyReg's. Every default of the project stands in this package.
+
+Spatial lists are written z, y, x, as EasyReg writes them, unless `dataset.axis_order` says "xyz"; the code asks for
+them along X, Y, Z through the properties of `Settings`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from pydantic import model_validator
+from typing_extensions import Self
+
+from monaiseg.settings.dataset import DatasetSettings
+from monaiseg.settings.section import Section, T
+from monaiseg.settings.task import TaskSettings
+from monaiseg.settings.writing import dump_settings
+
+
+class Settings(Section):
+    """Everything a training needs to know besides the data."""
+
+    dataset: DatasetSettings = DatasetSettings()
+    tsk_set: TaskSettings = TaskSettings()
+
+    @model_validator(mode="after")
+    def _labels_and_classes_agree(self) -> Self:
+        values = self.dataset.seg.interested_label_list
+        classes = self.tsk_set.seg.class_num
+        if -1 not in values and classes not in (-1, len(set(values) | {0})):
+            raise ValueError(
+                f"tsk_set.seg.class_num is {classes}, but dataset.seg.interested_label_list makes "
+                f"{len(set(values) | {0})} classes with background; use {len(set(values) | {0})} or -1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_weight_a_class(self) -> Self:
+        weights, classes = self.tsk_set.loss.ce.class_weight, self.tsk_set.seg.class_num
+        if weights is not None and classes not in (-1, len(weights)):
+            raise ValueError(
+                f"tsk_set.loss.ce.class_weight has {len(weights)} weights, but tsk_set.seg.class_num is "
+                f"{classes}; give one weight a class, background first"
+            )
+        return self
+
+    # Along X, Y, Z, whatever the file's order; what the code below asks for.
+
+    def along_xyz(self, triple: tuple[T, T, T]) -> tuple[T, T, T]:
+        """A spatial list of the file along X, Y, Z."""
+        return triple if self.dataset.axis_order == "xyz" else (triple[2], triple[1], triple[0])
+
+    @property
+    def patch_shape(self) -> tuple[int, int, int]:
+        """Patch size in voxels along X, Y, Z."""
+        return self.along_xyz(self.dataset.seg.patch_size)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """Size that images are resampled to along X, Y, Z, as given; None keeps their own."""
+        shape = self.dataset.img_after_resize
+        return None if -1 in shape else self.along_xyz(shape)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float] | None:
+        """Voxel size in mm along X, Y, Z that images are resampled to; None keeps their own."""
+        return None if self.dataset.spacing is None else self.along_xyz(self.dataset.spacing)
+
+    @property
+    def window_overlap(self) -> tuple[float, float, float]:
+        """Share of the patch along X, Y, Z that neighbouring windows have in common."""
+        partition = self.dataset.seg.partition
+        if partition.overlap_size is None:
+            return (partition.overlap,) * 3
+        x, y, z = (
+            2 * margin / size
+            for margin, size in zip(
+                self.along_xyz(partition.overlap_size), self.patch_shape, strict=True
+            )
+        )
+        return x, y, z
+
+    @property
+    def window_flips(self) -> tuple[int, ...]:
+        """Axes (0 X, 1 Y, 2 Z) along which windows are mirrored too when the trained network is used."""
+        directions = ("left_right", "front_back", "up_down")
+        return tuple(sorted({directions.index(name) for name in self.dataset.seg.partition.flips}))
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether images are mirrored left to right, patches of the training or windows of the trained network."""
+        change = self.dataset.seg.augmentation
+        return (change.enabled and change.flip.left_right > 0) or 0 in self.window_flips
+
+    @property
+    def batch_size(self) -> int:
+        """Patches per training step."""
+        size = self.tsk_set.batch_size
+        return size if isinstance(size, int) else size[0]
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON: equal for files that mean the same."""
+        return hashlib.sha256(dump_settings(self).encode()).hexdigest()

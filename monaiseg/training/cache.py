@@ -1,0 +1,323 @@
+"""The cache: cases after the deterministic transforms, in memory or on disk.
+
+What is cached is a case after `monaiseg.transforms.cached_chain`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.data.dataset import CacheDataset
+from torch.utils.data import Dataset
+
+from monaiseg.data import Case, LabelTable, file_sha256, index_dtype, read_header
+from monaiseg.errors import (
+    DataError,
+    MonaisegError,
+    MonaisegWarning,
+    OutOfMemoryError,
+    StorageError,
+)
+from monaiseg.files import TEMPORARY, sha256_of, write_atomic
+from monaiseg.machine import free_memory, usable_cores
+from monaiseg.settings import Settings
+from monaiseg.training import distributed
+from monaiseg.transforms import (
+    MAX_CENTRES,
+    CaseChain,
+    Item,
+    cached_chain,
+    case_item,
+    case_name,
+    target_shape,
+)
+
+LEFTOVER_SECONDS = 24 * 3600
+"""A half-written cache entry of this age has no writer any more."""
+_DIGESTS = "sha256.json"
+
+
+class PreparedCases(Dataset[Item]):
+    """Cases after the deterministic chain, in the order they were given in, and where they wait.
+
+    Args:
+        items: what the chain has made, or makes when asked.
+        data: what it was given.
+        memory_bytes: what they take of the memory: 0 on disk.
+        note: where they wait and why, for the log.
+    """
+
+    def __init__(
+        self, items: Dataset[Item], data: Sequence[Item], memory_bytes: int, note: str
+    ) -> None:
+        self.items, self.data = items, data
+        self.memory_bytes, self.note = memory_bytes, note
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Item:
+        return self.items[index]
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Case ids."""
+        return tuple(case_name(item) for item in self.data)
+
+
+def cached_cases(
+    cases: Sequence[Case],
+    settings: Settings,
+    table: LabelTable,
+    cache_folder: str | Path,
+    *,
+    for_training: bool,
+    taken_bytes: int = 0,
+) -> PreparedCases:
+    """Prepare cases and keep them where `dataset.cache` says; `for_training` if patches will be cut from them.
+
+    The other arguments and what is raised are those of `prepare_items`.
+    """
+    chain = cached_chain(settings, table, for_training=for_training)
+    data = [case_item(case) for case in cases]
+    return prepare_items(data, chain, settings, table, cache_folder, taken_bytes=taken_bytes)
+
+
+def prepare_items(
+    data: Sequence[Item],
+    transform: CaseChain,
+    settings: Settings,
+    table: LabelTable,
+    cache_folder: str | Path,
+    *,
+    taken_bytes: int = 0,
+    beside: Dataset[Item] | None = None,
+) -> PreparedCases:
+    """Prepare items and keep them where `dataset.cache` says.
+
+    Args:
+        data: items as `case_item` makes them, with label maps.
+        transform: as `cached_chain` makes it. What another chain makes is never kept on disk, where it could be found
+            again by a training that means something else.
+        settings: they decide the place.
+        table: the labels that the settings ask for.
+        cache_folder: where files go if it is the disk; created when needed. Entries are found again by the content of
+            the case's files, so several trainings share them. Removing it is safe when none is running.
+        taken_bytes: memory that other prepared cases take already.
+        beside: such other cases.
+
+    Raises:
+        DataError: a case cannot be used; it is named.
+        StorageError: the disk is full, read-only or failing.
+    """
+    wanted = settings.dataset.cache
+    need = sum(_prepared_bytes(item, transform, settings, table) for item in data)
+    allowance = _memory_allowance(
+        wanted.memory_gb, taken_bytes + getattr(beside, "memory_bytes", 0)
+    )
+    fits = need <= allowance
+    where = ("memory" if fits else "disk") if wanted.where == "auto" else wanted.where
+    size = f"{len(data)} prepared cases take {_gigabytes(need)}"
+    share = f"they may have {_gigabytes(allowance)} of memory"
+    items: Dataset[Item]
+    if where == "memory":
+        # copy_cache: nothing in the training chain writes into what it is given.
+        try:
+            items = CacheDataset(
+                data, transform, num_workers=_num_threads(), progress=False, copy_cache=False
+            )
+        except MemoryError as error:
+            raise OutOfMemoryError(
+                f"{size}, and memory ran out; set dataset.cache.where to disk"
+            ) from error
+        note = f"{size}, and {share}: kept there"
+    elif where == "disk" and transform.digest is not None:
+        items = DiskCache(data, transform, Path(cache_folder), transform.digest, need)
+        note = f"{size}, and {share}: kept in {cache_folder}, which may be removed when no training runs"
+    else:
+        items = _Uncached(data, transform)
+        note = f"{size}: kept nowhere, read anew each time"
+    return PreparedCases(items, data, need if where == "memory" else 0, note)
+
+
+def _prepared_bytes(item: Item, transform: CaseChain, settings: Settings, table: LabelTable) -> int:
+    try:
+        voxels = math.prod(target_shape(read_header(item["image"][0]).grid, settings))
+    except DataError as error:
+        raise DataError(f"case {case_name(item)!r}: {error}") from error
+    index_bytes = index_dtype(table.num_classes).itemsize
+    centres = transform.num_centre_groups * MAX_CENTRES
+    return voxels * (4 * settings.dataset.num_channels + index_bytes) + 4 * min(centres, voxels)
+
+
+def _memory_allowance(memory_gb: float | None, taken_bytes: int) -> int:
+    """Bytes that may be taken now: what the settings give, or half of what was free before anything was taken.
+
+    Processes that train together on one computer share it.
+    """
+    sharers = distributed.local_size()
+    free = free_memory() / sharers
+    total = (free + taken_bytes) / 2 if memory_gb is None else memory_gb * 2**30 / sharers
+    return max(int(total) - taken_bytes, 0)
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 0.95 * 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def _num_threads() -> int:
+    return min(usable_cores(), 4)
+
+
+class _Uncached(Dataset[Item]):
+    """Prepares when asked, and remembers the last case: its patches are drawn one after the other."""
+
+    def __init__(self, data: Sequence[Item], chain: CaseChain) -> None:
+        self.data, self.chain = data, chain
+        self._last: tuple[int, Item] | None = None
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Item:
+        if self._last is None or self._last[0] != index:
+            self._last = (index, self.chain(self.data[index]))
+        return self._last[1]
+
+
+class DiskCache(Dataset[Item]):
+    """Prepared cases as memory-mapped `.npy` files, one folder a case; workers share the pages.
+
+    A folder is named by what it is made from: SHA-256 of the case's files and of the chain. It appears under that name
+    when it is complete, and holds the SHA-256 of its own files: they are compared when a training starts. (MONAI's `PersistentDataset` goes by the path: a replaced file gives the old voxels.)
+
+    Args:
+        data: items as the chain takes them.
+        chain: deterministic; makes tensors and texts.
+        folder: of all entries.
+        chain_digest: of everything but the files that decides what the chain makes.
+        need_bytes: what all entries take.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Item],
+        chain: CaseChain,
+        folder: Path,
+        chain_digest: str,
+        need_bytes: int,
+    ) -> None:
+        self.data, self.chain = data, chain
+        with _writing(folder, need_bytes):
+            folder.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(folder)
+        with ThreadPoolExecutor(_num_threads()) as pool:
+            keys = pool.map(lambda item: _content_key(item, chain_digest), data)
+            self._entries = [folder / key for key in keys]
+            whole = pool.map(_is_whole, self._entries)
+            missing = [index for index, is_there in enumerate(whole) if not is_there]
+            _check_room(folder, need_bytes * len(missing) // max(len(data), 1))
+            list(pool.map(self._prepare, missing))
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Item:
+        entry, case_id = self._entries[index], case_name(self.data[index])
+        try:  # "c": the tensors could be written to, the files not
+            arrays = {path.stem: np.load(path, mmap_mode="c") for path in entry.glob("*.npy")}
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"case {case_id!r}: its cache {entry} cannot be read ({error}); remove that folder and resume"
+            ) from error
+        if not tensors:
+            raise DataError(
+                f"case {case_id!r}: its cache {entry} has been removed; resume to renew it"
+            )
+        return {**tensors, "case_id": case_id}
+
+    def _prepare(self, index: int) -> None:
+        entry, item = self._entries[index], self.chain(self.data[index])
+        tensors = {k: v for k, v in item.items() if isinstance(v, torch.Tensor)}
+        with _writing(entry.parent, sum(tensor.nbytes for tensor in tensors.values())):
+            _write_entry(entry, tensors)
+
+
+def _content_key(item: Item, chain_digest: str) -> str:
+    digests = [file_sha256(path) for path in (*item["image"], item["label"])]
+    return hashlib.sha256(json.dumps([chain_digest, *digests]).encode()).hexdigest()[:32]
+
+
+def _is_whole(entry: Path) -> bool:
+    """Whether an entry is there as it was written; one that has been damaged since is removed, aloud."""
+    if not entry.is_dir():
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        digests = json.loads((entry / _DIGESTS).read_bytes())
+        if digests == {path.name: sha256_of(path) for path in entry.glob("*.npy")}:
+            return True
+    warnings.warn(f"{entry}: is damaged and made anew", MonaisegWarning, stacklevel=2)
+    shutil.rmtree(entry, ignore_errors=True)
+    return False
+
+
+def _write_entry(entry: Path, tensors: dict[str, torch.Tensor]) -> None:
+    prefix, suffix = TEMPORARY.split("*")
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=entry.parent))
+    try:
+        for name, tensor in tensors.items():
+            with (temporary / f"{name}.npy").open("wb") as file:
+                np.save(file, tensor.numpy())
+                file.flush()
+                os.fsync(file.fileno())
+        digests = {path.name: sha256_of(path) for path in temporary.glob("*.npy")}
+        write_atomic(temporary / _DIGESTS, json.dumps(digests).encode())
+        temporary.rename(entry)
+    except OSError:
+        if not entry.is_dir():  # else another training was quicker
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_room(folder: Path, need_bytes: int) -> None:
+    """Better before the first entry than with a full disk, which checkpoints need as well."""
+    with _writing(folder, need_bytes):
+        if need_bytes > shutil.disk_usage(folder).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for leftover in folder.glob(TEMPORARY):
+        if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path, need_bytes: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, MonaisegError):
+            raise
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        raise StorageError(
+            f"{folder}: the cache cannot be written ({error.strerror or error}): needs "
+            f"{_gigabytes(need_bytes)}, {_gigabytes(shutil.disk_usage(existing).free)} are free; make room, or "
+            "set dataset.cache.where to memory or none"
+        ) from error

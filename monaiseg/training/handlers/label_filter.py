@@ -1,0 +1,52 @@
+"""Label filter: class indices that the network has, and no others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor
+
+from monaiseg.data import LabelTable
+from monaiseg.errors import DataError
+from monaiseg.training.handlers.batches import in_words
+
+
+class LabelFilter:
+    """Sees to it that a batch's label maps hold class indices that the network has.
+
+    Args:
+        table: the network's classes.
+        filtered: whether the loader gives class indices, as monaiseg's own do; then they are only checked. Else it
+            gives label values, and these become class indices.
+    """
+
+    def __init__(self, table: LabelTable, *, filtered: bool = True) -> None:
+        self.table = table
+        self.filtered = filtered
+
+    def attach(self, engine: Engine) -> None:
+        """Look at every batch before its step."""
+        engine.add_event_handler(Events.ITERATION_STARTED, self._look)
+
+    def _look(self, engine: Engine) -> None:
+        batch: Any = engine.state.batch
+        label: Tensor = batch["label"]
+        try:
+            if self.filtered:
+                self._check(label)
+            else:
+                classes = self.table.class_indices(label.cpu().numpy().astype(np.int64))
+                engine.state.batch = batch | {"label": torch.from_numpy(classes).to(label.device)}
+        except DataError as error:
+            raise DataError(f"step {engine.state.iteration}, {in_words(batch)}: {error}") from error
+
+    def _check(self, label: Tensor) -> None:
+        least, greatest = int(label.min()), int(label.max())
+        if least < 0 or greatest >= self.table.num_classes:
+            raise DataError(
+                f"class indices {least} to {greatest}, but the network has classes 0 to "
+                f"{self.table.num_classes - 1}; give label maps of class indices, or use filtered=False"
+            )

@@ -1,0 +1,43 @@
+"""NaN guard: stops a run whose loss is not a finite number."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, cast
+
+from ignite.engine import Engine
+from monai.engines.utils import IterationEvents
+
+from monaiseg.errors import NumericsError
+from monaiseg.training.handlers.batches import in_words, learning_rate_of, loss_of
+
+
+class NanGuard:
+    """Stops a training whose loss is not a finite number, before that can reach the weights.
+
+    Args:
+        checkpoints: folder of the training's commits.
+    """
+
+    def __init__(self, checkpoints: Path) -> None:
+        self.checkpoints = checkpoints
+
+    def attach(self, engine: Engine) -> None:
+        """Look at every loss before its gradient is taken."""
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._look)
+
+    def _look(self, engine: Engine) -> None:
+        loss, batch = loss_of(engine), cast(Any, engine.state.batch)
+        if math.isfinite(loss):
+            return
+        commits = sorted(self.checkpoints.glob("step-*.json"))
+        last = (
+            f"{commits[-1].with_suffix('.pt')} is as good as before"
+            if commits
+            else "nothing is committed yet"
+        )
+        raise NumericsError(
+            f"step {engine.state.iteration}: the loss is {loss} on {in_words(batch)} at learning rate "
+            f"{learning_rate_of(engine):g}; {last}; look at these cases, or lower tsk_set.optim.lr"
+        )

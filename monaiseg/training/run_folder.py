@@ -1,0 +1,236 @@
+"""The folder of a training: where its files lie, whose it is while it trains, and what it says.
+
+A *run folder* lies in its data task's folder and bears the training's name. It is locked by the process that trains
+in it; the lock is the operating system's (flock), so it goes with the process however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import socket
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from io import TextIOWrapper
+from pathlib import Path
+from typing import cast
+
+from monaiseg.data import CACHE_FOLDER, SPLITS, VOLUMES_FOLDER
+from monaiseg.errors import BusyError, CheckpointError, MonaisegWarning, SettingsError, StorageError
+from monaiseg.files import probe_writable, valid_name, write_atomic
+from monaiseg.settings import Settings, dump_settings
+
+_TAKEN = {*SPLITS, VOLUMES_FOLDER, CACHE_FOLDER}
+"""Names in a data task's folder that are not trainings."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one training."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, data_task: Path, name: str) -> RunFolder:
+        """The folder of the training `name` in a data task's folder.
+
+        Raises:
+            SettingsError: the name leads elsewhere, or belongs to the data task itself.
+        """
+        if valid_name(name, "task name").casefold() in _TAKEN:
+            raise SettingsError(f"task name: {name!r} is a folder of the data task; choose another")
+        return cls(data_task / name)
+
+    @property
+    def settings_file(self) -> Path:
+        """The settings of this training, every key with its value."""
+        return self.path / "cur_task_setting.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The last two commits, the best, and those that `keep_period` keeps."""
+        return self.path / "checkpoints"
+
+    @property
+    def records(self) -> Path:
+        """Scores, reports and label maps."""
+        return self.path / "records"
+
+    @property
+    def history(self) -> Path:
+        """One row an epoch."""
+        return self.path / "history.csv"
+
+    @property
+    def log_file(self) -> Path:
+        """What was said while it trained."""
+        return self.path / "log.txt"
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether a training has committed here. A best alone does not count: it is written before the commit."""
+        records = self.checkpoints.glob("*.json")
+        return any(not path.name.startswith("best-") for path in records)
+
+    def write_settings(self, settings: Settings) -> None:
+        """Save the resolved settings beside what they make."""
+        write_atomic(self.settings_file, dump_settings(settings).encode())
+
+    @contextlib.contextmanager
+    def opened(self, *, resume: bool) -> Iterator[RunFolder]:
+        """This folder, made where it is not there, locked, known to be writable and with its log running.
+
+        Raises:
+            CheckpointError: `resume`, but no training has been here, or its checkpoints are gone.
+            SettingsError: not `resume`, but there are checkpoints that a new training would mix with.
+            BusyError: another process trains here.
+            StorageError: the folder cannot be written.
+        """
+        if resume and not self.checkpoints.is_dir():
+            raise CheckpointError(
+                f"{self.path}: there is no training to resume; leave out --resume, or correct the name of the folder"
+            )
+        self._create()
+        with _locked(self.path / ".lock"):
+            if resume and self.history.exists() and not self.is_trained:
+                raise CheckpointError(
+                    f"{self.checkpoints}: the checkpoints of this training are gone; put them back, or train again "
+                    "in another folder (--task-name)"
+                )
+            if self.is_trained and not resume:
+                raise SettingsError(
+                    f"{self.path}: holds the checkpoints of a training; go on with it by --resume, or choose "
+                    "another folder (--task-name; of a bundle --output_dir)"
+                )
+            probe_writable(self.checkpoints)
+            with _logging_to(self.log_file):
+                yield self
+
+    def _create(self) -> None:
+        try:
+            for folder in (self.checkpoints, self.records):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"{self.path}: cannot be made ({error.strerror}); choose a folder that you may write to"
+            ) from error
+
+
+_held: set[int] = set()
+
+
+def _leave_to_parent() -> None:
+    """Close the lock's file in a forked child: a worker that outlives its trainer must not keep the folder locked."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock file; it names process, computer and start for those who come second, and stays when we leave."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be opened ({error.strerror}); choose a folder that you may write to"
+        ) from error
+    _held.add(descriptor)
+    owner = os.getpid()
+    try:
+        _take(descriptor, path)
+        yield
+    finally:
+        if os.getpid() == owner:
+            _held.discard(descriptor)
+            os.close(descriptor)
+
+
+def _take(descriptor: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        holder = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+    except BlockingIOError as error:
+        raise BusyError(
+            f"{path.parent}: {_holder_in_words(descriptor)} trains here; wait for it, or choose another folder (--task-name)"
+        ) from error
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be locked ({error.strerror}); make room, or choose a folder on a local disk"
+        ) from error
+
+
+def _holder_in_words(descriptor: int) -> str:
+    try:
+        holder = json.loads(os.pread(descriptor, 4096, 0))
+        return f"process {holder['pid']} on {holder['host']}, since {holder['since']},"
+    except (OSError, ValueError, KeyError, TypeError):  # the other is just about to write its name
+        return "another process"
+
+
+class _LogFile(logging.FileHandler):
+    """A log file whose disk may fail: one warning, and the training goes on without."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8", delay=True)
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._has_failed = False
+
+    def _open(self) -> TextIOWrapper:
+        """The file, opened to append to; a link planted under its name is refused, not followed."""
+        file = open(  # noqa: SIM115  logging closes it
+            self.baseFilename,
+            self.mode,
+            encoding=self.encoding,
+            opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666),
+        )
+        return cast(TextIOWrapper, file)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line; logging itself does not catch what opening the file raises."""
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own
+        """Say once that lines are lost."""
+        if not isinstance(sys.exc_info()[1], OSError):  # a mistake of ours in the call
+            super().handleError(record)
+        elif not self._has_failed:
+            self._has_failed = True
+            warnings.warn(
+                f"{self.baseFilename}: cannot be written; the log of this training will have gaps",
+                MonaisegWarning,
+                stacklevel=2,
+            )
+
+
+@contextlib.contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Append what monaiseg logs, from INFO on, to the file at `path`."""
+    logger = logging.getLogger("monaiseg")
+    level, handler = logger.level, _LogFile(path)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        with contextlib.suppress(OSError):  # it has been warned of
+            handler.close()

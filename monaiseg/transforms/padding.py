@@ -1,0 +1,58 @@
+"""Padding: volumes to multiples of 16 and at least the patch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from monai.transforms.croppad.array import Pad
+from typing_extensions import override
+
+from monaiseg.data import Shape, padded_up
+
+
+class PadUp(Pad):
+    """Pads to multiples of 16 and at least the patch, alike on both sides.
+
+    Image and label map are continued alike: tissue that goes on in the one is not background in the other.
+
+    Args:
+        patch_shape: voxels along X, Y, Z.
+        mode: one of `_CONTINUATIONS`, or "constant".
+        with_floor: under "constant" with the least of each channel, else with 0, the background. After `zscore` 0 is the
+            mean of an image, and a grey slab beside the head looks like tissue.
+    """
+
+    def __init__(self, patch_shape: Shape, mode: str, *, with_floor: bool) -> None:
+        super().__init__()
+        self.patch_shape, self.with_floor = patch_shape, with_floor
+        self.continuation = _CONTINUATIONS.get(mode)
+
+    @override
+    def compute_pad_width(self, spatial_shape: Sequence[int]) -> Any:
+        x, y, z = spatial_shape
+        target = padded_up((x, y, z), self.patch_shape)
+        added = [wanted - size for wanted, size in zip(target, spatial_shape, strict=True)]
+        return ((0, 0), *((width // 2, width - width // 2) for width in added))
+
+    @override
+    def __call__(self, img: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]  # as Pad's own
+        padded: Any = super().__call__(img, *args, **kwargs)  # keeps the books: affine, way back
+        widths = self.compute_pad_width(img.shape[1:])[1:]
+        channels, padded_channels = img.as_tensor().numpy(), padded.as_tensor().numpy()
+        for channel, whole in zip(channels, padded_channels, strict=True):
+            if self.continuation is None:
+                around = channel.min() if self.with_floor else 0
+                whole[...] = np.pad(channel, widths, constant_values=around)
+            else:
+                whole[...] = np.pad(channel, widths, mode=self.continuation)
+        return padded
+
+
+_CONTINUATIONS: dict[str, Literal["reflect", "edge", "wrap"]] = {
+    "reflect": "reflect",
+    "replicate": "edge",
+    "circular": "wrap",
+}
+"""numpy's names for the settings' padding modes; "constant" is not one."""

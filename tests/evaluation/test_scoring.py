@@ -1,0 +1,175 @@
+"""Evaluation: all faults at once and before the work, scores over the cases that have the structure."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from monaiseg.cli import app
+from monaiseg.data.facts import CaseFacts, label_notes
+from monaiseg.data.grid import Grid
+from monaiseg.data.labels import LabelTable
+from monaiseg.data.volumes import read_label_map, write_label_map
+from monaiseg.errors import DataError
+from monaiseg.evaluation.metrics import score_label_maps
+from monaiseg.evaluation.scoring import CaseScores, Evaluation, evaluate
+from monaiseg.evaluation.tables import label_rows
+from monaiseg.prediction import Predictor
+from monaiseg.preparation import prepare
+
+
+@pytest.fixture(scope="module")
+def predictor(trained) -> Predictor:
+    return Predictor(trained.run_folder, device="cpu")
+
+
+def test_all_faults_of_the_cases_are_named_before_the_first_prediction(
+    predictor, data_task, tmp_path
+):
+    first, second, third = data_task.cases["train"]
+    values, header = read_label_map(second.label)
+    moved = header.grid.array.copy()
+    moved[:3, 3] += 5
+    write_label_map(tmp_path / "moved.nii.gz", values, Grid.of(values.shape, moved))
+    cases = [
+        first,
+        replace(second, label=tmp_path / "moved.nii.gz"),
+        replace(third, label=tmp_path / "lost.nii.gz"),
+    ]
+    seen: list[CaseScores] = []
+
+    with pytest.raises(DataError) as raised:
+        evaluate(predictor, cases, predictions=tmp_path / "out", on_case=seen.append)
+
+    assert f"case {second.id!r}" in str(raised.value)
+    assert "lie on different grids" in str(raised.value)
+    assert f"case {third.id!r}" in str(raised.value)
+    assert not seen
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_cases_of_one_id_are_not_written_over_each_other(predictor, data_task):
+    first, second, *_ = data_task.cases["train"]
+
+    with pytest.raises(DataError, match="stands 2 times"):
+        evaluate(predictor, [first, replace(second, id=first.id)])
+
+
+def test_scans_of_one_name_are_refused_by_eval_seg(trained, phantom, tmp_path):
+    one, two = (phantom(folder=tmp_path / name).image for name in "ab")
+    words = ["eval-seg", "-m", trained.run_folder, "-o", tmp_path / "out", "-i", one, "-i", two]
+
+    result = CliRunner().invoke(app, [str(word) for word in words])
+
+    assert result.exit_code == 2
+    assert "case id 'case' stands 2 times" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_folder_that_cannot_be_made_is_refused_before_the_work(trained, tmp_path):
+    task = trained.run_folder.parent
+    (tmp_path / "mine").write_text("mine")
+    words = ["evaluate", "-m", trained.run_folder, "-o", task.parent, "-dtn", task.name]
+
+    result = CliRunner().invoke(app, [str(w) for w in [*words, "--report", tmp_path / "mine"]])
+
+    assert result.exit_code == 2
+    assert "mine: cannot be written" in result.stderr
+
+
+def test_a_test_case_that_changed_since_the_preparation_is_not_scored(trained, dataset, tmp_path):
+    task = prepare(dataset, tmp_path / "own", "phantoms")
+    (case,) = task.cases["test"]
+    values, header = read_label_map(case.label)
+    write_label_map(case.label, np.where(values == 1, 4, values), header.grid)
+    words = ["evaluate", "-m", trained.run_folder, "-o", task.folder.parent, "-dtn", task.name]
+
+    result = CliRunner().invoke(app, [str(word) for word in words])
+
+    assert result.exit_code == 2
+    assert "changed since the check" in result.stderr
+
+
+def test_volume_errors_are_over_the_cases_that_have_the_structure():
+    """Missed whole in one of two; the other has none in either map, and would halve the error."""
+    table = LabelTable.from_values([1])
+    missed, none = np.ones((10, 10, 10)), np.zeros((10, 10, 10))
+    cases = [
+        CaseScores(str(n), tuple(score_label_maps(reference, none, table, 1.0)), 0.0)
+        for n, reference in enumerate((missed, none))
+    ]
+
+    (row,) = label_rows(Evaluation(tuple(cases), table, "model", "test"))
+
+    assert (row["cases"], row["dice"]) == (1, 0.0)
+    assert (row["volume_error_ml"], row["volume_bias_ml"]) == (1.0, -1.0)
+
+
+def test_too_much_in_one_case_does_not_make_up_for_too_little_in_another():
+    table = LabelTable.from_values([1])
+    some, all_, none = (np.zeros((10, 10, 10), np.uint8) for _ in range(3))
+    some[:5], all_[:] = 1, 1
+    cases = [
+        CaseScores(str(n), tuple(score_label_maps(some, prediction, table, 1.0)), 0.0)
+        for n, prediction in enumerate((all_, none))
+    ]
+
+    (row,) = label_rows(Evaluation(tuple(cases), table, "model", "test"))
+
+    assert (row["volume_error_ml"], row["volume_bias_ml"]) == (0.5, 0.0)
+
+
+def test_a_case_without_a_label_map_is_not_taken_for_an_inverted_one(data_task):
+    (case,) = data_task.cases["test"]
+    bare: dict[str, CaseFacts] = {case.id: replace(data_task.facts[case.id], label_voxels={})}
+
+    notes = label_notes({"test": [case.id]}, bare, data_task.table)
+
+    assert not [note for note in notes if case.id in note]
+
+
+def test_the_scores_on_other_data_do_not_replace_those_of_the_trainings_own(
+    trained, data_task, tmp_path
+):
+    """`data_task` is a copy: another data task than the one that the network was trained on."""
+    words = ["evaluate", "-m", str(trained.run_folder), "-o", str(data_task.folder.parent)]
+    model = shutil.copytree(trained.run_folder, data_task.folder / "first")
+    own, other = ([*words, "-dtn", name] for name in ("phantoms", "others"))
+    own[2] = other[2] = str(model)
+    shutil.copytree(data_task.folder, tmp_path / "tasks" / "others", ignore=lambda *_: ["first"])
+
+    for command in (own, other):
+        result = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+
+    records = model / "records"
+    first, second = (
+        json.loads((records / name / "summary.json").read_text())
+        for name in ("test", "others-test")
+    )
+    assert first["data_task"] == str(data_task.folder)
+    assert second["data_task"] == str(tmp_path / "tasks" / "others")
+    assert first["model"].startswith(str(model / "checkpoints" / "best-epoch-"))
+
+
+def test_label_maps_that_cannot_be_scored_are_named_before_eval_seg_predicts(
+    trained, data_task, tmp_path
+):
+    (case,) = data_task.cases["test"]
+    image = case.images[0]
+    (tmp_path / "list.txt").write_text(
+        f"{image} None\n{data_task.cases['val'][0].images[0]} {tmp_path}/lost.nii.gz\n"
+    )
+    (tmp_path / "lost.nii.gz").write_bytes(b"no volume")
+    words = ["eval-seg", "-m", str(trained.run_folder), "-txt", str(tmp_path / "list.txt")]
+
+    result = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "out")])
+
+    assert result.exit_code == 2
+    assert "lost.nii.gz" in result.output
+    assert not (tmp_path / "out").exists()
