@@ -81,6 +81,18 @@ class ResidualUNet(nn.Module):
         heads = zip(self.coarse_heads, coarser, strict=False)
         return [logits, *(head(features) for head, features in heads)]
 
+    def features(self, image: Tensor) -> Tensor:
+        """Features (B, F, X / x, Y / y, Z / z) that the head makes logits of; (x, y, z) is `block`."""
+        return self._decode(self._encode(folded(image, self.block)))[0]
+
+    def head_matrix(self) -> tuple[Tensor, Tensor]:
+        """Weight (K, x, y, z, F) and bias (K, x, y, z) of the head."""
+        (convolution,) = (m for m in self.head.modules() if isinstance(m, nn.Conv3d))
+        assert convolution.bias is not None
+        num_features = convolution.in_channels
+        weight = convolution.weight.detach().reshape(-1, *self.block, num_features)
+        return weight, convolution.bias.detach().reshape(-1, *self.block)
+
     def _encode(self, image: Tensor) -> list[Tensor]:
         skips: list[Tensor] = []
         for block in self.encoder:

@@ -1,16 +1,21 @@
-"""Sliding-window inference that keeps only what it still needs.
+"""Sliding-window inference whose memory does not grow with the number of classes.
 
-Windows are run in order of their start along the longest axis. Their scores add up in a slab one patch thick; what
-no later window touches is reduced to class indices at once. Memory is that of the slab, not of K volumes, and the
-result is `monai.inferers.sliding_window_inference(...).argmax(dim=1)`.
+The head of a segmentation network is linear and sees one place at a time, so scores need not be blended: with window
+weights w, features f, head H and bias b, sum(w (H f + b)) = H sum(w f) + b sum(w). The *features* of a window are
+added up instead, and the head is applied once a voxel, when no later window touches it. Windows are run in order of
+their start along the longest axis; what is added up is a slab one patch thick.
+
+A network that only gives scores (any callable) has its scores for features and no head. The result is that of
+`monai.inferers.sliding_window_inference(...).argmax(dim=1)` either way.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from monai.data.meta_tensor import MetaTensor
@@ -25,6 +30,26 @@ from monaiseg.data import LabelTable, Shape, index_dtype
 from monaiseg.settings import Settings
 
 Window = tuple[slice, slice, slice]
+TILE_SCORES = 1 << 23
+"""Scores that are held at a time while classes are chosen: 32 MiB of float32."""
+
+
+@runtime_checkable
+class HasFeatures(Protocol):
+    """A network whose scores are a linear function of features, the same one at each place.
+
+    `block` are the voxels (x, y, z) that one place of the features stands for.
+    """
+
+    block: Shape
+
+    def features(self, image: Tensor) -> Tensor:
+        """Features (B, F, X / x, Y / y, Z / z) of an image (B, C, X, Y, Z)."""
+        ...
+
+    def head_matrix(self) -> tuple[Tensor, Tensor]:
+        """Weight (K, x, y, z, F) and bias (K, x, y, z) that make scores of features."""
+        ...
 
 
 @torch.inference_mode()
@@ -46,7 +71,7 @@ def sliding_window_class_map(
     """Class index of every voxel.
 
     Args:
-        network: (B, C, X, Y, Z) to logits (B, K, X, Y, Z); evaluated in its current mode.
+        network: (B, C, X, Y, Z) to logits (B, K, X, Y, Z), or one that `HasFeatures`; evaluated in its current mode.
         image: (1, C, X, Y, Z). Smaller than the patch: padded, and cut back.
         patch_shape: window in voxels.
         overlap: share of the window, along X, Y, Z, that neighbours have in common.
@@ -62,96 +87,234 @@ def sliding_window_class_map(
     Returns:
         (X, Y, Z) on the CPU, uint8 up to 256 classes, else int16.
     """
-    image, inside = _at_least(image, patch_shape, padding_mode)
-    size = image.shape[2:]
+    place = torch.device(device)
+    source = _source(network, num_classes, place, tuple(flips), partner_classes)
+    image, inside = _fitted(image, patch_shape, source.block, padding_mode)
+    size = cast(Shape, tuple(image.shape[2:]))
     axis = max(range(3), key=lambda a: size[a])
-    windows = _windows(size, patch_shape, overlap, axis)
-    weights = compute_importance_map(
-        patch_shape, mode=BlendMode(blending), sigma_scale=0.125, device=device
-    )
-    score = _Scorer(network, torch.device(device), tuple(flips), partner_classes)
-
-    classes = torch.empty(size, dtype=dtype_numpy_to_torch(index_dtype(num_classes)))
-    slab_shape = [num_classes, *size]
-    slab_shape[1 + axis] = patch_shape[axis]
-    slab = torch.zeros(slab_shape, device=device)
-    start = done = 0
-    for next_start, group in groupby(windows, key=lambda window: window[axis].start):
-        slab = _advance(slab, classes, axis, start, next_start)
-        start = next_start
+    windows = _windows(size, patch_shape, overlap, axis, source.block)
+    weights = window_weights(patch_shape, source.block, blending, place)
+    slab = _Slab(source, size, patch_shape, axis, num_classes, place)
+    done = 0
+    for start, group in itertools.groupby(windows, key=lambda window: window[axis].start):
+        slab.advance(start)
         for batch in _batches(list(group), window_batch):
-            logits = score(torch.cat([image[(slice(None), slice(None), *w)] for w in batch]))
-            for window, scores in zip(batch, logits, strict=True):
-                place = list(window)
-                place[axis] = slice(None)
-                slab[(slice(None), *place)] += scores * weights
+            inputs = torch.cat([image[(slice(None), slice(None), *w)] for w in batch])
+            features = source.features(inputs.to(place, non_blocking=True))
+            for window, of_window in zip(batch, features, strict=True):
+                slab.add(window, of_window, weights)
             done += len(batch)
             if on_progress is not None:
                 on_progress(done, len(windows))
-    _finish(slab, classes, axis, start, size[axis])
-    return classes[inside]
+    slab.advance(size[axis])
+    return slab.classes[inside]
 
 
-class _Scorer:
-    """Logits of a batch of windows, averaged over mirror images where asked for."""
+def window_weights(patch_shape: Shape, block: Shape, blending: str, device: torch.device) -> Tensor:
+    """Weight (X / x, Y / y, Z / z) of each place of a window's features: the mean over the voxels of its block."""
+    weights = compute_importance_map(
+        patch_shape, mode=BlendMode(blending), sigma_scale=0.125, device=device
+    )
+    return F.avg_pool3d(weights[None, None].float(), block)[0, 0]
+
+
+# ---------------------------------------------------------------- what is added up
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Features of windows, and how classes follow from their weighted sums."""
+
+    block: Shape
+    num_features: int
+    features: Callable[[Tensor], Tensor]
+    """Windows (B, C, X, Y, Z) to features (B, F, X / x, Y / y, Z / z)."""
+    weight: Tensor | None
+    """(K * x * y * z, F); None where features are the scores."""
+    bias: Tensor | None
+
+
+def _source(
+    network: Callable[[Tensor], Tensor],
+    num_classes: int,
+    device: torch.device,
+    flips: tuple[int, ...],
+    partner_classes: Sequence[int] | None,
+) -> _Source:
+    mirrors = [
+        [axis for bit, axis in enumerate(flips) if n >> bit & 1] for n in range(2 ** len(flips))
+    ]
+    if not isinstance(network, HasFeatures):
+        partners = None if partner_classes is None else list(partner_classes)
+
+        def scores(windows: Tensor) -> Tensor:
+            total = sum(_mirrored(network, windows, axes, partners) for axes in mirrors)
+            return cast(Tensor, total) / len(mirrors)
+
+        return _Source((1, 1, 1), num_classes, scores, None, None)
+
+    weight, bias = network.head_matrix()  # (K, x, y, z, F), (K, x, y, z)
+    partners = list(range(num_classes)) if partner_classes is None else list(partner_classes)
+    # A mirrored window's features are turned back place by place; the voxels inside a block, and left and right
+    # partners, are exchanged in the head instead. The mirrors' features stand side by side under one wide head.
+    heads = [_mirrored_head(weight, bias, axes, partners) for axes in mirrors]
+    wide = torch.cat([w.reshape(-1, w.shape[-1]) for w, _ in heads], dim=1) / len(mirrors)
+    mean_bias = torch.stack([b.reshape(-1) for _, b in heads]).mean(dim=0)
+
+    def features(windows: Tensor) -> Tensor:
+        parts = [_mirrored(network.features, windows, axes, None) for axes in mirrors]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    return _Source(
+        network.block,
+        wide.shape[1],
+        features,
+        wide.float().to(device),
+        mean_bias.float().to(device),
+    )
+
+
+def _mirrored(
+    function: Callable[[Tensor], Tensor],
+    windows: Tensor,
+    axes: Sequence[int],
+    partners: list[int] | None,
+) -> Tensor:
+    """What a function makes of mirrored windows, mirrored back; left to right, channels become their partners'."""
+    dims = [axis + 2 for axis in axes]
+    result = function(windows.flip(dims)).float().flip(dims)
+    return result[:, partners] if 0 in axes and partners is not None else result
+
+
+def _mirrored_head(
+    weight: Tensor, bias: Tensor, axes: Sequence[int], partners: list[int]
+) -> tuple[Tensor, Tensor]:
+    """The head for features of mirrored windows that were mirrored back."""
+    dims = [axis + 1 for axis in axes]
+    weight, bias = weight.flip(dims), bias.flip(dims)
+    return (weight[partners], bias[partners]) if 0 in axes else (weight, bias)
+
+
+class _Slab:
+    """Weighted sums of features over the part of the volume that windows still reach, and the classes behind it."""
 
     def __init__(
         self,
-        network: Callable[[Tensor], Tensor],
+        source: _Source,
+        size: Shape,
+        patch_shape: Shape,
+        axis: int,
+        num_classes: int,
         device: torch.device,
-        flips: tuple[int, ...],
-        partner_classes: Sequence[int] | None,
     ) -> None:
-        self.network, self.device = network, device
-        self.mirrors = [
-            [axis for bit, axis in enumerate(flips) if n >> bit & 1] for n in range(2 ** len(flips))
+        self.source, self.axis, self.num_classes = source, axis, num_classes
+        self.classes = torch.empty(size, dtype=dtype_numpy_to_torch(index_dtype(num_classes)))
+        thick = [n // step for n, step in zip(size, source.block, strict=True)]
+        thick[axis] = patch_shape[axis] // source.block[axis]
+        self.sums = torch.zeros(source.num_features, *thick, device=device)
+        self.weights = torch.zeros(thick, device=device)
+        self.start = 0
+        """First voxel of the slab along the axis."""
+
+    def add(self, window: Window, features: Tensor, weights: Tensor) -> None:
+        """Add the features (F, ...) of a window that starts where the slab does."""
+        place = [
+            slice(part.start // step, part.stop // step)
+            for part, step in zip(window, self.source.block, strict=True)
         ]
-        self.partners = None if partner_classes is None else list(partner_classes)
+        place[self.axis] = slice(None)
+        self.sums[(slice(None), *place)].addcmul_(features, weights)
+        self.weights[tuple(place)] += weights
 
-    def __call__(self, windows: Tensor) -> Tensor:
-        windows = windows.to(self.device, non_blocking=True)
-        total = self._mirrored(windows, self.mirrors[0])
-        for axes in self.mirrors[1:]:
-            total = total + self._mirrored(windows, axes)
-        return total / len(self.mirrors)
+    def advance(self, start: int) -> None:
+        """Choose classes before voxel `start`, which no later window reaches, and move the slab there."""
+        step = self.source.block[self.axis]
+        moved = (start - self.start) // step
+        if moved == 0:
+            return
+        length = self.weights.shape[self.axis]
+        self._finish(min(moved, length))
+        kept = length - moved
+        for sums, axis in ((self.sums, self.axis + 1), (self.weights, self.axis)):
+            if kept > 0:
+                sums.narrow(axis, 0, kept).copy_(sums.narrow(axis, moved, kept).clone())
+            sums.narrow(axis, max(kept, 0), length - max(kept, 0)).zero_()
+        self.start = start
 
-    def _mirrored(self, windows: Tensor, axes: list[int]) -> Tensor:
-        dims = [axis + 2 for axis in axes]
-        logits: Tensor = self.network(windows.flip(dims)).float().flip(dims)
-        return logits[:, self.partners] if 0 in axes and self.partners is not None else logits
+    def _finish(self, length: int) -> None:
+        """Classes of the slab's first `length` places along the axis, some planes at a time."""
+        block, axis = self.source.block, self.axis
+        plane = math.prod(self.weights.shape) // self.weights.shape[axis]
+        planes = max(TILE_SCORES // (plane * math.prod(block) * self.num_classes), 1)
+        for first in range(0, length, planes):
+            count = min(planes, length - first)
+            sums = self.sums.narrow(axis + 1, first, count)
+            chosen = self._chosen(sums, self.weights.narrow(axis, first, count))
+            at = self.start + first * block[axis]
+            self.classes.narrow(axis, at, count * block[axis]).copy_(chosen)
+
+    def _chosen(self, sums: Tensor, weights: Tensor) -> Tensor:
+        """Class of each voxel of a tile, of the weighted sums (F, X, Y, Z) of its features and their weights (X, Y, Z)."""
+        weight, bias = self.source.weight, self.source.bias
+        if weight is None or bias is None:
+            return sums.argmax(dim=0)
+        x, y, z = weights.shape
+        scores = torch.addmm(bias[:, None], weight, (sums / weights).reshape(len(sums), -1))
+        classes = scores.view(self.num_classes, -1).argmax(dim=0)  # (block voxels * places,)
+        bx, by, bz = self.source.block
+        return (
+            classes.view(bx, by, bz, x, y, z)
+            .permute(3, 0, 4, 1, 5, 2)
+            .reshape(x * bx, y * by, z * bz)
+        )
 
 
-def _at_least(image: Tensor, shape: Shape, mode: str) -> tuple[Tensor, Window]:
-    """The image padded on both sides to at least `shape`, and where it lies in the result."""
-    short = [max(0, want - have) for want, have in zip(shape, image.shape[2:], strict=True)]
+# ---------------------------------------------------------------- windows
+
+
+def _fitted(image: Tensor, patch: Shape, block: Shape, mode: str) -> tuple[Tensor, Window]:
+    """The image padded to at least the patch, so that windows can start at whole blocks, and where it lies in the result."""
+    short = [max(0, want - have) for want, have in zip(patch, image.shape[2:], strict=True)]
     before = [missing // 2 for missing in short]
     x, y, z = (
         slice(first, first + size) for first, size in zip(before, image.shape[2:], strict=True)
     )
-    if any(short):
-        pads = [n for b, s in zip(before[::-1], short[::-1], strict=True) for n in (b, s - b)]
+    wanted = [
+        want + -(-max(have - want, 0) // step) * step
+        for want, have, step in zip(patch, image.shape[2:], block, strict=True)
+    ]
+    after = [
+        want - have - first
+        for want, have, first in zip(wanted, image.shape[2:], before, strict=True)
+    ]
+    if any(before) or any(after):
+        pads = [n for b, a in zip(before[::-1], after[::-1], strict=True) for n in (b, a)]
         image = F.pad(image, pads, mode=mode)
     return image, (x, y, z)
 
 
 def _windows(
-    size: Sequence[int], patch_shape: Shape, overlap: Sequence[float], axis: int
+    size: Sequence[int], patch_shape: Shape, overlap: Sequence[float], axis: int, block: Shape
 ) -> list[Window]:
     """Windows that cover a volume, in order of their start along `axis`."""
-    interval = _intervals(size, patch_shape, overlap)
+    interval = _intervals(size, patch_shape, overlap, block)
     windows = cast(list[Window], dense_patch_slices(size, patch_shape, interval))
     return sorted(windows, key=lambda window: window[axis].start)
 
 
-def _intervals(size: Sequence[int], patch_shape: Shape, overlap: Sequence[float]) -> list[int]:
-    """Voxels from one window to the next, along each axis."""
+def _intervals(
+    size: Sequence[int], patch_shape: Shape, overlap: Sequence[float], block: Shape
+) -> list[int]:
+    """Voxels from one window to the next along each axis: whole blocks."""
     return [
-        patch if patch == whole else max(int(patch * (1 - share)), 1)
-        for whole, patch, share in zip(size, patch_shape, overlap, strict=True)
+        patch if patch == whole else max(int(patch * (1 - share)) // step, 1) * step
+        for whole, patch, share, step in zip(size, patch_shape, overlap, block, strict=True)
     ]
 
 
-def count_windows(shape: Shape, patch_shape: Shape, overlap: Sequence[float]) -> int:
+def count_windows(
+    shape: Shape, patch_shape: Shape, overlap: Sequence[float], block: Shape = (1, 1, 1)
+) -> int:
     """Windows that cover a volume of `shape` voxels.
 
     >>> count_windows((48, 64, 48), (40, 56, 48), overlap=(0.5, 0.5, 0.5))
@@ -160,7 +323,7 @@ def count_windows(shape: Shape, patch_shape: Shape, overlap: Sequence[float]) ->
     return math.prod(
         1 + max(math.ceil((size - patch) / step), 0)
         for size, patch, step in zip(
-            shape, patch_shape, _intervals(shape, patch_shape, overlap), strict=True
+            shape, patch_shape, _intervals(shape, patch_shape, overlap, block), strict=True
         )
     )
 
@@ -168,25 +331,6 @@ def count_windows(shape: Shape, patch_shape: Shape, overlap: Sequence[float]) ->
 def _batches(windows: list[Window], size: int) -> Iterator[list[Window]]:
     for first in range(0, len(windows), size):
         yield windows[first : first + size]
-
-
-def _advance(slab: Tensor, classes: Tensor, axis: int, start: int, next_start: int) -> Tensor:
-    """Reduce the part of the slab that lies before `next_start`, and move the rest to its beginning."""
-    moved = next_start - start
-    if moved == 0:
-        return slab
-    _finish(slab, classes, axis, start, next_start)
-    kept = slab.shape[1 + axis] - moved
-    fresh = torch.zeros_like(slab)
-    if kept > 0:
-        fresh.narrow(1 + axis, 0, kept).copy_(slab.narrow(1 + axis, moved, kept))
-    return fresh
-
-
-def _finish(slab: Tensor, classes: Tensor, axis: int, start: int, stop: int) -> None:
-    length = min(stop - start, slab.shape[1 + axis])
-    reduced = slab.narrow(1 + axis, 0, length).argmax(dim=0)
-    classes.narrow(axis, start, length).copy_(reduced)
 
 
 def window_options(
