@@ -4,17 +4,28 @@ Each command is a docstring, typed options and one call. Imports of torch and MO
 `--help` answers at once. `print` and `typer.echo` occur in this package alone.
 """
 
-from monaiseg.cli import bundle, demo, evaluate, plan, predict, prepare, settings, train
-from monaiseg.cli.main import app
+from monaiseg.cli import bundle, demo, evaluate, fit, plan, predict, prepare, settings, train
+from monaiseg.cli.main import app, examples
 
-app.command()(prepare.prepare)
-app.command()(plan.plan)
-app.command()(train.train)
-app.command()(evaluate.evaluate)
-app.command()(predict.predict)
-app.command()(evaluate.eval_seg)
-app.command()(demo.demo)
-app.add_typer(settings.settings_app, name="settings")
-app.add_typer(bundle.bundle_app, name="bundle")
+_SMALL, _STEPS = "Start here", "Step by step"
+
+app.command(no_args_is_help=True, rich_help_panel=_SMALL, epilog=examples(fit.EXAMPLES))(fit.fit)
+app.command(rich_help_panel=_SMALL)(demo.demo)
+app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=examples(prepare.EXAMPLES))(
+    prepare.prepare
+)
+app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=examples(plan.EXAMPLES))(plan.plan)
+app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=examples(train.EXAMPLES))(
+    train.train
+)
+app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=examples(evaluate.EXAMPLES))(
+    evaluate.evaluate
+)
+app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=examples(predict.EXAMPLES))(
+    predict.predict
+)
+app.command("eval-seg", rich_help_panel="More")(evaluate.eval_seg)
+app.add_typer(settings.settings_app, name="settings", rich_help_panel="More")
+app.add_typer(bundle.bundle_app, name="bundle", rich_help_panel="More")
 
 __all__ = ["app"]

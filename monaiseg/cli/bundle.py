@@ -8,12 +8,10 @@ from typing import Annotated, Optional
 import typer
 
 from monaiseg.cli.display import show_next
-from monaiseg.cli.options import Model, SettingsPath, read_settings
+from monaiseg.cli.options import given, read_settings
 from monaiseg.errors import SettingsError
 
-bundle_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Write, check and pack MONAI bundles."
-)
+bundle_app = typer.Typer(no_args_is_help=True, help="Write, check and pack MONAI bundles.")
 
 
 @bundle_app.command("build")
@@ -21,7 +19,15 @@ def bundle_build(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the bundle; documents in it are kept.")
     ],
-    settings: SettingsPath,
+    settings: Annotated[
+        Path,
+        typer.Option(
+            "--settings",
+            "--setting-folder-path",
+            "-ts",
+            help="Settings file, or the folder that holds it.",
+        ),
+    ],
     label_table: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="CSV file with the columns value, name and, as wanted, partner, color."),
@@ -46,11 +52,10 @@ def bundle_build(
         spacing = network_spacing(task, chosen)
         build_bundle(chosen, task.table, output, spacing=spacing, channels=task.channel_names)
     typer.echo(f"written: {output}")
-    show_next(
-        f'monaiseg bundle lint "{output}"',
-        f'python -m monai.bundle run --config_file "{output}/configs/train.json" --bundle_root "{output}" '
-        "--dataset_dir SCANS",
-    )
+    show_next("monaiseg", "bundle", "lint", output)
+    config = f"{output}/configs/train.json"
+    run = ("python", "-m", "monai.bundle", "run", "--config_file", config)
+    show_next(*run, "--bundle_root", output, "--dataset_dir", "SCANS")
 
 
 @bundle_app.command("lint")
@@ -68,7 +73,13 @@ def bundle_lint(folder: Annotated[Path, typer.Argument(help="Folder of the bundl
 
 @bundle_app.command("pack")
 def bundle_pack(
-    model: Model,
+    run: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(
+            metavar="MODEL", help="Run folder, or a checkpoint of one.", show_default=False
+        ),
+    ] = None,
+    *,
     output: Annotated[
         Path,
         typer.Option(
@@ -77,10 +88,14 @@ def bundle_pack(
     ],
     documents: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder of a bundle whose card, licences and about.json it has."),
+        typer.Option(help="Folder of a bundle whose card, licences and about.json are taken over."),
+    ] = None,
+    model: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--model", "--model-path", "-m", help="The model, if not the argument."),
     ] = None,
 ) -> None:
-    """Hand on a trained network as a MONAI bundle, with its weights and as TorchScript."""
+    """Pack a trained network as a MONAI bundle, with its weights and as TorchScript."""
     from monaiseg.bundle import pack_bundle
 
-    typer.echo(f"written: {pack_bundle(model, output, documents)}")
+    typer.echo(f"written: {pack_bundle(given(run, model, 'model'), output, documents)}")

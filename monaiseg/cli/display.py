@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +19,16 @@ if TYPE_CHECKING:
     from monaiseg.evaluation import Evaluation
 
 
+LINE_SECONDS = 20.0
+"""Where there is no terminal, such as in a log file, progress is a line this often."""
+
+
 @contextmanager
-def progress_bar(what: str) -> Iterator[Any]:
-    """A bar on a terminal, with time left; silent otherwise."""
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows how far something is and how long it will take: a bar on a terminal, else a line now and then on stderr.
+
+    What it yields is called with the parts done and the parts in all.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -30,16 +39,27 @@ def progress_bar(what: str) -> Iterator[Any]:
     )
 
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines_now_and_then(what)
+        return
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
-        def advance(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
 
-        yield advance
+def _lines_now_and_then(what: str) -> Callable[[int, int], None]:
+    started = last = time.monotonic()
+
+    def advance(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < LINE_SECONDS or not done:
+            return
+        last, left = now, (now - started) / done * (total - done)
+        typer.echo(f"{what}: {done} of {total}, about {left / 60:.1f} minutes left", err=True)
+
+    return advance
 
 
 @contextmanager
@@ -60,11 +80,9 @@ def warnings_as_lines() -> Iterator[None]:
         yield
 
 
-def show_next(*commands: str) -> None:
-    """Print the commands to run next."""
-    typer.echo("next:")
-    for command in commands:
-        typer.echo(f"  {command}")
+def show_next(*words: object) -> None:
+    """Print a command to run next, ready to be pasted into a shell."""
+    typer.echo(f"next: {shlex.join(map(str, words))}")
 
 
 def _print_table(title: str, header: list[str], rows: list[list[str]]) -> None:

@@ -12,11 +12,13 @@ import typer
 from monaiseg.cli.display import progress_bar, show_next, show_scores
 from monaiseg.cli.options import (
     DataTaskName,
+    Device,
     Gpu,
-    Model,
     ModelGpu,
     OutputRoot,
+    data_task_at,
     device_named,
+    given,
     read_settings,
 )
 from monaiseg.errors import SettingsError
@@ -26,40 +28,77 @@ if TYPE_CHECKING:
     from monaiseg.settings import Settings
 
 
+EXAMPLES = """\
+monaiseg evaluate work/scans/first
+
+monaiseg evaluate work/scans/first --split val --save-predictions
+
+monaiseg evaluate model.safetensors --data work/others --report scores
+"""
+
+
 def evaluate(
-    model: Model,
-    output_root_path: OutputRoot,
-    data_task_name: DataTaskName,
+    run: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(
+            metavar="MODEL", help="Run folder, or a checkpoint of one.", show_default=False
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(help="train, val, test or debug.")] = "test",
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--data",
+            help="Prepared dataset to evaluate on. Default: the one that the run was trained on.",
+        ),
+    ] = None,
     report: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            help="Folder for scores.csv and summary.json. Default: records/<split> of the training; of one on another data "
-            "task records/<data task>-<split>."
+            help="Folder for scores.csv and summary.json. Default: records/<split> in the run folder, or "
+            "records/<dataset>-<split> for another dataset than the run's own."
         ),
     ] = None,
     save_predictions: Annotated[
         bool, typer.Option("--save-predictions", help="Write the label maps beside the scores.")
     ] = False,
+    device: Device = None,
+    model: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--model", "--model-path", "-m", help="The model, if not the argument."),
+    ] = None,
+    output_root_path: OutputRoot = None,
+    data_task_name: DataTaskName = None,
     gpu_id: ModelGpu = None,
 ) -> None:
-    """Score a trained network on the held-out cases of its data task."""
+    """Score a trained network on cases that it was not trained on.
+
+    Scores are taken on each scan's own grid. A structure that the network missed counts 0; one that is in neither map is
+    left out and counted.
+    """
     from monaiseg.data import read_data_task
 
-    task = read_data_task(output_root_path / data_task_name)
+    model = given(run, model, "model")
+    if not model.exists():
+        raise SettingsError(f"{model}: there is no such run folder or checkpoint; correct the path")
+    named = data is not None or output_root_path is not None or data_task_name is not None
+    folder = (
+        data_task_at(data, output_root_path, data_task_name) if named else _run_folder(model).parent
+    )
+    task = read_data_task(folder)
     if split not in task.cases:
         raise SettingsError(f"split {split!r} is not there; use one of {', '.join(task.cases)}")
-    folder = report or _records(model) / _named_after(task, split, model)
+    place = report or _run_folder(model) / "records" / _named_after(task, split, model)
     score_split(
         model,
         task,
         task.cases[split],
         split,
-        folder,
-        device_named(gpu_id),
+        place,
+        device_named(device, gpu_id),
         save_predictions=save_predictions,
     )
-    show_next(f'monaiseg predict -m "{model}" -i IMAGE.nii.gz -o predictions')
+    show_next("monaiseg", "predict", model, "IMAGE.nii.gz", "-o", "labels")
 
 
 def eval_seg(
@@ -186,11 +225,10 @@ def score_split(
     typer.echo(f"written: {table}, {summary}")
 
 
-def _records(model: Path) -> Path:
-    """The records folder of the training that a checkpoint belongs to."""
-    if model.is_dir():
-        return (model.parent if model.name == "checkpoints" else model) / "records"
-    return (model.parent.parent if model.parent.name == "checkpoints" else model.parent) / "records"
+def _run_folder(model: Path) -> Path:
+    """The folder of the run that a model belongs to: the model's own, or that of its checkpoints."""
+    folder = model if model.is_dir() else model.parent
+    return folder.parent if folder.name == "checkpoints" else folder
 
 
 def _named_after(task: DataTask, split: str, model: Path) -> str:

@@ -58,19 +58,23 @@ app = typer.Typer(
     context_settings=CONTEXT,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    add_completion=False,
-    help="Train, evaluate and hand on networks that label 3-D medical images.",
+    rich_markup_mode="rich",
+    help="Train, evaluate and apply networks that segment 3-D medical images.",
 )
 
 
 @app.callback(invoke_without_command=True)
 def main(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
-    """Train, evaluate and hand on networks that label 3-D medical images."""
+    """Train, evaluate and apply networks that segment 3-D medical images."""
     if version:
         from monaiseg import __version__
 
         typer.echo(f"monaiseg {__version__}")
         raise typer.Exit
+
+
+def examples(commands: str) -> str:
+    """The end of a command's help: commands to copy, one a line."""
+    return "[bold]Examples[/bold]\n\n" + commands

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options that several commands share, and how paths and EasyReg's names come to the same thing."""
 
 from __future__ import annotations
 
@@ -7,32 +7,79 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from monaiseg.errors import SettingsError
+
 if TYPE_CHECKING:
     from monaiseg.settings import Settings
+
+EASYREG = "EasyReg's spelling"
+"""Panel of the help for the options that EasyReg's guide uses where a path does the same."""
+SETTINGS_FILE = "settings.json"
+"""Where `plan` writes settings in a data task's folder, and `train` looks for them."""
+
+DataTaskPath = Annotated[
+    Optional[Path],  # noqa: UP045 - typer on Python 3.10 reads Optional
+    typer.Argument(
+        metavar="DATASET",
+        help="Folder that `monaiseg prepare` wrote, such as work/scans.",
+        show_default=False,
+    ),
+]
 OutputRoot = Annotated[
-    Path, typer.Option("--output-root-path", "-o", help="Folder of all data tasks.")
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--output-root-path",
+        "-o",
+        help="Folder that holds the prepared datasets.",
+        rich_help_panel=EASYREG,
+    ),
 ]
 DataTaskName = Annotated[
-    str, typer.Option("--data-task-name", "-dtn", help="Name of the dataset's folder.")
-]
-TaskName = Annotated[str, typer.Option("--task-name", "-tn", help="Name of the training's folder.")]
-SettingsPath = Annotated[
-    Path,
+    Optional[str],  # noqa: UP045
     typer.Option(
-        "--setting-folder-path",
+        "--data-task-name",
+        "-dtn",
+        help="Name of the prepared dataset's folder in it.",
+        rich_help_panel=EASYREG,
+    ),
+]
+TaskName = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--name", "--task-name", "-tn", help="Name of the run: its folder in the prepared dataset."
+    ),
+]
+SettingsPath = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
         "--settings",
+        "--setting-folder-path",
         "-ts",
-        help="Settings file, or the folder that holds it.",
+        help="Settings file, or the folder that holds it. Default: settings.json in the prepared dataset's folder.",
     ),
 ]
 Gpu = Annotated[
-    Optional[int],  # noqa: UP045 - typer on Python 3.10 reads Optional
-    typer.Option("--gpu-id", "-g", help="CUDA device; -1 is the CPU. Default: as in the settings."),
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        "--gpu-id",
+        "-g",
+        help="Number of the CUDA device; -1 is the processor. Default: as in the settings.",
+        rich_help_panel=EASYREG,
+    ),
 ]
 ModelGpu = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(
-        "--gpu-id", "-g", help="CUDA device; -1 is the CPU. Default: the first GPU if there is one."
+        "--gpu-id",
+        "-g",
+        help="Number of the CUDA device; -1 is the processor. Default: the first GPU if there is one.",
+        rich_help_panel=EASYREG,
+    ),
+]
+Device = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--device", metavar="cpu|cuda|cuda:N", help="Where to compute: the processor or a GPU."
     ),
 ]
 Registrations = Annotated[
@@ -42,10 +89,36 @@ RegistrationsPath = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--atlas-image-path", "--atlas-label-path", hidden=True, help="EasyReg's."),
 ]
-Model = Annotated[
-    Path,
-    typer.Option("--model", "--model-path", "-m", help="Checkpoint, or the folder of a training."),
-]
+
+
+def data_task_at(path: Path | None, root: Path | None, name: str | None) -> Path:
+    """The prepared dataset's folder, named by its path or by EasyReg's two options.
+
+    Raises:
+        SettingsError: it is named by neither, or by both.
+    """
+    if path is not None and root is None and name is None:
+        return path
+    if path is None and root is not None and name is not None:
+        return root / name
+    raise SettingsError(
+        "name the prepared dataset by its folder (work/scans), or by --output-root-path and --data-task-name"
+        + (", not by both" if path is not None else "")
+    )
+
+
+def given(argument: Path | None, option: Path | None, what: str) -> Path:
+    """A path that may be given as an argument or as an option.
+
+    Raises:
+        SettingsError: it is given as neither, or as both.
+    """
+    if (argument is None) == (option is None):
+        how = "twice: once is enough" if option is not None else "nowhere"
+        raise SettingsError(f"the {what} is named {how}; see --help")
+    path = option if argument is None else argument
+    assert path is not None
+    return path
 
 
 def read_settings(path: Path) -> Settings:
@@ -55,8 +128,25 @@ def read_settings(path: Path) -> Settings:
     return load_settings(find_settings(path))
 
 
-def device_named(gpu_id: int | None) -> Any:
-    """The device of `--gpu-id`: None is the first GPU if there is one, -1 the CPU."""
+def device_number(device: str | None, gpu_id: int | None) -> int | None:
+    """The number of `--device` or `--gpu-id`: -1 is the processor, None what the command takes by default.
+
+    Raises:
+        SettingsError: `device` is none that is known, or contradicts `gpu_id`.
+    """
+    if device is None:
+        return gpu_id
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise SettingsError(f"--device: {device!r} is not known; use cpu, cuda or cuda:1")
+    found = -1 if kind == "cpu" else int(number or 0)
+    if gpu_id is not None and gpu_id != found:
+        raise SettingsError(f"--device {device} and --gpu-id {gpu_id} contradict; give one of them")
+    return found
+
+
+def device_named(device: str | None, gpu_id: int | None) -> Any:
+    """The torch device of `--device` and `--gpu-id`; by default the first GPU if there is one."""
     from monaiseg.training import choose_device
 
-    return choose_device(gpu_id)
+    return choose_device(device_number(device, gpu_id))

@@ -8,21 +8,32 @@ from typing import Annotated, Optional
 import typer
 
 from monaiseg.cli.display import show_next
-from monaiseg.cli.options import DataTaskName
+from monaiseg.cli.options import (
+    EASYREG,
+    SETTINGS_FILE,
+    DataTaskName,
+    DataTaskPath,
+    data_task_at,
+)
 from monaiseg.cli.settings import check_free
+
+EXAMPLES = """\
+monaiseg plan work/scans --minutes 60
+
+monaiseg plan work/scans --minutes 20 --memory 8 --cores 4
+
+monaiseg plan work/scans --minutes 120 --gpu-memory 12 --output gpu.json
+"""
 
 
 def plan(
-    output_root_path: Annotated[
-        Path, typer.Option("--output-root-path", help="Folder of all data tasks.")
-    ],
-    data_task_name: DataTaskName,
+    data_task: DataTaskPath = None,
     minutes: Annotated[
-        float, typer.Option(min=0.1, help="Wall-clock minutes of the whole training.")
-    ],
+        float, typer.Option(min=0.1, help="Minutes that the whole run may take.")
+    ] = 60.0,
     cores: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Cores that it may use. Default: all that this process may."),
+        typer.Option(min=1, help="Processor cores that it may use. Default: all that there are."),
     ] = None,
     memory: Annotated[
         Optional[float],  # noqa: UP045
@@ -36,14 +47,31 @@ def plan(
     ] = None,
     measurements: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="File of measurements to plan from; if not there, they are kept in it."),
+        typer.Option(
+            help="Keep what is measured in this file; if it is there, plan from it without measuring."
+        ),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Settings file to write.")] = Path(
-        "settings.json"
-    ),
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--output", "-o", help="Settings file to write. Default: settings.json in DATASET."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    output_root_path: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--output-root-path",
+            help="Folder that holds the prepared datasets.",
+            rich_help_panel=EASYREG,
+        ),
+    ] = None,
+    data_task_name: DataTaskName = None,
 ) -> None:
-    """Write the settings that make the most of the minutes, cores and memory there are, and say why."""
+    """Measure this computer and write settings that make the most of the given minutes.
+
+    Each choice is printed with its reason. The settings are a plain JSON file: edit what you like.
+    """
     import torch
 
     from monaiseg.files import write_atomic
@@ -51,11 +79,13 @@ def plan(
     from monaiseg.planning import plan as plan_training
     from monaiseg.settings import dump_settings
 
+    folder = data_task_at(data_task, output_root_path, data_task_name)
+    output = output or folder / SETTINGS_FILE
     check_free(output, force=force)
     known = measurements is not None and measurements.exists()
     planned, measured = plan_training(
-        output_root_path,
-        data_task_name,
+        folder.parent,
+        folder.name,
         minutes=minutes,
         cores=cores,
         memory_gb=memory,
@@ -65,12 +95,15 @@ def plan(
     for choice in planned.choices:
         typer.echo(f"{choice.what}: {choice.why}")
     if gpu_memory is None and torch.cuda.is_available():
-        typer.echo("note: for the processor; --gpu-memory GIB plans for the GPU of this computer")
+        typer.echo(
+            "note: planned for the processor; --gpu-memory GIB plans for this computer's GPU"
+        )
     typer.echo(planned.prediction.in_words())
     write_atomic(output, dump_settings(planned.settings).encode())
     if measurements is not None and not known:
         measured.save(measurements)
     typer.echo(f"written: {output}")
+    own = output == folder / SETTINGS_FILE
     show_next(
-        f'monaiseg train -ts "{output}" -o "{output_root_path}" -dtn "{data_task_name}" -tn first'
+        "monaiseg", "train", folder, *([] if own else ["--settings", output]), "--name", "first"
     )

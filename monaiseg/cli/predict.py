@@ -8,38 +8,72 @@ from typing import Annotated, Optional
 import typer
 
 from monaiseg.cli.display import progress_bar
-from monaiseg.cli.options import Model, ModelGpu, device_named
+from monaiseg.cli.options import Device, ModelGpu, device_named, given
+from monaiseg.errors import SettingsError
+
+EXAMPLES = """\
+monaiseg predict work/scans/first new/*.nii.gz -o labels
+
+monaiseg predict work/scans/first new -o labels
+
+monaiseg predict model.safetensors S01_0000.nii.gz S01_0001.nii.gz -o labels --no-flips
+"""
 
 
 def predict(
-    model: Model,
-    image: Annotated[
-        list[Path],
-        typer.Option(
-            "--image",
-            "-i",
-            help="Images, or folders of them. Of several channels: NAME_0000, NAME_0001, ... in a folder, or files one "
-            "after the other.",
+    paths: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Argument(
+            metavar="MODEL IMAGES...",
+            help="Run folder or checkpoint, then images or folders of them. Several channels: NAME_0000, NAME_0001, ... in "
+            "a folder, or files one after the other.",
+            show_default=False,
         ),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the label maps.")],
+    ] = None,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", "-o", help="Folder for the label maps.", show_default=False),
+    ] = None,
     overlap: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(min=0.0, max=0.95, help="Share of the patch that windows have in common."),
+        typer.Option(
+            min=0.0,
+            max=0.95,
+            help="Share of the window that neighbours have in common. Default: as in the settings of the run.",
+        ),
     ] = None,
     flips: Annotated[
         bool,
-        typer.Option(help="Average over mirrored windows, where the settings of the training do."),
+        typer.Option(help="Average over mirrored windows, where the run's settings ask for it."),
     ] = True,
+    device: Device = None,
+    model: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--model", "--model-path", "-m", help="The model, if not the first argument."),
+    ] = None,
+    image: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option("--image", "-i", help="An image, if not an argument."),
+    ] = None,
     gpu_id: ModelGpu = None,
 ) -> None:
-    """Label new scans: each label map comes back on its scan's own grid."""
+    """Label new scans.
+
+    Each label map has the same grid as its scan, and holds the label values, names and colours of the training data.
+    """
     from monaiseg.prediction import Predictor, find_images, predict_files
 
+    words = list(paths or ())
+    model = given(words.pop(0) if words and model is None else None, model, "model")
+    images = [*words, *(image or ())]
+    if not images:
+        raise SettingsError("no images: name files or folders of them after the model")
+    if output is None:
+        raise SettingsError("name the folder for the label maps with --output (-o)")
     predictor = Predictor(
-        model, device=device_named(gpu_id), overlap=overlap, flips=None if flips else ()
+        model, device=device_named(device, gpu_id), overlap=overlap, flips=None if flips else ()
     )
-    grouped = find_images(image, output, predictor.settings.dataset.num_channels)
+    grouped = find_images(images, output, predictor.settings.dataset.num_channels)
     with progress_bar("predicting") as advance:
         for number, file in enumerate(predict_files(predictor, grouped, output), start=1):
             advance(number, len(grouped))

@@ -8,14 +8,37 @@ from typing import Annotated, Optional
 import typer
 
 from monaiseg.cli.display import progress_bar, show_data_task, show_next
-from monaiseg.cli.options import DataTaskName, OutputRoot, Registrations, RegistrationsPath
+from monaiseg.cli.options import EASYREG, Registrations, RegistrationsPath, given
+
+EXAMPLES = """\
+monaiseg prepare scans
+
+monaiseg prepare scans --output work --label-table labels.csv
+
+monaiseg prepare scans --train-size 60 --val-size 20 --test-size 20 --seed 1
+"""
 
 
 def prepare(
-    dataset_path: Annotated[Path, typer.Option(help="Folder with the images and label maps.")],
-    output_root_path: OutputRoot,
-    data_task_name: DataTaskName,
-    task_type: Annotated[str, typer.Option(help="The one kind of task: seg.")] = "seg",
+    scans: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(
+            metavar="SCANS", help="Folder with images/ and labels/.", show_default=False
+        ),
+    ] = None,
+    output_root_path: Annotated[
+        Path,
+        typer.Option("--output", "--output-root-path", "-o", help="Folder for prepared datasets."),
+    ] = Path("work"),
+    data_task_name: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--name",
+            "--data-task-name",
+            "-dtn",
+            help="Name of this dataset's folder in it; EasyReg calls it a data task. Default: that of SCANS.",
+        ),
+    ] = None,
     train_size: Annotated[int, typer.Option(help="Per cent of the cases to train on.")] = 70,
     test_size: Annotated[
         int, typer.Option(help="Per cent of the cases held out for the test.")
@@ -32,14 +55,27 @@ def prepare(
             help="Settings to check the cases against and to resample them by, once for all."
         ),
     ] = None,
+    dataset_path: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--dataset-path", help="SCANS.", rich_help_panel=EASYREG),
+    ] = None,
+    task_type: Annotated[
+        str, typer.Option(help="The one kind of task: seg.", rich_help_panel=EASYREG)
+    ] = "seg",
     registration: Registrations = False,
     atlas: RegistrationsPath = None,
 ) -> None:
-    """Organise a dataset: pair, check and split its cases, and write the lists that training reads."""
+    """Pair images and label maps, check every file, and split the cases for training, validation and test.
+
+    The scans stay where they are and as they are. Layouts of the Medical Segmentation Decathlon, nnU-Net and EasyReg are
+    read as well.
+    """
     from monaiseg.preparation import prepare as prepare_task
 
     if registration or atlas:
         typer.echo("note: flags of registration have no effect here", err=True)
+    dataset_path = given(scans, dataset_path, "folder of the scans")
+    data_task_name = data_task_name or dataset_path.resolve().name
     with progress_bar("reading cases") as advance:
         task = prepare_task(
             dataset_path,
@@ -55,7 +91,4 @@ def prepare(
             on_progress=advance,
         )
     show_data_task(task)
-    show_next(
-        f'monaiseg plan --output-root-path "{output_root_path}" -dtn "{data_task_name}" --minutes 60 -o settings.json',
-        "or write settings of your own: `monaiseg settings init settings.json`",
-    )
+    show_next("monaiseg", "plan", output_root_path / data_task_name, "--minutes", 60)

@@ -13,9 +13,7 @@ from monaiseg.errors import SettingsError
 
 if TYPE_CHECKING:
     from monaiseg.settings import Settings
-settings_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Write, check and show settings files."
-)
+settings_app = typer.Typer(no_args_is_help=True, help="Write, check and show settings files.")
 
 
 @settings_app.command("init")
@@ -30,7 +28,7 @@ def settings_init(
     check_free(file, force=force)
     write_atomic(file, dump_settings(Settings()).encode())
     typer.echo(f"written: {file}")
-    show_next(f'monaiseg settings check "{file}"')
+    show_next("monaiseg", "settings", "check", file)
 
 
 @settings_app.command("check")

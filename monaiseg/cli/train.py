@@ -11,11 +11,16 @@ import typer
 from monaiseg.cli.display import show_next
 from monaiseg.cli.evaluate import score_split
 from monaiseg.cli.options import (
+    SETTINGS_FILE,
     DataTaskName,
+    DataTaskPath,
+    Device,
     Gpu,
     OutputRoot,
     SettingsPath,
     TaskName,
+    data_task_at,
+    device_number,
     read_settings,
 )
 from monaiseg.errors import SettingsError
@@ -24,18 +29,30 @@ if TYPE_CHECKING:
     from monaiseg.settings import Settings
 
 
+EXAMPLES = """\
+monaiseg train work/scans --name first
+
+monaiseg train work/scans --name second --settings mine.json
+
+monaiseg train work/scans/first --resume
+"""
+
+
 def train(
-    setting_folder_path: SettingsPath,
-    output_root_path: OutputRoot,
-    data_task_name: DataTaskName,
-    task_name: TaskName,
-    gpu_id: Gpu = None,
+    data_task: DataTaskPath = None,
+    task_name: TaskName = None,
+    settings_path: SettingsPath = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where this training stopped.")
+        bool,
+        typer.Option(
+            "--resume", help="Go on where a run stopped; DATASET may be the run's own folder."
+        ),
     ] = False,
     extend: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="With --resume: train so many epochs more than the settings say."),
+        typer.Option(
+            min=1, help="With --resume: train this many epochs beyond those in the settings."
+        ),
     ] = None,
     accept_inexact: Annotated[
         bool,
@@ -44,19 +61,32 @@ def train(
             help="With --resume: go on although threads, versions or settings have changed.",
         ),
     ] = False,
+    device: Device = None,
+    output_root_path: OutputRoot = None,
+    data_task_name: DataTaskName = None,
+    gpu_id: Gpu = None,
 ) -> None:
-    """Train a network on a prepared data task; under tsk_set.train false evaluate tsk_set.model_path."""
+    """Train a network on a prepared dataset.
+
+    The run gets a folder of its own in the dataset's folder: settings, checkpoints, history, TensorBoard files. A run that
+    was stopped or killed goes on with --resume, to the same weights bit for bit on the same computer.
+    """
     started = time.monotonic()  # importing torch takes seconds of the budget
     from monaiseg.training import train as train_network
 
-    settings = read_settings(setting_folder_path)
+    folder, task_name = _run_of(
+        data_task_at(data_task, output_root_path, data_task_name), task_name
+    )
+    settings_path = settings_path or _settings_in(folder, task_name, resume=resume)
+    settings = read_settings(settings_path)
+    gpu_id = device_number(device, gpu_id)
     if not settings.tsk_set.train:
-        _evaluate_instead(settings, output_root_path / data_task_name, task_name, gpu_id)
+        _evaluate_instead(settings, folder, task_name, gpu_id)
         return
     result = train_network(
         settings,
-        output_root_path=output_root_path,
-        data_task_name=data_task_name,
+        output_root_path=folder.parent,
+        data_task_name=folder.name,
         task_name=task_name,
         gpu_id=gpu_id,
         resume=resume,
@@ -65,22 +95,49 @@ def train(
         started=started,
         say=typer.echo,
     )
+    run = folder / task_name
     if result.interrupted:
-        show_next(
-            f'monaiseg train --resume -ts "{setting_folder_path}" -o "{output_root_path}" '
-            f'-dtn "{data_task_name}" -tn "{task_name}"'
-            + (f" -g {gpu_id}" if gpu_id is not None else "")
-        )
+        more = [] if device is None and gpu_id is None else ["--gpu-id", gpu_id]
+        show_next("monaiseg", "train", run, "--resume", *more)
         raise typer.Exit(130)
     if result.best is not None:
         typer.echo(
             f"best mean Dice {result.best.value:.4f} on the validation cases, epoch {result.best.epoch}"
         )
-    typer.echo(f"written: {result.run_folder}")
-    show_next(
-        f'monaiseg evaluate -m "{result.run_folder}" -o "{output_root_path}" -dtn "{data_task_name}"',
-        f'tensorboard --logdir "{result.run_folder}"',
+    typer.echo(f"written: {run}")
+    show_next("monaiseg", "evaluate", run)
+    show_next("tensorboard", "--logdir", run)
+
+
+def _run_of(folder: Path, task_name: str | None) -> tuple[Path, str]:
+    """Folder of the prepared dataset and name of the run; a run's own folder names both.
+
+    Raises:
+        SettingsError: the run has no name.
+    """
+    if task_name is not None:
+        return folder, task_name
+    if (folder / "checkpoints").is_dir():
+        return folder.parent, folder.name
+    raise SettingsError(
+        f"{folder}: the run needs a name; add --name first, or another that you like"
     )
+
+
+def _settings_in(folder: Path, task_name: str, *, resume: bool) -> Path:
+    """Where the settings lie if nobody says: a run keeps its own, and `plan` writes some for all.
+
+    Raises:
+        SettingsError: there are none.
+    """
+    if resume and (folder / task_name).is_dir():
+        return folder / task_name
+    if not (folder / SETTINGS_FILE).is_file():
+        raise SettingsError(
+            f"{folder / SETTINGS_FILE}: there are no settings yet; run `monaiseg plan {folder} --minutes 60`, or name "
+            "yours with --settings"
+        )
+    return folder / SETTINGS_FILE
 
 
 def _evaluate_instead(

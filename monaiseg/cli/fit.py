@@ -1,0 +1,59 @@
+"""`monaiseg fit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from monaiseg.cli.evaluate import evaluate
+from monaiseg.cli.options import SETTINGS_FILE, Device
+from monaiseg.cli.plan import plan
+from monaiseg.cli.prepare import prepare
+from monaiseg.cli.train import train
+
+EXAMPLES = """\
+monaiseg fit scans --minutes 20
+
+monaiseg fit scans --minutes 60 --output work --name first --label-table labels.csv
+"""
+
+
+def fit(
+    scans: Annotated[
+        Path, typer.Argument(metavar="SCANS", help="Folder with images/ and labels/.")
+    ],
+    minutes: Annotated[float, typer.Option(min=0.1, help="Minutes that training may take.")] = 20.0,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for prepared datasets.")
+    ] = Path("work"),
+    name: Annotated[str, typer.Option(help="Name of the run.")] = "first",
+    label_table: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="CSV file that names the label values; see `monaiseg prepare`."),
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Prepare, plan, train and evaluate in one go.
+
+    Each step runs as if it had been typed, and its command is shown. What is done already is not done again: after an
+    interruption the same command goes on where it stopped.
+    """
+    data_task = output / scans.resolve().name
+    run = data_task / name
+    if not data_task.is_dir():
+        _show("prepare", scans, "--output", output)
+        prepare(scans, output_root_path=output, label_table=label_table)
+    if not (data_task / SETTINGS_FILE).is_file():
+        _show("plan", data_task, "--minutes", f"{minutes:g}")
+        plan(data_task, minutes=minutes)
+    resume = (run / "checkpoints").is_dir()
+    _show("train", data_task, "--name", name, *(["--resume"] if resume else []))
+    train(data_task, name, resume=resume, device=device)
+    _show("evaluate", run)
+    evaluate(run, device=device)
+
+
+def _show(*words: object) -> None:
+    typer.secho(f"\n$ monaiseg {' '.join(map(str, words))}", bold=True)
