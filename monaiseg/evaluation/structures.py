@@ -1,0 +1,316 @@
+"""Structures: every score of one structure in one case, from two label maps on one grid.
+
+A *structure* is a label or a union of labels. It is *found* if both maps have it. If the prediction lacks it, it is
+*missed*; if the reference lacks it, it is *invented*. In both cases its overlap is 0 and its distances are the diagonal
+of the grid, so that a miss never improves a mean. If both lack it, it is *absent*, and its scores are NaN.
+
+A *component* is a connected part of a structure; voxels that share a corner are connected (26-connectivity). Of a
+structure that is marked as a lesion, each component is a lesion.
+
+Evidence comes first (counts and distances), then numbers. Each structure is measured in its own box, so memory does not
+grow with the number of structures.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage  # type: ignore[import-untyped]  # SciPy brings no types
+
+from monaiseg.data import LabelTable, Spacing
+from monaiseg.errors import DataError
+from monaiseg.evaluation.surfaces import (
+    Mask,
+    SurfaceDistances,
+    hausdorff_mm,
+    mean_surface_distance_mm,
+    surface_dice,
+    surface_distances,
+    voxels_of,
+)
+
+Box: TypeAlias = tuple[slice, ...]
+Status: TypeAlias = Literal["found", "missed", "invented", "absent"]
+
+TOLERANCE_MM = 1.0
+"""Surfaces that lie this near to one another agree, where a structure does not say otherwise."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What is scored: a label or a union of labels."""
+
+    name: str
+    values: tuple[int, ...]
+    """Label values, above 0."""
+    tolerance_mm: float = TOLERANCE_MM
+    """Of the surface Dice."""
+    is_lesion: bool = False
+    """Whether each component is a lesion that can be detected."""
+
+
+def single_labels(
+    table: LabelTable, tolerance_mm: float = TOLERANCE_MM, lesions: Collection[int] = ()
+) -> tuple[Structure, ...]:
+    """Each foreground label of a table as a structure; `lesions` are label values."""
+    return tuple(
+        Structure(label.name, (label.value,), tolerance_mm, label.value in lesions)
+        for label in table.foreground
+    )
+
+
+def unions(groups: Mapping[int, str], tolerance_mm: float = TOLERANCE_MM) -> tuple[Structure, ...]:
+    """The unions of labels of one group, from label value -> name of its group, in the order of the groups.
+
+    >>> [union.values for union in unions({17: "hippocampus", 10: "thalamus", 53: "hippocampus"})]
+    [(17, 53), (10,)]
+    """
+    return tuple(
+        Structure(group, tuple(v for v, name in groups.items() if name == group), tolerance_mm)
+        for group in dict.fromkeys(groups.values())
+    )
+
+
+@dataclass(frozen=True)
+class StructureScores:
+    """Scores of one structure in one case. NaN: not defined."""
+
+    name: str
+    status: Status
+    dice: float
+    iou: float
+    precision: float
+    """Share of the prediction that is right; 0 for a missed structure, because a miss must not improve the mean."""
+    recall: float
+    """Share of the reference that was found; NaN for an invented structure."""
+    hd_mm: float
+    hd95_mm: float
+    assd_mm: float
+    surface_dice: float
+    """At the structure's tolerance."""
+    centroid_distance_mm: float
+    reference_ml: float
+    prediction_ml: float
+    volume_error_ml: float
+    """Prediction minus reference."""
+    relative_volume_error: float
+    """The same as a share of the reference; NaN without one."""
+    reference_components: int
+    prediction_components: int
+    lesion_f1: float
+    """NaN where the structure is no lesion, or no map has one; so is the next, without reference lesions."""
+    lesion_sensitivity: float
+    """Share of the reference lesions that were detected."""
+    lesion_false_positives: float
+    """Number in this case; NaN where the structure is no lesion."""
+
+
+def score_structures(
+    reference: NDArray[Any],
+    prediction: NDArray[Any],
+    structures: Sequence[Structure],
+    spacing: Spacing,
+    *,
+    threads: int | None = None,
+) -> tuple[StructureScores, ...]:
+    """Scores of every structure, in their order.
+
+    Args:
+        reference: label values, (X, Y, Z), integers.
+        prediction: the same, of the same shape.
+        structures: labels and unions of labels; they may overlap. All other values are background.
+        spacing: mm along the voxel axes.
+        threads: structures measured at a time; None takes one a core. Scores do not depend on it.
+
+    Raises:
+        DataError: the shapes differ, or a structure has no label values or the background's.
+    """
+    if reference.shape != prediction.shape or reference.ndim != 3:
+        raise DataError(
+            f"a reference of shape {reference.shape} and a prediction of shape {prediction.shape} "
+            "cannot be compared; resample one onto the other's grid"
+        )
+    for structure in structures:
+        if not structure.values or min(structure.values) < 1:
+            raise DataError(
+                f"structure {structure.name!r} has the label values {structure.values}; "
+                "give it at least one, and none below 1"
+            )
+    table = LabelTable.from_values(value for one in structures for value in one.values)
+    maps = [table.class_indices(labels, others="background") for labels in (reference, prediction)]
+    boxes = [ndimage.find_objects(indices, table.num_classes - 1) for indices in maps]
+    class_of = {value: index for index, value in enumerate(table.values)}
+    diagonal_mm = math.hypot(*(n * mm for n, mm in zip(reference.shape, spacing, strict=True)))
+
+    def score(structure: Structure) -> StructureScores:
+        classes = [class_of[value] for value in structure.values]
+        box = _union([found[index - 1] for found in boxes for index in classes])
+        a, b = (_mask(indices[box], classes) for indices in maps)
+        return scores(structure, measure(a, b, spacing, structure.is_lesion), diagonal_mm)
+
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        return tuple(pool.map(score, structures))
+
+
+def _union(boxes: Sequence[Box | None]) -> Box:
+    """The smallest box around boxes, some of which may be missing; an empty one where all are."""
+    found = [box for box in boxes if box is not None]
+    if not found:
+        return (slice(0, 0),) * 3
+    return tuple(
+        slice(min(s.start for s in along), max(s.stop for s in along))
+        for along in zip(*found, strict=True)
+    )
+
+
+def _mask(indices: NDArray[Any], classes: Sequence[int]) -> Mask:
+    """The voxels whose class index is one of `classes`; a comparison each is quicker than a look-up or `numpy.isin`."""
+    mask: Mask = indices == classes[0]
+    for index in classes[1:]:
+        mask |= indices == index
+    return mask
+
+
+# ---------------------------------------------------------------- evidence
+
+
+@dataclass(frozen=True)
+class LesionCounts:
+    """How many lesions of a reference and of a prediction share a voxel with the other map.
+
+    One voxel is enough, and lesions are not matched one to one, as in the ISLES challenge (Hernandez Petzsche et al.,
+    "ISLES 2022", Scientific Data, 2022).
+    """
+
+    detected: int
+    """Reference lesions that the prediction touches."""
+    overlooked: int
+    """Reference lesions that it does not."""
+    false_positives: int
+    """Predicted lesions that touch no reference lesion."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the scores of one structure in one case are computed from."""
+
+    both: int
+    """Voxels that both maps give to the structure."""
+    reference: int
+    """Voxels of the reference."""
+    prediction: int
+    """Voxels of the prediction."""
+    voxel_mm3: float
+    distances: SurfaceDistances | None
+    """None where a map lacks the structure; so is the next."""
+    centroid_distance_mm: float | None
+    components: tuple[int, int]
+    """Number of components in the reference and in the prediction."""
+    lesions: LesionCounts | None
+    """None where the structure is no lesion."""
+
+    @property
+    def status(self) -> Status:
+        """Which of the maps have the structure."""
+        if self.reference:
+            return "found" if self.prediction else "missed"
+        return "invented" if self.prediction else "absent"
+
+
+def measure(reference: Mask, prediction: Mask, spacing: Spacing, is_lesion: bool) -> Evidence:
+    """Evidence of one structure from two masks (X, Y, Z) that hold all of it; `spacing` is in mm."""
+    in_reference, in_prediction = np.count_nonzero(reference), np.count_nonzero(prediction)
+    found = bool(in_reference and in_prediction)
+    components = [ndimage.label(mask, np.ones((3, 3, 3))) for mask in (reference, prediction)]
+    return Evidence(
+        both=int(np.count_nonzero(reference & prediction)),
+        reference=int(in_reference),
+        prediction=int(in_prediction),
+        voxel_mm3=math.prod(spacing),
+        distances=surface_distances(reference, prediction, spacing) if found else None,
+        centroid_distance_mm=_centroid_distance_mm(reference, prediction, spacing)
+        if found
+        else None,
+        components=(components[0][1], components[1][1]),
+        lesions=_lesion_counts(*components[0], *components[1]) if is_lesion else None,
+    )
+
+
+def _centroid_distance_mm(reference: Mask, prediction: Mask, spacing: Spacing) -> float:
+    a, b = (voxels_of(mask).mean(axis=0) for mask in (reference, prediction))
+    return float(np.linalg.norm((a - b) * np.array(spacing)))
+
+
+def _lesion_counts(
+    reference: NDArray[Any], num_reference: int, prediction: NDArray[Any], num_prediction: int
+) -> LesionCounts:
+    """From the number of each voxel's component, 0 outside, and the number of components, of both maps."""
+    both = (reference > 0) & (prediction > 0)
+    detected, confirmed = (len(np.unique(numbers[both])) for numbers in (reference, prediction))
+    return LesionCounts(detected, num_reference - detected, num_prediction - confirmed)
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def scores(structure: Structure, evidence: Evidence, diagonal_mm: float) -> StructureScores:
+    """Numbers from evidence; what one map lacks is as far away as the `diagonal_mm` of the grid."""
+    both, reference, prediction = evidence.both, evidence.reference, evidence.prediction
+    millilitres = evidence.voxel_mm3 / 1000
+    return StructureScores(
+        name=structure.name,
+        status=evidence.status,
+        dice=_ratio(2 * both, reference + prediction),
+        iou=_ratio(both, reference + prediction - both),
+        precision=_ratio(both, prediction or reference),
+        recall=_ratio(both, reference),
+        **_distance_scores(structure, evidence, diagonal_mm),
+        reference_ml=reference * millilitres,
+        prediction_ml=prediction * millilitres,
+        volume_error_ml=(prediction - reference) * millilitres,
+        relative_volume_error=_ratio(prediction - reference, reference),
+        reference_components=evidence.components[0],
+        prediction_components=evidence.components[1],
+        **_lesion_scores(evidence.lesions),
+    )
+
+
+def _distance_scores(
+    structure: Structure, evidence: Evidence, diagonal_mm: float
+) -> dict[str, float]:
+    distances, centroid_distance = evidence.distances, evidence.centroid_distance_mm
+    if distances is None or centroid_distance is None:
+        far, agreement = (math.nan, math.nan) if evidence.status == "absent" else (diagonal_mm, 0.0)
+        names = ("hd_mm", "hd95_mm", "assd_mm", "centroid_distance_mm")
+        return {**dict.fromkeys(names, far), "surface_dice": agreement}
+    return {
+        "hd_mm": hausdorff_mm(distances),
+        "hd95_mm": hausdorff_mm(distances, 95),
+        "assd_mm": mean_surface_distance_mm(distances),
+        "surface_dice": surface_dice(distances, structure.tolerance_mm),
+        "centroid_distance_mm": centroid_distance,
+    }
+
+
+def _lesion_scores(counts: LesionCounts | None) -> dict[str, float]:
+    if counts is None:
+        return dict.fromkeys(
+            ("lesion_f1", "lesion_sensitivity", "lesion_false_positives"), math.nan
+        )
+    detected, wrong = counts.detected, counts.overlooked + counts.false_positives
+    return {
+        "lesion_f1": _ratio(2 * detected, 2 * detected + wrong),
+        "lesion_sensitivity": _ratio(detected, detected + counts.overlooked),
+        "lesion_false_positives": float(counts.false_positives),
+    }
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
