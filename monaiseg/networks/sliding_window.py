@@ -135,7 +135,7 @@ class _Source:
 
 
 def _source(
-    network: Callable[[Tensor], Tensor],
+    network: Callable[[Tensor], Tensor] | HasFeatures,
     num_classes: int,
     device: torch.device,
     flips: tuple[int, ...],
