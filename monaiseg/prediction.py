@@ -179,13 +179,9 @@ def as_evaluated(checkpoint: Checkpoint, wanted: Settings) -> tuple[Checkpoint, 
     document, said = trained.model_dump(mode="json"), wanted.model_dump(exclude_unset=True)
     dataset, said_of_data = document["dataset"], said.get("dataset", {})
     if wanted.image_shape is not None:
-        shape = wanted.image_shape
-        dataset["img_after_resize"] = list(shape if dataset["axis_order"] == "xyz" else shape[::-1])
+        dataset["img_after_resize"] = wanted.image_shape
     if partition := said_of_data.get("seg", {}).get("partition"):
-        margins = partition.get("overlap_size")
-        if margins is not None and dataset["axis_order"] != wanted.dataset.axis_order:
-            partition["overlap_size"] = margins[::-1]
-        if margins is None and "overlap" in partition:
+        if partition.get("overlap_size") is None and "overlap" in partition:
             partition["overlap_size"] = None  # that of the training would win over it
         dataset["seg"]["partition"] |= partition
     kept = [f"dataset.{key}" for key in FROM_TRAINING if _differs(said_of_data, dataset, key)]

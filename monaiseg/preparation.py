@@ -5,7 +5,6 @@ Everything is checked before anything is written, and the dataset's own folder i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -40,6 +39,7 @@ from monaiseg.data import (
 )
 from monaiseg.errors import SettingsError
 from monaiseg.files import valid_name
+from monaiseg.machine import reading_threads
 from monaiseg.settings import Settings, find_settings, load_settings
 
 
@@ -214,7 +214,7 @@ def _write_volumes(
         return Case(case.id, (files[0],), files[1])
 
     written = []
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(reading_threads()) as pool:
         for case in pool.map(write, cases):
             written.append(case)
             if on_progress:

@@ -7,7 +7,6 @@ knows files that have changed since, and planning needs to open none of them.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,10 +23,13 @@ from monaiseg.data.labels import LabelTable
 from monaiseg.data.nifti import VolumeHeader, file_sha256
 from monaiseg.data.volumes import read_label_map, read_volume
 from monaiseg.errors import DataError, collecting, listed
+from monaiseg.machine import reading_threads
 
 MOSTLY_FOREGROUND = 0.9
 MANY_VALUES = 255
 """A label map with more values than this and no table to name them is rather an image."""
+MOST_WORKERS = 8
+"""Threads that examine cases."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of cases done and of all."""
@@ -105,11 +107,10 @@ def examine_cases(
     Raises:
         DataError: some cases cannot be used; every one is named with all that is wrong with it.
     """
-    workers = workers or min(8, os.cpu_count() or 1)
     facts: dict[str, CaseFacts] = {}
     problems: dict[str, list[str]] = {}
     # Threads, not processes: zlib, hashing and most of numpy let go of the interpreter's lock.
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers or reading_threads(MOST_WORKERS)) as pool:
         try:
             for done, (case, found) in enumerate(
                 zip(cases, pool.map(_examine, cases), strict=True), 1

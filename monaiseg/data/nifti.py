@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from monaiseg.data.grid import Grid
 from monaiseg.errors import DataError
-from monaiseg.machine import default_cap_bytes
+from monaiseg.machine import memory_limit
 
 SUFFIXES = (".nii.gz", ".nii")
 
@@ -104,6 +104,11 @@ def file_sha256(path: str | Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def default_cap_bytes() -> int:
+    """Most bytes that one volume may take in memory: half of what there is, within the limit of a container."""
+    return memory_limit() // 2
 
 
 @contextmanager

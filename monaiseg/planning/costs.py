@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from monaiseg.data import Shape, index_dtype
+from monaiseg.machine import MOST_READERS
 from monaiseg.networks import count_windows
 from monaiseg.planning.fingerprint import Fingerprint
 from monaiseg.planning.limits import Limits
@@ -37,8 +38,6 @@ MEMORY_SLACK = 1.1
 PREPARING_BYTES, RESAMPLING_BYTES = 30, 75
 """Of each voxel and channel of a case that is being prepared, and of one that is resampled for it, which MONAI does in
 float64: 28 and 74 were measured at 192 x 224 x 192 voxels."""
-READERS = 4
-"""Threads that prepare cases, as many as there are cores; more gain nothing (`monaiseg.loaders`)."""
 MOST_WORKERS = 8
 
 CACHE_SHARE = 0.4
@@ -162,7 +161,7 @@ def predict(
     step, workers = _beside(cost.step_seconds, cutting, limits)
     look = _validation(option, fingerprint, limits, measured)
     files = sum(math.prod(scan.shape) for scan in (*fingerprint.train, *fingerprint.val))
-    reading = files * data.read_seconds_per_voxel / min(limits.cores, READERS)
+    reading = files * data.read_seconds_per_voxel / min(limits.cores, MOST_READERS)
     start = data.start_seconds + reading + UNSTEADY_STEPS * step
     pace = Pace(step, look.seconds, CLOSING_SECONDS)
     left = 60 * limits.minutes - start
@@ -261,7 +260,10 @@ def _memory(
     per_voxel = RESAMPLING_BYTES if resampled else PREPARING_BYTES
     channels = fingerprint.num_channels
     preparing = (
-        min(limits.cores, READERS) * per_voxel * channels * math.prod(max(scans, key=math.prod))
+        min(limits.cores, MOST_READERS)
+        * per_voxel
+        * channels
+        * math.prod(max(scans, key=math.prod))
     )
     batch = 4 * (channels + 1) * option.patch_voxels * option.batch_size
     on_host = computing if limits.device == "cpu" else 0

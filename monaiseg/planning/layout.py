@@ -39,13 +39,13 @@ def layout(
     option: Option, fingerprint: Fingerprint, limits: Limits, overlap: float = OVERLAPS[0]
 ) -> Settings:
     """Settings of an option: all that does not depend on how many steps it makes."""
-    x, y, z = option.patch_shape
     return settings_from_dict(
         {
             "dataset": {
+                "axis_order": "xyz",
                 "num_channels": fingerprint.num_channels,
                 **_reading(fingerprint),
-                "seg": {"patch_size": [z, y, x], "partition": {"overlap": overlap}},
+                "seg": {"patch_size": option.patch_shape, "partition": {"overlap": overlap}},
             },
             "tsk_set": {
                 "gpu_id": -1 if limits.device == "cpu" else 0,
@@ -69,11 +69,11 @@ def _reading(fingerprint: Fingerprint) -> dict[str, Any]:
     """
     if fingerprint.prepared is None:
         window = fingerprint.window and {"clip_range": fingerprint.window, "method": "minmax"}
-        return {"spacing": fingerprint.spacing[::-1], "intensity": window or {}}
+        return {"spacing": fingerprint.spacing, "intensity": window or {}}
     known = fingerprint.prepared
-    return {  # sizes are kept along X, Y, Z
-        "spacing": known["spacing"] and known["spacing"][::-1],
-        "img_after_resize": (known["img_after_resize"] or (-1, -1, -1))[::-1],
+    return {
+        "spacing": known["spacing"],
+        "img_after_resize": known["img_after_resize"] or (-1, -1, -1),
         "intensity": known["intensity"],
     }
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from monaiseg.errors import SettingsError
-from monaiseg.machine import free_memory
+from monaiseg.machine import free_memory, processor_name
 from monaiseg.planning.choice import choose
 from monaiseg.planning.costs import exact_cost, step_cost
 from monaiseg.planning.fingerprint import Fingerprint
@@ -16,7 +16,7 @@ from monaiseg.planning.layout import layout
 from monaiseg.planning.limits import Limits
 from monaiseg.planning.measurements import Measurements
 from monaiseg.planning.options import Option, batch_sizes, patch_ladder, variant_for
-from monaiseg.planning.probes import DataProbe, StepProbe, processor_name, run_probes
+from monaiseg.planning.probes import DataProbe, StepProbe, run_probes
 
 MEASURED_WIDTHS = (16, 32, 64)
 ROUNDS = 3

@@ -1,7 +1,7 @@
 """Probes: seconds and memory that the parts of a training take on this machine, measured.
 
 Each step is run in a process of its own, so that one's memory is not taken for another's, by the parts that a
-training is made of: its network, loss, optimiser, chains and loader. `python -m monaiseg.probes` is that process's
+training is made of: its network, loss, optimiser, chains and loader. `python -m monaiseg.planning.probes` is that process's
 door: questions as JSON on its standard input, answers as JSON on its standard output.
 """
 
@@ -12,7 +12,6 @@ import json
 import math
 import multiprocessing
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -34,6 +32,7 @@ from torch.utils.data import Dataset
 
 from monaiseg.data import Case, LabelTable, Shape, Spacing, index_dtype, make_phantom, write_phantom
 from monaiseg.errors import SettingsError, lack_of_memory
+from monaiseg.machine import peak_process_memory, process_memory
 from monaiseg.networks import build_loss, network_of
 from monaiseg.settings import Settings, dump_settings, parse_settings
 from monaiseg.training import SeededDataset, build_optimizer, build_trainer
@@ -142,19 +141,10 @@ def step_of(record: Mapping[str, Any]) -> StepProbe:
     return StepProbe(**{**record, "patch_shape": (x, y, z)})
 
 
-def processor_name() -> str:
-    """What computes, as far as the system says."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def answer_question(question: Mapping[str, Any]) -> dict[str, Any]:
     """Measure what `run_probes` asks for."""
     start_seconds = time.time() - question["started"]
-    base = _memory_bytes()
+    base = process_memory()
     spacing, cores = tuple(question["spacing"]), question["cores"]
     raw, shape, classes = question["data"]
     data = _apart(_data_costs, raw, shape, classes, spacing)
@@ -188,7 +178,7 @@ def _step_costs(
     raw: str, num_classes: int, spacing: Spacing, cores: int, device_name: str
 ) -> dict[str, Any]:
     torch.set_num_threads(cores)
-    before = _memory_bytes()
+    before = process_memory()
     device = torch.device(device_name)
     settings = parse_settings(raw)
     patch, batch_size = settings.patch_shape, settings.batch_size
@@ -207,7 +197,7 @@ def _step_costs(
     )
     step_seconds = _step_seconds(trainer)
     on_gpu = device.type == "cuda"
-    taken = torch.cuda.max_memory_allocated() if on_gpu else _peak_bytes() - before
+    taken = torch.cuda.max_memory_allocated() if on_gpu else peak_process_memory() - before
     network.eval()
     windows = torch.randn(WINDOWS, settings.dataset.num_channels, *patch, device=device)
     return {
@@ -288,23 +278,6 @@ class _One(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         return self.item
-
-
-def _memory_bytes() -> int:
-    """Memory of this process now."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return _peak_bytes()
-
-
-def _peak_bytes() -> int:
-    """The most that this process has taken."""
-    import resource  # noqa: PLC0415  not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from typing_extensions import Self
 
 from monaiseg.settings.augmentation import AugmentationSettings
@@ -112,11 +112,11 @@ class SegDataSettings(Section):
     @model_validator(mode="after")
     def _windows_advance(self) -> Self:
         margins = self.partition.overlap_size or (0, 0, 0)
-        for axis, (margin, size) in enumerate(zip(margins, self.patch_size, strict=True)):
+        for axis, margin, size in zip("xyz", margins, self.patch_size, strict=True):
             if 2 * margin >= size:
                 raise ValueError(
                     f"partition.overlap_size: {margin} on both sides leaves nothing of patch_size "
-                    f"{size} (entry {axis + 1}); use 0 to {(size - 1) // 2}"
+                    f"{size} along {axis}; use 0 to {(size - 1) // 2}"
                 )
         return self
 
@@ -126,8 +126,12 @@ class DatasetSettings(Section):
 
     task_type: Literal["seg"] = "seg"
     """The one kind of task: segmentation."""
-    axis_order: Literal["zyx", "xyz"] = "zyx"
-    """Order of every spatial list in this file. Axes are those of RAS orientation: x to the right, y to the front, z up."""
+    axis_order: Annotated[
+        Literal["xyz"], WithJsonSchema({"enum": ["zyx", "xyz"], "type": "string"})
+    ] = Field("xyz", json_schema_extra={"default": "zyx"})
+    """Order of every spatial list in this file; `zyx`, EasyReg's, where the file does not say it. Axes are those of RAS
+    orientation: x to the right, y to the front, z up. Once read, all lists are in x, y, z order, and files that are
+    written say `xyz`."""
     num_channels: Count = 1
     """Images per case, one a channel."""
     max_num_for_loading: Annotated[

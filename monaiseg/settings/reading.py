@@ -1,4 +1,4 @@
-"""Reading settings files, EasyReg's included, and writing them."""
+"""Reading settings files, EasyReg's included."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from monaiseg.errors import DataError, MonaisegWarning, SettingsError, listed
 from monaiseg.files import read_bytes
 from monaiseg.settings import easyreg
+from monaiseg.settings.axes import along_xyz
 from monaiseg.settings.json_text import MAX_BYTES, MAX_DEPTH, is_deep, parse_json
 from monaiseg.settings.messages import explain, unknown_key
 from monaiseg.settings.settings import Settings
@@ -86,13 +87,16 @@ def parse_settings(raw: bytes | str, source: str = "settings") -> Settings:
 
 
 def settings_from_dict(document: Mapping[str, Any], source: str = "settings") -> Settings:
-    """Settings from nested dictionaries as JSON makes them, in our spelling or EasyReg's."""
+    """Settings from nested dictionaries as JSON makes them, in our spelling or EasyReg's.
+
+    As in a file, spatial lists are in z, y, x order unless `dataset.axis_order` is "xyz".
+    """
     if is_deep(document):
         raise SettingsError(f"{source}: nested too deeply; settings are {MAX_DEPTH} levels deep")
     translation = easyreg.translate(document)
     problems = [*translation.problems, *(f"{p}: {unknown_key(p)}" for p in translation.unknown)]
     try:
-        settings = Settings.model_validate_json(json.dumps(translation.document))
+        settings = Settings.model_validate_json(json.dumps(along_xyz(translation.document)))
     except ValidationError as error:
         problems += [explain(fault, translation) for fault in error.errors()]
     except (TypeError, ValueError) as error:  # json.dumps: what JSON does not have
@@ -110,7 +114,7 @@ def settings_from_dict(document: Mapping[str, Any], source: str = "settings") ->
 
 
 def changed(settings: Settings, changes: Mapping[str, Any], source: str = "changes") -> Settings:
-    """The settings with other values at some paths.
+    """The settings with other values at some paths; spatial lists are in x, y, z order, as in `Settings`.
 
     >>> changed(Settings(), {"tsk_set.optim.lr": 0.01}).tsk_set.optim.lr
     0.01

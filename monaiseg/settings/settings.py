@@ -3,8 +3,8 @@
 A *section* is a JSON object, a *key* is a name in it, a *path* is the dotted way to a key (`tsk_set.optim.lr`). The
 two top sections, `dataset` and `tsk_set`, are EasyReg's. Every default of the project stands in this package.
 
-Spatial lists are written z, y, x, as EasyReg writes them, unless `dataset.axis_order` says "xyz"; the code asks for
-them along X, Y, Z through the properties of `Settings`.
+Spatial lists are in x, y, z order here, also where `Settings` are made in Python. Files have them in z, y, x order, as
+EasyReg writes them, unless `dataset.axis_order` says "xyz"; they are turned once, when they are read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import model_validator
 from typing_extensions import Self
 
 from monaiseg.settings.dataset import DatasetSettings
-from monaiseg.settings.section import Section, T
+from monaiseg.settings.section import Section
 from monaiseg.settings.task import TaskSettings
 from monaiseg.settings.writing import dump_settings
 
@@ -47,27 +47,21 @@ class Settings(Section):
             )
         return self
 
-    # Along X, Y, Z, whatever the file's order; what the code below asks for.
-
-    def along_xyz(self, triple: tuple[T, T, T]) -> tuple[T, T, T]:
-        """A spatial list of the file along X, Y, Z."""
-        return triple if self.dataset.axis_order == "xyz" else (triple[2], triple[1], triple[0])
-
     @property
     def patch_shape(self) -> tuple[int, int, int]:
         """Patch size in voxels along X, Y, Z."""
-        return self.along_xyz(self.dataset.seg.patch_size)
+        return self.dataset.seg.patch_size
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
         """Size that images are resampled to along X, Y, Z, as given; None keeps their own."""
         shape = self.dataset.img_after_resize
-        return None if -1 in shape else self.along_xyz(shape)
+        return None if -1 in shape else shape
 
     @property
     def spacing_mm(self) -> tuple[float, float, float] | None:
         """Voxel size in mm along X, Y, Z that images are resampled to; None keeps their own."""
-        return None if self.dataset.spacing is None else self.along_xyz(self.dataset.spacing)
+        return self.dataset.spacing
 
     @property
     def window_overlap(self) -> tuple[float, float, float]:
@@ -77,9 +71,7 @@ class Settings(Section):
             return (partition.overlap,) * 3
         x, y, z = (
             2 * margin / size
-            for margin, size in zip(
-                self.along_xyz(partition.overlap_size), self.patch_shape, strict=True
-            )
+            for margin, size in zip(partition.overlap_size, self.patch_shape, strict=True)
         )
         return x, y, z
 

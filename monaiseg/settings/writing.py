@@ -8,7 +8,10 @@ from monaiseg.settings.section import Section
 
 
 def dump_settings(settings: Section) -> str:
-    """Canonical JSON: every key with its value, in the order of the sections; a list stands on one line."""
+    """Canonical JSON: every key with its value, in the order of the sections; a list stands on one line.
+
+    Spatial lists are in x, y, z order, as `dataset.axis_order` then says, so that reading gives the same settings.
+    """
     text = settings.model_dump_json(indent=2)
     return re.sub(r"\[\n[^\[\]{}]*\]", _on_one_line, text) + "\n"
 

@@ -33,7 +33,7 @@ from monaiseg.errors import (
     StorageError,
 )
 from monaiseg.files import TEMPORARY, sha256_of, write_atomic
-from monaiseg.machine import free_memory, usable_cores
+from monaiseg.machine import free_memory, reading_threads
 from monaiseg.settings import Settings
 from monaiseg.training import distributed
 from monaiseg.transforms import (
@@ -138,7 +138,7 @@ def prepare_items(
         # copy_cache: nothing in the training chain writes into what it is given.
         try:
             items = CacheDataset(
-                data, transform, num_workers=_num_threads(), progress=False, copy_cache=False
+                data, transform, num_workers=reading_threads(), progress=False, copy_cache=False
             )
         except MemoryError as error:
             raise OutOfMemoryError(
@@ -177,10 +177,6 @@ def _memory_allowance(memory_gb: float | None, taken_bytes: int) -> int:
 
 def _gigabytes(count: float) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 0.95 * 2**30 else f"{count / 2**20:.0f} MiB"
-
-
-def _num_threads() -> int:
-    return min(usable_cores(), 4)
 
 
 class _Uncached(Dataset[Item]):
@@ -225,7 +221,7 @@ class DiskCache(Dataset[Item]):
         with _writing(folder, need_bytes):
             folder.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(folder)
-        with ThreadPoolExecutor(_num_threads()) as pool:
+        with ThreadPoolExecutor(reading_threads()) as pool:
             keys = pool.map(lambda item: _content_key(item, chain_digest), data)
             self._entries = [folder / key for key in keys]
             whole = pool.map(_is_whole, self._entries)

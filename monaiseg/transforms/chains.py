@@ -177,12 +177,9 @@ def extra_transforms(settings: Settings) -> list[RandRigidd | RandDeformd | Rand
         return []
     chain: list[RandRigidd | RandDeformd | RandBilaterald] = []
     if change.rigid.probability:
-        angles = settings.along_xyz(change.rigid.rotation)
-        shifts = settings.along_xyz(change.rigid.translation)
-        chain += [RandRigidd(change.rigid, angles, shifts)]
+        chain += [RandRigidd(change.rigid, change.rigid.rotation, change.rigid.translation)]
     if change.deformation.probability:
-        mesh = settings.along_xyz(change.deformation.mesh_size)
-        chain += [RandDeformd(change.deformation, mesh)]
+        chain += [RandDeformd(change.deformation, change.deformation.mesh_size)]
     if change.bilateral.probability:
         chain += [RandBilaterald(change.bilateral)]
     return chain

@@ -34,6 +34,6 @@ def resize_note(settings: Settings) -> str | None:
     if settings.image_shape is None or given == (rounded := padded_shape(given, MULTIPLE)):
         return None
     return (
-        f"dataset.img_after_resize: {list(given)} is rounded up to {list(rounded)}, multiples of "
+        f"dataset.img_after_resize: {list(given)} is rounded up to {list(rounded)} (x, y, z), multiples of "
         f"{MULTIPLE[0]}; images are resampled to that"
     )

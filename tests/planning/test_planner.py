@@ -253,7 +253,7 @@ def test_scans_that_fit_are_seen_whole():
     plan = planned(even((35, 50, 36)), Limits(20, 2, 4))
 
     assert plan.settings.patch_shape == (40, 56, 40)
-    assert plan.settings.dataset.seg.patch_size == (40, 56, 40)  # z, y, x
+    assert plan.settings.dataset.seg.patch_size == (40, 56, 40)
     assert plan.settings.dataset.spacing == (1.0, 1.0, 1.0)  # new scans may have another
 
 
@@ -262,7 +262,7 @@ def test_scans_of_different_spacing_are_brought_to_the_median():
     plan = planned(Fingerprint(scans, (), 1, 3), Limits(20, 2, 4))
 
     assert plan.settings.spacing_mm == (1.0, 1.0, 3.0)
-    assert plan.settings.dataset.spacing == (3.0, 1.0, 1.0)  # z, y, x
+    assert plan.settings.dataset.spacing == (1.0, 1.0, 3.0)
 
 
 def test_little_memory_keeps_prepared_cases_on_disk():

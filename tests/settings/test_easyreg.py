@@ -129,9 +129,9 @@ EFFECTS: list[tuple[str, Any, str, Any]] = [
         f"{TRANSFORM}.rand_rigid_trans.transition",
         [3, 2, 1],
         f"{CHANGE}.rigid.translation",
-        (3, 2, 1),
+        (1, 2, 3),
     ),
-    (f"{TRANSFORM}.rand_rigid_trans.rotation", [9, 0, 5], f"{CHANGE}.rigid.rotation", (9, 0, 5)),
+    (f"{TRANSFORM}.rand_rigid_trans.rotation", [9, 0, 5], f"{CHANGE}.rigid.rotation", (5, 0, 9)),
     (f"{TRANSFORM}.rand_rigid_trans.rigid_ratio", 0.25, f"{CHANGE}.rigid.probability", 0.25),
     (f"{TRANSFORM}.rand_rigid_trans.rigid_mode", "both", f"{CHANGE}.rigid.target", "both"),
     (f"{TRANSFORM}.rand_rigid_trans.rigid_mode", "img", f"{CHANGE}.rigid.target", "image"),
@@ -143,7 +143,7 @@ EFFECTS: list[tuple[str, Any, str, Any]] = [
         f"{TRANSFORM}.bspline_trans.mesh_size",
         [4, 3, 2],
         f"{CHANGE}.deformation.mesh_size",
-        (4, 3, 2),
+        (2, 3, 4),
     ),
     (f"{TRANSFORM}.bspline_trans.deform_ratio", 0.25, f"{CHANGE}.deformation.probability", 0.25),
     (f"{TRANSFORM}.bspline_trans.deform_scale", 7, f"{CHANGE}.deformation.displacement", 7),
@@ -269,7 +269,7 @@ EFFECTS: list[tuple[str, Any, str, Any]] = [
     ("tsk_set.seg.use_bn", True, "tsk_set.network.norm", "batch"),
     ("tsk_set.seg.use_bn", False, "tsk_set.network.norm", "none"),
 ]
-"""EasyReg's key and value -> where in the settings it shows, and as what."""
+"""EasyReg's key and value -> where in the settings it shows, and as what: lists in z, y, x order turn to x, y, z."""
 
 SAYS_WHAT_HOLDS = [*easyreg.GRANTED.items()]
 

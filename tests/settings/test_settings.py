@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 import strategies
 from monaiseg.errors import SettingsError
+from monaiseg.settings.axes import SPATIAL_LISTS
+from monaiseg.settings.dataset import DatasetSettings
 from monaiseg.settings.json_text import MAX_BYTES
-from monaiseg.settings.reading import load_settings, parse_settings, settings_from_dict
-from monaiseg.settings.schema import json_schema
+from monaiseg.settings.reading import changed, load_settings, parse_settings, settings_from_dict
+from monaiseg.settings.schema import json_schema, node_at
 from monaiseg.settings.settings import Settings
 from monaiseg.settings.writing import dump_settings
 
@@ -34,7 +38,7 @@ def test_an_empty_document_is_the_defaults():
 
 def test_settings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
-        Settings().dataset.axis_order = "xyz"  # type: ignore[misc]  # the claim
+        Settings().tsk_set.epochs = 3  # type: ignore[misc]  # the claim
 
 
 def test_every_fault_is_named_at_once():
@@ -80,7 +84,7 @@ def test_every_fault_is_named_at_once():
         ({"dataset": {"seg": {"sampling": {"pos": 0, "neg": 0}}}}, "pos and neg are both 0"),
         (
             {"dataset": {"seg": {"partition": {"overlap_size": [16, 32, 16]}}}},
-            "overlap_size: 32 on both sides leaves nothing of patch_size 64 (entry 2); use 0 to 31",
+            "overlap_size: 32 on both sides leaves nothing of patch_size 64 along y; use 0 to 31",
         ),
         (
             {
@@ -169,6 +173,73 @@ def test_spatial_lists_are_read_in_the_files_order():
     assert (zyx.spacing_mm, xyz.spacing_mm) == ((1.0, 2.0, 3.0), (3.0, 2.0, 1.0))
     assert zyx.window_overlap == (0.25, 0.25, 0.5)  # 2 x 8 of 64, 2 x 4 of 32, 2 x 4 of 16
     assert xyz.window_overlap == (0.5, 0.25, 0.25)
+
+
+def test_every_spatial_list_is_turned_once_and_stays_turned():
+    """Written and read again, however often, the lists mean the same."""
+    augmentation = {
+        "rigid": {"rotation": [3.0, 2.0, 1.0], "translation": [6.0, 5.0, 4.0]},
+        "deformation": {"mesh_size": [3, 2, 1]},
+    }
+    seg = {
+        "patch_size": [48, 32, 16],
+        "partition": {"overlap_size": [3, 2, 1]},
+        "augmentation": augmentation,
+    }
+    document = {"img_after_resize": [48, 32, 16], "spacing": [3.0, 2.0, 1.0], "seg": seg}
+    settings = settings_from_dict({"dataset": document})
+    again = parse_settings(dump_settings(parse_settings(dump_settings(settings))))
+
+    def values(dataset: Any) -> list[Any]:
+        change = dataset.seg.augmentation
+        return [
+            dataset.img_after_resize, dataset.spacing, dataset.seg.patch_size,
+            dataset.seg.partition.overlap_size, change.rigid.rotation, change.rigid.translation,
+            change.deformation.mesh_size,
+        ]  # fmt: skip
+
+    assert values(settings.dataset) == [
+        (16, 32, 48), (1.0, 2.0, 3.0), (16, 32, 48), (1, 2, 3), (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), (1, 2, 3),
+    ]  # fmt: skip
+    assert again == settings
+    assert len(values(settings.dataset)) == len(SPATIAL_LISTS)
+    assert document["spacing"] == [3.0, 2.0, 1.0]  # the reader's own document is left alone
+
+
+def test_every_list_of_three_in_the_dataset_section_is_a_spatial_list():
+    """So that a new one cannot be forgotten."""
+
+    def triples(section: type[BaseModel], path: str) -> Iterator[str]:
+        for name, field in section.model_fields.items():
+            kind, here = field.annotation, f"{path}.{name}"
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from triples(kind, here)
+            elif (node_at(here).get("anyOf") or [node_at(here)])[0].get("maxItems") == 3:
+                yield here
+
+    assert set(triples(DatasetSettings, "dataset")) == set(SPATIAL_LISTS)
+
+
+def test_files_that_mean_the_same_have_one_digest():
+    zyx = settings_from_dict({"dataset": {"spacing": [3.0, 2.0, 1.0]}})
+    xyz = settings_from_dict({"dataset": {"axis_order": "xyz", "spacing": [1.0, 2.0, 3.0]}})
+
+    assert zyx.digest() == xyz.digest()
+    assert zyx == xyz
+
+
+def test_settings_made_in_python_are_in_x_y_z_order():
+    made = Settings(dataset=DatasetSettings(spacing=(1.0, 2.0, 3.0)))
+
+    assert parse_settings(dump_settings(made)).spacing_mm == made.spacing_mm == (1.0, 2.0, 3.0)
+    assert changed(made, {"dataset.spacing": (3.0, 2.0, 1.0)}).spacing_mm == (3.0, 2.0, 1.0)
+    with pytest.raises(ValueError, match="xyz"):
+        DatasetSettings(axis_order="zyx")  # type: ignore[arg-type]  # the claim
+
+
+def test_an_order_of_axes_that_there_is_not_is_refused_with_the_two_that_there_are():
+    message = refusal({"dataset": {"axis_order": "yxz", "spacing": [1, 2, 3]}})
+    assert message.endswith('axis_order: "yxz" is not one of zyx, xyz (default "zyx")')
 
 
 def test_an_overlap_in_voxels_stands_before_the_share():

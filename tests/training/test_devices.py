@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from monaiseg.errors import SettingsError
-from monaiseg.machine import usable_cores
 from monaiseg.training.devices import choose_device
 
 
@@ -26,14 +25,3 @@ def test_a_gpu_that_is_chosen_becomes_the_current_one(monkeypatch):
     assert current == [torch.device("cuda:1"), torch.device("cuda:0")]
     with pytest.raises(SettingsError, match="GPUs 0 to 1"):
         choose_device(2)
-
-
-def test_a_container_may_have_fewer_processors_than_the_computer(monkeypatch, tmp_path):
-    limit = tmp_path / "cpu.max"
-    monkeypatch.setattr("monaiseg.machine.CPU_LIMIT", limit)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
-
-    assert usable_cores() == 8
-    for words, cores in (("max 100000", 8), ("150000 100000", 2), ("10000 100000", 1)):
-        limit.write_text(words)
-        assert usable_cores() == cores

@@ -19,7 +19,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from monai.data.meta_obj import get_track_meta
 
-from monaiseg import machine
 from monaiseg.data.cases import Case
 from monaiseg.data.labels import LabelTable
 from monaiseg.data.phantoms import make_phantom, write_phantom
@@ -459,21 +458,6 @@ def test_what_is_too_large_for_the_memory_goes_to_disk_and_is_said(shared, tmp_p
 def test_memory_that_others_took_counts():
     assert cache._memory_allowance(1.0, 2**29) == 2**29
     assert cache._memory_allowance(1.0, 2**31) == 0
-    assert 0 < machine.free_memory() < 2**50
-
-
-def test_a_container_has_what_its_limit_leaves_and_files_that_it_has_read(monkeypatch, tmp_path):
-    monkeypatch.setattr("monaiseg.machine.CONTAINER", tmp_path)
-    for name, text in (
-        ("max", "4194304"),
-        ("current", "3145728"),
-        ("stat", "anon 5\ninactive_file 1048576\n"),
-    ):
-        (tmp_path / f"memory.{name}").write_text(text)
-
-    assert machine.free_memory() == 2 * 2**20
-    (tmp_path / "memory.max").write_text("max")
-    assert machine.free_memory() > 2**27
 
 
 # ---------------------------------------------------------------- when something goes wrong

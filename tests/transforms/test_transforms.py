@@ -219,7 +219,7 @@ def test_given_sizes_are_rounded_up_and_the_note_names_both():
     patch = settings_of(img_after_resize=[96, 96, 96])
 
     assert target_shape(phantom_grid((50, 50, 50)), zyx) == (192, 176, 208)
-    assert "[196, 164, 190] is rounded up to [208, 176, 192]" in str(resize_note(zyx))
+    assert "[190, 164, 196] is rounded up to [192, 176, 208] (x, y, z)" in str(resize_note(zyx))
     assert resize_note(patch) is None
     assert resize_note(settings_of()) is None
 
