@@ -23,7 +23,7 @@ from monaiseg.training import versions
 Version = Annotated[str, StringConstraints(pattern=r"^\d+\.\d+(\.\d+)?([.+-]?[\w.]+)?$")]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Number = Annotated[float, Field(strict=False)]
-CODE = re.compile(r"^\s*[$@%]|[@%](#|::)")
+_CODE = re.compile(r"^\s*[$@%]|[@%](#|::)")
 """A text that MONAI's runner would evaluate, or replace by another part of a configuration."""
 BUNDLE_VERSION = "0.1.0"
 _SCHEMA = (
@@ -161,7 +161,7 @@ def metadata_of(
     count = settings.dataset.num_channels
     names = tuple(channels) or ("image",) if count == 1 else tuple(channels)
     names = names if len(names) == count else tuple(f"channel {n}" for n in range(count))
-    checktexts_in([*labels.names, *names, *texts_in(about.model_dump())])
+    _check_texts([*labels.names, *names, *_texts_in(about.model_dump())])
     structures = f"{labels.num_classes - 1} structures"
     document = {
         "schema": _SCHEMA,
@@ -221,9 +221,9 @@ def value_range(settings: Settings) -> list[float]:
     return [-1.0, 1.0] if settings.dataset.intensity.method == "minmax" else []
 
 
-def checktexts_in(texts: Sequence[Any]) -> None:
+def _check_texts(texts: Sequence[Any]) -> None:
     """Raises SettingsError where MONAI's runner would run a text, or take it for another part of a configuration."""
-    if hostile := [text for text in texts if isinstance(text, str) and CODE.search(text)]:
+    if hostile := [text for text in texts if isinstance(text, str) and _CODE.search(text)]:
         shown = ", ".join(repr(text[:60]) for text in hostile[:10])
         raise SettingsError(
             f"{shown}: cannot stand in a bundle, where '$' begins code, '@' and '%' references; write another name"
@@ -241,6 +241,8 @@ def metadata_faults(
     versions_told = document.get("changelog")
     if isinstance(versions_told, Mapping) and document.get("version") not in versions_told:
         yield f"changelog: says nothing of version {document.get('version')}; add it"
+    for text in filter(_CODE.search, _texts_in(document)):
+        yield f"{text[:60]!r} is code to MONAI's runner; write it without '$', '@' or '%'"
     formats = document.get("network_data_format")
     if settings is not None and labels is not None and isinstance(formats, Mapping):
         yield from _disagreements(formats, settings, labels)
@@ -284,13 +286,13 @@ def _at(document: Any, path: str) -> Any:
     return document
 
 
-def texts_in(value: Any) -> Iterator[str]:
+def _texts_in(value: Any) -> Iterator[str]:
     """Every text in nested values."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list):
         for item in value.values() if isinstance(value, Mapping) else value:
-            yield from texts_in(item)
+            yield from _texts_in(item)
 
 
 def _in_words(fault: Any, document: Mapping[str, Any], model: Any) -> str:

@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ from monaiseg.settings import Settings, dump_settings
 
 _TAKEN = {*SPLITS, VOLUMES_FOLDER, CACHE_FOLDER}
 """Names in a data task's folder that are not trainings."""
+
+_NAMING_SECONDS = 1.0
+"""How long to wait for the holder of the lock to write its name into it."""
 
 
 @dataclass(frozen=True)
@@ -175,11 +179,16 @@ def _take(descriptor: int, path: Path) -> None:
 
 
 def _holder_in_words(descriptor: int) -> str:
-    try:
-        holder = json.loads(os.pread(descriptor, 4096, 0))
-        return f"process {holder['pid']} on {holder['host']}, since {holder['since']},"
-    except (OSError, ValueError, KeyError, TypeError):  # the other is just about to write its name
-        return "another process"
+    """Who holds the lock. It writes its name just after it has taken the lock, so read again for a moment."""
+    deadline = time.monotonic() + _NAMING_SECONDS
+    while True:
+        try:
+            holder = json.loads(os.pread(descriptor, 4096, 0))
+            return f"process {holder['pid']} on {holder['host']}, since {holder['since']},"
+        except (OSError, ValueError, KeyError, TypeError):
+            if time.monotonic() > deadline:
+                return "another process"
+            time.sleep(0.01)
 
 
 class _LogFile(logging.FileHandler):

@@ -25,7 +25,7 @@ import torch
 import torch._dynamo  # the first optimiser imports it: once is enough
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from monaiseg.cli import app as cli
+from monaiseg import cli
 from monaiseg.data.phantoms import make_phantom, write_phantom
 from monaiseg.errors import MonaisegError
 from monaiseg.files import sha256_of

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import stat
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 
 from monaiseg.errors import BusyError, CheckpointError, MonaisegWarning, SettingsError, StorageError
 from monaiseg.settings.reading import load_settings
+from monaiseg.training import run_folder
 from monaiseg.training.run_folder import RunFolder
 
 log = logging.getLogger("monaiseg")
@@ -98,7 +100,20 @@ def test_a_second_training_in_the_same_process_is_refused(run):
         opening(run)
 
 
-def test_who_holds_the_lock_is_not_yet_written_is_no_fault(run):
+def test_a_holder_that_has_not_written_its_name_yet_is_waited_for(run):
+    with run.opened(resume=False):
+        lock = run.path / ".lock"
+        name = lock.read_bytes()
+        lock.write_bytes(b"")
+        writing = threading.Timer(0.2, lock.write_bytes, [name])
+        writing.start()
+        with pytest.raises(BusyError, match=f"process {os.getpid()} on .* trains here"):
+            opening(run)
+        writing.join()
+
+
+def test_a_holder_that_never_writes_its_name_is_another_process(run, monkeypatch):
+    monkeypatch.setattr(run_folder, "_NAMING_SECONDS", 0.05)
     with run.opened(resume=False):
         (run.path / ".lock").write_bytes(b"")
         with pytest.raises(BusyError, match="another process trains here"):
