@@ -23,21 +23,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from monaiseg.data.sides import has_side, partners, perhaps_partners
 from monaiseg.errors import DataError, SettingsError
 from monaiseg.files import checked_text, read_text
 
 Color = tuple[int, int, int]
 MAX_CLASSES = 32_767
 MAX_VALUE = 2**31 - 1
-_SIDE = re.compile(
-    r"(?<![A-Za-z])(?i:left|right)(?![a-z])|(?<=[a-z])(?:Left|Right)(?![a-z])"  # LeftKidney, kidneyLeft
-    r"|(?i:(?<![a-z0-9])(?:lh|rh|l|r)(?![a-z0-9]))"  # not the L of vertebra_L1
-)
-_WORD_OF_SIDE = re.compile("(?i)left|right")
-_CHAMBER = re.compile("(?i)ventric|atri(?:um|al)")
-_LATERAL = re.compile("(?i)(?<![a-z])lat")
-"""The brain's ventricles are a pair."""
-_OTHER_SIDE = {"left": "right", "right": "left", "lh": "rh", "rh": "lh", "l": "r", "r": "l"}
+IGNORE = "ignore"
+"""nnU-Net's name for the value of voxels that no one has labelled."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +94,10 @@ class LabelTable:
         if ordered[0] < 0:
             raise DataError(f"label value {ordered[0]} is negative; label values start at 0")
         known = {value: names.get(value, _default_name(value)) for value in ordered}
-        partners = _partners(known)
+        known_partners = partners(known)
         return cls(
             tuple(
-                Label(value, name, _color(index), partners.get(value))
+                Label(value, name, _color(index), known_partners.get(value))
                 for index, (value, name) in enumerate(known.items())
             )
         )
@@ -294,10 +288,22 @@ class LabelTable:
         """Whether it is known what each label becomes in a left-right mirror image.
 
         All have names of their own, or partners, and each name with a side has its partner. A name made of the value
-        ("label 165") does not tell a side. Names that differ in l and r at an end (lkid, rkid) may have one: they want
-        partners from the label table; so do the heart's chambers, which are no mirror images of one another.
+        ("label 165") does not tell a side. Names that differ in a letter (lkid and rkid, insula_G and insula_D) may have
+        one: they want partners from the label table; so do the heart's chambers, which are no mirror images.
         """
-        return not self._lone and not self._unnamed
+        return not self._lone and not self._unsure and not self._unnamed
+
+    def side_note(self) -> str | None:
+        """What to tell someone whose labels may have sides that their names do not say; None if there are none."""
+        if not (unsure := self._unsure):
+            return None
+        label, other = unsure[0]
+        rest = f", and {len(unsure) - 1} more" if unsure[1:] else ""
+        return (
+            f"label {label.value} ({label.name}) and {other!r} may be one structure on two sides{rest}: name the "
+            "partners in a label table (its own value for one without a side); until then `plan` uses no left-right "
+            "mirror images"
+        )
 
     def mirror_note(self) -> str | None:
         """What to tell someone who has left-right mirror images made of these labels; None if all have names."""
@@ -316,26 +322,28 @@ class LabelTable:
 
     @property
     def _lone(self) -> list[Label]:
-        names = {label.name.lower() for label in self.labels}
-        return [
-            label
-            for label in self.labels
-            if label.partner is None
-            and (_SIDE.search(label.name) or _exchanged_ends(label.name.lower()) & names)
-        ]
+        return [x for x in self.labels if x.partner is None and has_side(x.name)]
+
+    @property
+    def _unsure(self) -> list[tuple[Label, str]]:
+        """Labels that may have a side, each with the name of what may be its partner."""
+        lone = [label for label in self.labels if label.partner is None]
+        found = ((label, perhaps_partners(label.name, self.names)) for label in lone)
+        return [(label, sorted(names)[0]) for label, names in found if names]
 
     @cached_property
     def partner_classes(self) -> tuple[int, ...]:
         """For each class index, the class that it becomes in a left-right mirror image.
 
         Raises:
-            SettingsError: a name has a side, but the table gives it no partner.
+            SettingsError: a name has a side, or may have one, but the table gives it no partner.
         """
         index = {value: i for i, value in enumerate(self.values)}
-        if lone := self._lone:
+        lone, unsure = self._lone, [label for label, _ in self._unsure]
+        if labels := lone or unsure:
             raise SettingsError(
-                f"label {lone[0].value} ({lone[0].name}) has a side but no partner"
-                f"{f', and {len(lone) - 1} more' if lone[1:] else ''}; name the partners in the "
+                f"label {labels[0].value} ({labels[0].name}) {'has' if lone else 'may have'} a side but no partner"
+                f"{f', and {len(labels) - 1} more' if labels[1:] else ''}; name the partners in the "
                 "label table, or set the left-right flip to 0"
             )
         return tuple(
@@ -351,37 +359,6 @@ def index_dtype(num_classes: int) -> np.dtype[Any]:
 
 def _default_name(value: int) -> str:
     return f"label {value}"
-
-
-def _partners(names: Mapping[int, str]) -> dict[int, int]:
-    """Partner values read from names that differ in their side alone: left/right, lh/rh, L/R."""
-    values = {name.lower(): value for value, name in names.items()}
-    partners = {
-        value: values[mirrored]
-        for value, name in names.items()
-        if (mirrored := _other_side(name)) in values and mirrored != name.lower()
-    }
-    return {one: other for one, other in partners.items() if partners.get(other) == one}
-
-
-def _other_side(name: str) -> str:
-    """The name of the same structure on the other side, in small letters; the name itself where it has none.
-
-    >>> _other_side("LeftKidney"), _other_side("L hippocampus"), _other_side("left ventricle")
-    ('rightkidney', 'r hippocampus', 'left ventricle')
-    """
-    if _CHAMBER.search(name) and not _LATERAL.search(name):
-        return name.lower()
-    side = _SIDE if _SIDE.search(name) else _WORD_OF_SIDE
-    return side.sub(lambda found: _OTHER_SIDE[found[0].lower()], name).lower()
-
-
-def _exchanged_ends(name: str) -> set[str]:
-    """The name, in small letters, with l for r or r for l at its beginning or at its end."""
-    other = {"l": "r", "r": "l"}
-    first, last = other.get(name[:1]), other.get(name[-1:])
-    begun = {first + name[1:]} if first else set()
-    return begun | ({name[:-1] + last} if last else set())
 
 
 def _color(index: int) -> Color:

@@ -36,7 +36,10 @@ def test_a_tenth_of_a_millimetre_is_the_most_that_grids_of_large_voxels_may_diff
 
 
 def test_the_smaller_voxel_of_two_grids_decides():
-    coarse, fine = Grid.of((2, 2, 2), np.diag([1, 1, 1, 1])), Grid.of((2, 2, 2), np.diag([0.95, 1, 1, 1]))
+    coarse, fine = (
+        Grid.of((2, 2, 2), np.diag([1, 1, 1, 1])),
+        Grid.of((2, 2, 2), np.diag([0.95, 1, 1, 1])),
+    )
     assert coarse.difference(fine) == fine.difference(coarse) is None
     fine = Grid.of((2, 2, 2), np.diag([0.9, 1, 1, 1]))
     assert "spacing" in str(coarse.difference(fine))
