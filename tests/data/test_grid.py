@@ -6,8 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monaiseg.data.facts import examine_cases
 from monaiseg.data.cases import Case
+from monaiseg.data.facts import examine_cases
 from monaiseg.data.grid import Grid
 from monaiseg.data.volumes import read_header
 from monaiseg.errors import DataError
