@@ -21,12 +21,13 @@ from monaiseg.data import (
     Grid,
     LabelTable,
     Progress,
+    absent_note,
     check_duplicates,
-    check_labels,
     choose_debug,
     examine_cases,
     file_notes,
     find_cases,
+    fitted_table,
     fresh_folder,
     label_notes,
     prepared_by,
@@ -90,10 +91,9 @@ def prepare(
     found = find_cases(dataset_path)
     _check_apart(folder, Path(dataset_path), found.cases)
     splits = _splits(found, (train_size, test_size, val_size), seed)
-    facts = examine_cases(found.cases, on_progress=on_progress)
-    if table is None:
-        table = scan_labels(facts, found.label_names)
-    check_labels(facts, table)
+    ignored = found.ignored_value if table is None else table.ignored_value
+    facts = examine_cases(found.cases, on_progress=on_progress, ignored_value=ignored)
+    table, table_notes = _label_table(found, facts, table)
     channels, channel_notes = _channel_names(found, facts)
     by_id = {case.id: case for case in found.cases}
     task = DataTask(
@@ -107,6 +107,7 @@ def prepare(
         (
             *found.notes,
             *channel_notes,
+            *table_notes,
             *check_duplicates(splits, facts),
             *label_notes(splits, facts, table),
             *file_notes(facts),
@@ -141,6 +142,26 @@ def _splits(
     return {**own, "debug": choose_debug(own["train"], seed)}
 
 
+def _label_table(
+    found: FoundCases, facts: Mapping[str, CaseFacts], given: LabelTable | None
+) -> tuple[LabelTable, list[str]]:
+    """The labels that the label maps have, named by the table that was given or by the dataset itself, and notes."""
+    if given is None:
+        table = scan_labels(facts, found.label_names, found.ignored_value)
+        named = {value: name for value, name in found.label_names.items() if value != 0}
+        notes = absent_note(facts, named, "dataset.json")
+    else:
+        table = fitted_table(facts, given)
+        named = {label.value: label.name for label in given.foreground}
+        notes = absent_note(facts, named, "the label table")
+    if table.ignored_value is not None:
+        voxels = sum(found.label_voxels.get(table.ignored_value, 0) for found in facts.values())
+        notes.append(
+            f"label value {table.ignored_value} is ignored: {voxels} voxels count in no sampling, loss or score"
+        )
+    return table, [*notes, *filter(None, [table.side_note()])]
+
+
 def _channel_names(
     found: FoundCases, facts: Mapping[str, CaseFacts]
 ) -> tuple[tuple[str, ...], list[str]]:
@@ -165,7 +186,7 @@ def _preprocess(task: DataTask, settings: Settings, on_progress: Progress | None
     with fresh_folder(task.folder) as scratch:
         chosen = [case for split in ("train", "val") for case in task.cases[split]]
         written = _write_volumes(chosen, settings, table, scratch / VOLUMES_FOLDER, on_progress)
-        facts = {**task.facts, **examine_cases(written)}
+        facts = {**task.facts, **examine_cases(written, ignored_value=table.ignored_value)}
         moved = {case.id: _moved(case, scratch, task.folder) for case in written}
         cases = {
             split: tuple(moved.get(case.id, case) for case in members)

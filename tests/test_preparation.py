@@ -84,8 +84,11 @@ def test_a_label_table_names_the_labels_and_must_name_all(dataset, tmp_path):
     assert task.notes == ()
 
     csv.write_text("value,name\n1,left lobe\n4,right lobe\n7,absent lobe\n")
-    with pytest.raises(DataError, match=r"names 7 \(absent lobe\), which no label map has"):
-        prepare(dataset, tmp_path / "out", "other", label_table=csv)
+    task = prepare(dataset, tmp_path / "out", "atlas", label_table=csv)
+    assert task.table.values == (0, 1, 4)
+    assert task.notes == (
+        "the label table names 7 (absent lobe): no label map has them, so they are left out",
+    )
 
     csv.write_text("value,name\n1,lobe\n")
     with pytest.raises(

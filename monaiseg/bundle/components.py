@@ -134,7 +134,8 @@ def network(
 
 def loss(settings: Settings, labels: LabelTable) -> SegmentationLoss:
     """The loss of the settings."""
-    return build_loss(settings.tsk_set.loss, labels.num_classes)
+    has_ignored = labels.ignored_index is not None
+    return build_loss(settings.tsk_set.loss, labels.num_classes, has_ignored=has_ignored)
 
 
 def optimizer(network: nn.Module, settings: Settings, **changes: Any) -> Optimizer:

@@ -28,12 +28,9 @@ from monaiseg.data.facts import (
     ChannelFacts,
     Progress,
     check_duplicates,
-    check_labels,
     check_unchanged,
     examine_cases,
     file_notes,
-    label_notes,
-    scan_labels,
 )
 from monaiseg.data.grid import (
     MULTIPLE,
@@ -45,6 +42,7 @@ from monaiseg.data.grid import (
     padded_up,
     resampled_shape,
 )
+from monaiseg.data.label_checks import absent_note, fitted_table, label_notes, scan_labels
 from monaiseg.data.labels import LabelTable, index_dtype
 from monaiseg.data.list_files import PATHS_FILE, read_list_file
 from monaiseg.data.nifti import file_sha256, is_volume_name, volume_stem
@@ -76,18 +74,19 @@ __all__ = [
     "Progress",
     "Shape",
     "Spacing",
+    "absent_note",
     "case_id_of",
     "caseless",
     "channels_by_case",
     "check_duplicates",
     "check_ids",
-    "check_labels",
     "check_unchanged",
     "choose_debug",
     "examine_cases",
     "file_notes",
     "file_sha256",
     "find_cases",
+    "fitted_table",
     "fresh_folder",
     "grid_clash",
     "index_dtype",

@@ -12,17 +12,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from monaiseg.data.descriptions import DATASET_FILE, ListedCase, read_description
 from monaiseg.data.nifti import is_volume_name, other_format, volume_stem
 from monaiseg.data.pairing import check_ids, clashes, pair_files
 from monaiseg.errors import DataError, collecting, listed
-from monaiseg.files import checked_text, read_json_object
 
 SPLITS = ("train", "val", "test", "debug")
 
-DATASET_FILE = "dataset.json"
-"""The Decathlon's and nnU-Net's name for a dataset's description, and ours for a data task's."""
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 """nnU-Net's name for one channel of a case."""
 
@@ -51,14 +48,16 @@ class FoundCases:
     label_names: dict[int, str]
     channel_names: tuple[str, ...]
     notes: tuple[str, ...]
+    ignored_value: int | None = None
+    """Label value of voxels that no one has labelled."""
 
 
 def find_cases(dataset_path: str | Path) -> FoundCases:
     """Cases of a dataset in one of four layouts, paired and with sound ids; no volume is opened.
 
     The layouts: `train|val|test/{images,labels}`; `images`, `labels`; the Decathlon's (`dataset.json` that lists
-    pairs); nnU-Net's (`imagesTr`, `labelsTr`). In all but the Decathlon's, channels may be files of their own, with
-    nnU-Net's number at the end of each name.
+    pairs); nnU-Net's (`imagesTr`, `labelsTr`). Channels may be files of their own, with nnU-Net's number at the end of
+    each name. Where `dataset.json` lists cases, its list decides on images and label maps.
 
     Raises:
         DataError: the folder has none of the layouts, or images and label maps do not pair; all that do not are named.
@@ -66,12 +65,13 @@ def find_cases(dataset_path: str | Path) -> FoundCases:
     root = Path(os.path.normpath(Path(dataset_path).absolute()))
     if not root.is_dir():
         raise DataError(f"{root}: is not a folder; give the folder that holds the dataset")
-    document = read_json_object(root / DATASET_FILE) if (root / DATASET_FILE).is_file() else {}
-    label_names, channel_names, notes = _names(document, root / DATASET_FILE)
+    description = read_description(root)
     folders = {s: root / s for s in ("train", "val", "test") if (root / s / "images").is_dir()}
     splits = None
-    if (root / "imagesTr").is_dir() or "training" in document:
-        cases, more = _find_listed(root, document)
+    if description.cases is not None:
+        cases, more = _find_listed(root, description.cases)
+    elif (root / "imagesTr").is_dir():
+        cases, more = _find_raw(root)
     elif (root / "images").is_dir() and (root / "labels").is_dir():
         if folders:
             raise DataError(
@@ -86,41 +86,23 @@ def find_cases(dataset_path: str | Path) -> FoundCases:
             "val/ and test/, or a Decathlon or nnU-Net dataset.json with imagesTr/ and labelsTr/"
         )
     check_ids([case.id for case in cases], str(root))
-    return FoundCases(tuple(cases), splits, label_names, channel_names, (*notes, *more))
+    if description.num_cases not in (None, len(cases)):
+        more.append(
+            f"{root / DATASET_FILE}: numTraining is {description.num_cases}, and there are {len(cases)} cases"
+        )
+    return FoundCases(
+        tuple(cases),
+        splits,
+        description.label_names,
+        description.channel_names,
+        (*description.notes, *more),
+        description.ignored_value,
+    )
 
 
 def _shown_entries(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir() if not _is_hidden(path.name))
     return ", ".join([*names[:8], *(["..."] if names[8:] else [])]) or "nothing in it"
-
-
-def _names(
-    document: Mapping[str, Any], path: Path
-) -> tuple[dict[int, str], tuple[str, ...], list[str]]:
-    """Label names by value, channel names, and notes, in the Decathlon's spelling or nnU-Net's."""
-    labels = document.get("labels", {})
-    channels = document.get("channel_names", document.get("modality", {}))
-    names, notes = {}, []
-    try:
-        for key, value in labels.items():
-            if isinstance(value, list):
-                notes.append(f"{path}: region {key!r} is made of several labels; ignored")
-            elif isinstance(value, str):
-                names[int(key)] = value
-            else:
-                names[int(value)] = key
-        ordered = tuple(
-            str(name) for _, name in sorted(channels.items(), key=lambda channel: int(channel[0]))
-        )
-    except (AttributeError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(
-            f'{path}: {error}; "labels" and "channel_names" (or "modality") pair numbers with names'
-        ) from error
-    for name in names.values():
-        checked_text(name, f"{path}: label name")
-    for name in ordered:
-        checked_text(name, f"{path}: channel name")
-    return names, ordered, notes
 
 
 def _find_split(
@@ -157,47 +139,59 @@ def _find_pairs(images: Path, labels: Path) -> tuple[list[Case], list[str]]:
     return cases, [*image_notes, *label_notes, *notes]
 
 
-def _find_listed(root: Path, document: Mapping[str, Any]) -> tuple[list[Case], list[str]]:
-    """Cases of nnU-Net's raw layout or the Decathlon's."""
-    folders = root / "imagesTr", root / "labelsTr"
-    if "training" not in document:
-        found, notes = _find_pairs(*folders)
-        held_out = root / "imagesTs"
-        names = [path.name for path in held_out.iterdir()] if held_out.is_dir() else []
-        if left_out := sum(is_volume_name(name) and not _is_hidden(name) for name in names):
-            notes.append(
-                f"{held_out}: {left_out} images left out; for a split of your own use train, val and test folders"
-            )
-        return found, notes
-    there = all(folder.is_dir() for folder in folders)
-    if there and _are_channels(*(_volumes_in(folder)[0] for folder in folders)):
-        return _find_pairs(*folders)
-    path, items = root / DATASET_FILE, document["training"]
-    if not isinstance(items, list) or not items:
-        raise DataError(f'{path}: "training" lists no cases; list pairs of image and label there')
-    cases: list[Case] = []
-    problems: list[str] = []
-    for number, item in enumerate(items):
-        with collecting(problems, f"{path}: training[{number}]: "):
-            image, label = (_inside(root, item, key) for key in ("image", "label"))
-            cases.append(Case(volume_stem(image), (image,), label))
-    if problems:
-        raise DataError(listed(problems))
-    unlabelled = document.get("test", [])
-    if not isinstance(unlabelled, list):
-        raise DataError(f'{path}: "test" is {unlabelled!r:.60}; list paths of images there')
+def _find_raw(root: Path) -> tuple[list[Case], list[str]]:
+    """Cases of nnU-Net's raw layout, where no list names them."""
+    found, notes = _find_pairs(root / "imagesTr", root / "labelsTr")
+    held_out = root / "imagesTs"
+    names = [path.name for path in held_out.iterdir()] if held_out.is_dir() else []
+    if left_out := sum(is_volume_name(name) and not _is_hidden(name) for name in names):
+        notes.append(
+            f"{held_out}: {left_out} images left out; for a split of your own use train, val and test folders"
+        )
+    return found, notes
+
+
+def _find_listed(root: Path, entries: Iterable[ListedCase]) -> tuple[list[Case], list[str]]:
+    """Cases that `dataset.json` lists, and a note on images beside them that it does not."""
+    cases = []
+    for entry in entries:
+        images = _channel_files(entry.images)
+        name = volume_stem(entry.label)
+        channels = [_CHANNEL.fullmatch(volume_stem(image)) for image in images]
+        of_label = all(match and match[1] == name for match in channels)
+        cases.append(
+            Case(entry.id or (name if of_label else case_id_of(images)), images, entry.label)
+        )
+    used = {image for case in cases for image in case.images}
+    folders = sorted({image.parent for image in used if image.parent.is_dir()})
+    beside = {path for folder in folders for path in folder.iterdir() if path not in used}
+    labels = {case.label for case in cases}
+    rest = [p for p in beside - labels if is_volume_name(p.name) and not _is_hidden(p.name)]
+    if not rest:
+        return cases, []
+    count = f"{len(rest)} images" if rest[1:] else "an image"
     return cases, [
-        f"{len(unlabelled)} test images without label maps left out"
-    ] if unlabelled else []
+        f"{root / DATASET_FILE} does not list {count}, such as {min(rest)}: left out; list what belongs to the dataset"
+    ]
 
 
-def _inside(root: Path, item: object, key: str) -> Path:
-    """A listed path below `root`; links inside it may lead where their owner wants them to."""
-    entry = item.get(key) if isinstance(item, dict) else None
-    path = Path(os.path.normpath(root / entry)) if isinstance(entry, str) else root
-    if root not in path.parents:
-        raise DataError(f"{key!r} is {entry!r}; give a path inside the dataset's folder")
-    return path
+def _channel_files(images: tuple[Path, ...]) -> tuple[Path, ...]:
+    """The files of a listed image: nnU-Net's first version lists NAME where NAME_0000, NAME_0001, ... are the files."""
+    if len(images) > 1:
+        return images
+    stem = volume_stem(images[0])
+    match = _CHANNEL.fullmatch(stem)
+    base = match[1] if match and images[0].exists() else stem
+    if (match is None and images[0].exists()) or not images[0].parent.is_dir():
+        return images
+    found = {
+        path
+        for path in images[0].parent.iterdir()
+        if is_volume_name(path.name)
+        and (channel := _CHANNEL.fullmatch(volume_stem(path)))
+        and channel[1] == base
+    }
+    return tuple(sorted(found)) or images
 
 
 def _are_channels(images: Iterable[Path], labels: Iterable[Path]) -> bool:

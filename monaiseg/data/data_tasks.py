@@ -16,16 +16,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from monaiseg.data.cases import DATASET_FILE, SPLITS, Case
+from monaiseg.data.cases import SPLITS, Case
+from monaiseg.data.descriptions import DATASET_FILE
 from monaiseg.data.facts import (
     CaseFacts,
     Progress,
     check_duplicates,
     examine_cases,
     file_notes,
-    label_notes,
-    scan_labels,
 )
+from monaiseg.data.label_checks import label_notes, scan_labels
 from monaiseg.data.labels import LabelTable
 from monaiseg.data.list_files import NAMES_FILE, PATHS_FILE, read_list_file, write_list_file
 from monaiseg.data.pairing import caseless

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import nibabel as nib
@@ -19,15 +20,11 @@ from numpy.typing import NDArray
 
 from monaiseg.data.cases import Case
 from monaiseg.data.grid import Grid, Shape, Spacing
-from monaiseg.data.labels import LabelTable
 from monaiseg.data.nifti import VolumeHeader, file_sha256
 from monaiseg.data.volumes import read_label_map, read_volume
 from monaiseg.errors import DataError, collecting, listed
 from monaiseg.machine import reading_threads
 
-MOSTLY_FOREGROUND = 0.9
-MANY_VALUES = 255
-"""A label map with more values than this and no table to name them is rather an image."""
 MOST_WORKERS = 8
 """Threads that examine cases."""
 
@@ -69,11 +66,6 @@ class CaseFacts:
     """Files, and what was put up with in them."""
 
     @property
-    def foreground_share(self) -> float:
-        """Labelled voxels, as a share of all."""
-        return 1 - self.label_voxels.get(0, 0) / max(sum(self.label_voxels.values()), 1)
-
-    @property
     def grid(self) -> Grid:
         """A grid of this shape, voxel size and orientation; where it lies in the world is not kept."""
         affine = np.eye(4)
@@ -100,9 +92,15 @@ class CaseFacts:
 
 
 def examine_cases(
-    cases: Sequence[Case], workers: int | None = None, on_progress: Progress | None = None
+    cases: Sequence[Case],
+    workers: int | None = None,
+    on_progress: Progress | None = None,
+    *,
+    ignored_value: int | None = None,
 ) -> dict[str, CaseFacts]:
     """Facts of every case by id; each file is read whole, several at a time.
+
+    Voxels of the label value `ignored_value` are no foreground.
 
     Raises:
         DataError: some cases cannot be used; every one is named with all that is wrong with it.
@@ -113,7 +111,7 @@ def examine_cases(
     with ThreadPoolExecutor(workers or reading_threads(MOST_WORKERS)) as pool:
         try:
             for done, (case, found) in enumerate(
-                zip(cases, pool.map(_examine, cases), strict=True), 1
+                zip(cases, pool.map(partial(_examine, ignored_value), cases), strict=True), 1
             ):
                 if isinstance(found, CaseFacts):
                     facts[case.id] = found
@@ -137,7 +135,7 @@ def examine_cases(
     return facts
 
 
-def _examine(case: Case) -> CaseFacts | list[str]:
+def _examine(ignored_value: int | None, case: Case) -> CaseFacts | list[str]:
     """Facts of a case, or all that is wrong with it."""
     problems: list[str] = []
     headers: list[VolumeHeader] = []
@@ -154,8 +152,9 @@ def _examine(case: Case) -> CaseFacts | list[str]:
             headers.append(header)
             problems += _grid_problems(headers, label_header)
             same_shape = label is not None and label.shape == image.shape[:3]
+            inside = (label > 0) & (label != ignored_value) if label is not None else None
             for values in np.moveaxis(image, 3, 0) if image.ndim == 4 else [image]:
-                channels.append(_channel_facts(values, label if same_shape else None))
+                channels.append(_channel_facts(values, inside if same_shape else None))
                 content.update(repr(values.shape).encode())
                 content.update(np.ascontiguousarray(values.T, dtype=np.float32).data)
                 if channels[-1].min == channels[-1].max:
@@ -195,9 +194,9 @@ def _grid_problems(headers: Sequence[VolumeHeader], label: VolumeHeader | None) 
     return [f"{pair} {newest.path} lie on different grids: {words}; resample one onto the other"]
 
 
-def _channel_facts(values: NDArray[Any], label: NDArray[Any] | None) -> ChannelFacts:
+def _channel_facts(values: NDArray[Any], foreground: NDArray[Any] | None) -> ChannelFacts:
     low, middle, high = np.percentile(values, [0.5, 50, 99.5])
-    inside = values[label > 0] if label is not None else values[:0]
+    inside = values[foreground] if foreground is not None else values[:0]
     return ChannelFacts(
         float(values.min()),
         float(values.max()),
@@ -273,83 +272,3 @@ def file_notes(facts: Mapping[str, CaseFacts]) -> list[str]:
         f"{files[0]}: {note}" + (f" (and {len(files) - 1} more files)" if files[1:] else "")
         for note, files in paths.items()
     ]
-
-
-def scan_labels(
-    facts: Mapping[str, CaseFacts], names: Mapping[int, str] | None = None
-) -> LabelTable:
-    """Table of every label value that any case has.
-
-    Raises:
-        DataError: a label map without names has so many values that it is rather an image.
-    """
-    crowded = [
-        f"case {name!r}: its label map has {len(found.label_voxels)} different values, like an image; give label maps, "
-        "or name the values in a label table"
-        for name, found in facts.items()
-        if len(found.label_voxels) > MANY_VALUES and not names
-    ]
-    if crowded:
-        raise DataError(listed(crowded))
-    return LabelTable.from_values(
-        {v for found in facts.values() for v in found.label_voxels}, names
-    )
-
-
-def check_labels(facts: Mapping[str, CaseFacts], table: LabelTable) -> None:
-    """Holds the label maps against the table.
-
-    Raises:
-        DataError: cases have values that the table lacks (all are named, with voxel counts), or the table has values
-            that no case has.
-    """
-    known = set(table.values)
-    problems = []
-    for name, found in facts.items():
-        strange = {
-            value: count for value, count in found.label_voxels.items() if value not in known
-        }
-        if strange:
-            shown = ", ".join(f"{v} ({n} voxels)" for v, n in list(strange.items())[:10])
-            problems.append(
-                f"case {name!r}: its label map has values {shown} that the label table does not name"
-            )
-    if problems:
-        raise DataError(
-            listed(problems) + "\nadd the values to the label table, or mend the label maps"
-        )
-    found_values = {0}.union(*(found.label_voxels for found in facts.values()))
-    absent = [
-        f"{label.value} ({label.name})" for label in table.labels if label.value not in found_values
-    ]
-    if absent:
-        raise DataError(
-            f"the label table names {', '.join(absent[:10])}{', ...' if absent[10:] else ''}, which no label map has; "
-            "remove what is not there, or mend the values"
-        )
-
-
-def label_notes(
-    splits: Mapping[str, Iterable[str]], facts: Mapping[str, CaseFacts], table: LabelTable
-) -> list[str]:
-    """Notes on label maps that are all background or hardly any, and on classes that no training case has."""
-    notes = []
-    for name in dict.fromkeys(
-        name for split in ("train", "val", "test") for name in splits.get(split, ())
-    ):
-        share = facts[name].foreground_share
-        if not facts[name].label_voxels:
-            continue  # it has no label map
-        if share == 0:
-            notes.append(f"case {name!r}: its label map is all background")
-        elif share > MOSTLY_FOREGROUND:
-            notes.append(
-                f"case {name!r}: {share:.0%} of its label map is foreground; is it inverted?"
-            )
-    trained = {value for name in splits.get("train", ()) for value in facts[name].label_voxels}
-    absent = [
-        f"{label.value} ({label.name})" for label in table.foreground if label.value not in trained
-    ]
-    if absent:
-        notes.append(f"no training case has the labels {', '.join(absent)}: they cannot be learnt")
-    return notes

@@ -16,6 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 
+TOLERANCE_MM = 0.1
+"""How far apart two grids that are meant to be one may put a voxel: rounding in headers moves scans of heads so far."""
+TOLERANCE_VOXELS = 0.1
+"""The same as a share of the smallest voxel, for scans of mice and of microscopes; the smaller of both holds."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -59,8 +64,17 @@ class Grid:
         """Volume of a voxel."""
         return float(abs(np.linalg.det(self.array[:3, :3])))
 
-    def difference(self, other: Grid, tolerance_mm: float = 0.1) -> str | None:
-        """How two grids differ, in words; None where no voxel centre lies further off than `tolerance_mm`.
+    @property
+    def tolerance_mm(self) -> float:
+        """How far another grid may put a voxel and still count as this one."""
+        return min(TOLERANCE_MM, TOLERANCE_VOXELS * min(self.spacing))
+
+    def difference(self, other: Grid, share: float = 1.0) -> str | None:
+        """How two grids differ, in words; None where no voxel centre lies further off than the tolerance.
+
+        Args:
+            other: the grid to compare with.
+            share: of the smaller of both grids' tolerances.
 
         >>> Grid.of((4, 4, 4), np.eye(4)).difference(Grid.of((4, 4, 5), np.eye(4)))
         'shape (4, 4, 4) and (4, 4, 5)'
@@ -68,14 +82,15 @@ class Grid:
         if self.shape != other.shape:
             return f"shape {self.shape} and {other.shape}"
         offset = np.abs(self._corners() - other._corners()).max()
-        if offset <= tolerance_mm:
+        if offset <= share * min(self.tolerance_mm, other.tolerance_mm):
             return None
         if self.orientation != other.orientation:
             return f"orientation {self.orientation} and {other.orientation}"
-        ours, theirs = (tuple(round(s, 4) for s in grid.spacing) for grid in (self, other))
+        ours, theirs = (tuple(float(f"{s:.4g}") for s in grid.spacing) for grid in (self, other))
         if ours != theirs:
             return f"spacing {ours} and {theirs}"
-        return f"position: corners lie up to {offset:.2f} mm apart"
+        voxels = offset / min(self.spacing)
+        return f"position: corners lie up to {offset:.2g} mm ({voxels:.2g} voxels) apart"
 
     def _corners(self) -> NDArray[np.float64]:
         """World coordinates in mm of the eight corner voxels, (8, 3)."""

@@ -2,7 +2,8 @@
 
 A *label value* is the integer a file holds, a *class index* is its place 0..K-1 in the network, a *name* is its
 anatomy. Class 0 is the background; the others ascend by label value. A *partner* is the same structure on the other
-side of the body.
+side of the body. The *ignored value*, where a table has one, marks voxels that no one has labelled: it is no class, and
+they are left out of sampling, loss and scores.
 """
 
 from __future__ import annotations
@@ -23,21 +24,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from monaiseg.data.sides import has_side, partners, perhaps_partners
 from monaiseg.errors import DataError, SettingsError
 from monaiseg.files import checked_text, read_text
 
 Color = tuple[int, int, int]
-MAX_CLASSES = 32_767
+MAX_CLASSES = 32_766
 MAX_VALUE = 2**31 - 1
-_SIDE = re.compile(
-    r"(?<![A-Za-z])(?i:left|right)(?![a-z])|(?<=[a-z])(?:Left|Right)(?![a-z])"  # LeftKidney, kidneyLeft
-    r"|(?i:(?<![a-z0-9])(?:lh|rh|l|r)(?![a-z0-9]))"  # not the L of vertebra_L1
-)
-_WORD_OF_SIDE = re.compile("(?i)left|right")
-_CHAMBER = re.compile("(?i)ventric|atri(?:um|al)")
-_LATERAL = re.compile("(?i)(?<![a-z])lat")
-"""The brain's ventricles are a pair."""
-_OTHER_SIDE = {"left": "right", "right": "left", "lh": "rh", "rh": "lh", "l": "r", "r": "l"}
+IGNORE = "ignore"
+"""nnU-Net's name for the value of voxels that no one has labelled."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +55,18 @@ class LabelTable:
     """
 
     labels: tuple[Label, ...]
+    ignored_value: int | None = None
 
     def __post_init__(self) -> None:
         values, names = self.values, self.names
+        if self.ignored_value is not None and not 0 < self.ignored_value <= MAX_VALUE:
+            raise DataError(
+                f"ignored label value {self.ignored_value}; use one from 1 to {MAX_VALUE}"
+            )
+        if self.ignored_value in values:
+            raise DataError(
+                f"label value {self.ignored_value} is a structure and ignored; let it be one of them"
+            )
         if not values or values[0] != 0:
             raise DataError(f"label values {_few(values)}: the first is the background, 0; add it")
         if any(a >= b for a, b in itertools.pairwise(values)):
@@ -73,6 +77,8 @@ class LabelTable:
             raise DataError(f"label value {values[-1]}; a label map holds values up to {MAX_VALUE}")
         for name in names:
             checked_text(name, "label name")
+        if any(name.lower() == IGNORE for name in names):
+            raise DataError(f"label name {IGNORE!r} is that of the ignored value; give one value")
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise DataError(f"label name {repeated[0]!r} stands twice; give each label its own")
         for label in self.labels:
@@ -92,31 +98,40 @@ class LabelTable:
 
     @classmethod
     def from_values(
-        cls, values: Iterable[int], names: Mapping[int, str] | None = None
+        cls,
+        values: Iterable[int],
+        names: Mapping[int, str] | None = None,
+        ignored_value: int | None = None,
     ) -> LabelTable:
         """Table of the given values and background; names default to "label N", partners follow from the names."""
         names = {0: "background", **(names or {})}
-        ordered = sorted({0, *map(int, values)})
+        ordered = sorted({0, *map(int, values)} - {ignored_value})
         if ordered[0] < 0:
             raise DataError(f"label value {ordered[0]} is negative; label values start at 0")
         known = {value: names.get(value, _default_name(value)) for value in ordered}
-        partners = _partners(known)
+        known_partners = partners(known)
         return cls(
             tuple(
-                Label(value, name, _color(index), partners.get(value))
+                Label(value, name, _color(index), known_partners.get(value))
                 for index, (value, name) in enumerate(known.items())
-            )
+            ),
+            ignored_value,
         )
 
     @classmethod
     def read_csv(cls, path: str | Path) -> LabelTable:
         """Table from a CSV file with the columns value, name and, as wanted, partner and color ("#rrggbb").
 
+        Commas, semicolons or tabs part the columns. The row with the name "ignore" gives the ignored value.
+
         Raises:
             DataError: the file cannot be read, lacks a column, or holds something else than numbers where they belong.
         """
         try:
-            table = csv.DictReader(io.StringIO(read_text(Path(path)), newline=""), strict=True)
+            text = read_text(Path(path))
+            table = csv.DictReader(
+                io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True
+            )
             columns, rows = table.fieldnames or (), list(table)
         except csv.Error as error:
             raise DataError(
@@ -140,7 +155,8 @@ class LabelTable:
         color = {int(row["value"]): _parse_color(row["color"]) for row in rows if row.get("color")}
         if len(named) < len(rows):
             raise DataError("a label value stands twice; list each once")
-        plain = cls.from_values(named, named)
+        ignored = ignored_among(named)
+        plain = cls.from_values(named, named, ignored)
         return cls(
             tuple(
                 Label(
@@ -150,24 +166,25 @@ class LabelTable:
                     partner.get(label.value, label.partner),
                 )
                 for label in plain.labels
-            )
+            ),
+            ignored,
         )
 
     @classmethod
     def from_records(cls, records: Iterable[Mapping[str, Any]]) -> LabelTable:
         """Table from `to_records()` as JSON gives it back."""
         try:
-            return cls(
-                tuple(
-                    Label(
-                        int(record["value"]),
-                        str(record["name"]),
-                        _as_color(record.get("color", (0, 0, 0))),
-                        None if record.get("partner") is None else int(record["partner"]),
-                    )
-                    for record in records
+            labels = tuple(
+                Label(
+                    int(record["value"]),
+                    str(record["name"]),
+                    _as_color(record.get("color", (0, 0, 0))),
+                    None if record.get("partner") is None else int(record["partner"]),
                 )
+                for record in records
             )
+            ignored = ignored_among({label.value: label.name for label in labels})
+            return cls(tuple(label for label in labels if label.value != ignored), ignored)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             if isinstance(error, DataError):
                 raise
@@ -184,15 +201,20 @@ class LabelTable:
             partner = "" if label.partner is None else label.partner
             color = "#{:02x}{:02x}{:02x}".format(*label.color)
             writer.writerow([label.value, label.name, partner, color])
+        if self.ignored_value is not None:
+            writer.writerow([self.ignored_value, IGNORE, "", ""])
         return text.getvalue()
 
     def to_records(self) -> list[dict[str, Any]]:
-        """The labels as JSON holds them."""
-        return [{**asdict(label), "color": list(label.color)} for label in self.labels]
+        """The labels as JSON holds them, with the ignored value under the name "ignore"."""
+        ignored = [] if self.ignored_value is None else [Label(self.ignored_value, IGNORE)]
+        return [{**asdict(label), "color": list(label.color)} for label in (*self.labels, *ignored)]
 
     def digest(self) -> str:
         """SHA-256 of values, names and partners: what a network's output means."""
         meaning = [(label.value, label.name, label.partner) for label in self.labels]
+        if self.ignored_value is not None:
+            meaning.append((self.ignored_value, IGNORE, None))
         return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()
 
     @property
@@ -245,13 +267,21 @@ class LabelTable:
                 )
                 for label in self.labels
                 if label.value in wanted
-            )
+            ),
+            self.ignored_value,
         )
+
+    @property
+    def ignored_index(self) -> int | None:
+        """Class index of voxels that no one has labelled, one beyond the network's classes; None where there are none."""
+        return None if self.ignored_value is None else self.num_classes
 
     def class_indices(
         self, label_map: NDArray[Any], others: Literal["refuse", "background"] = "refuse"
     ) -> NDArray[Any]:
-        """Class index of every voxel, as uint8 (int16 from 257 classes on), in the shape of `label_map`.
+        """Class index of every voxel, as uint8 (int16 from 256 classes on), in the shape of `label_map`.
+
+        The ignored value becomes `ignored_index`.
 
         Args:
             label_map: integers, any shape.
@@ -261,16 +291,21 @@ class LabelTable:
             DataError: values are not listed and `others` is "refuse"; they are named with their voxel counts.
         """
         dtype = index_dtype(self.num_classes)
+        indices = {value: index for index, value in enumerate(self.values)}
+        if self.ignored_value is not None:
+            indices[self.ignored_value] = self.num_classes
         least, most = (int(label_map.min()), int(label_map.max())) if label_map.size else (0, 0)
         if most - least < 1 << 20:  # a look-up table; label maps hold small numbers
             lookup = np.full(most - least + 1, -1, dtype=np.int32)
-            for index, value in enumerate(self.values):
+            for value, index in indices.items():
                 if least <= value <= most:
                     lookup[value - least] = index
             classes = lookup[label_map.astype(np.int64, copy=False) - least]
         else:
-            places = np.clip(np.searchsorted(self.values, label_map), 0, self.num_classes - 1)
-            classes = np.where(np.asarray(self.values)[places] == label_map, places, -1)
+            known = np.array(sorted(indices))
+            places = np.clip(np.searchsorted(known, label_map), 0, known.size - 1)
+            found_index = np.array([indices[value] for value in known.tolist()])[places]
+            classes = np.where(known[places] == label_map, found_index, -1)
         strange = classes < 0
         if others == "refuse" and strange.any():
             found, counts = np.unique(label_map[strange], return_counts=True)
@@ -283,10 +318,11 @@ class LabelTable:
 
     def label_values(self, class_map: NDArray[Any]) -> NDArray[Any]:
         """Label value of every voxel, in the smallest of uint8, int16 and int32 that holds all the table's values."""
+        known = self.values if self.ignored_value is None else (*self.values, self.ignored_value)
         dtype: type[np.integer[Any]] = next(
-            d for d in (np.uint8, np.int16, np.int32) if self.values[-1] <= np.iinfo(d).max
+            d for d in (np.uint8, np.int16, np.int32) if max(known) <= np.iinfo(d).max
         )
-        values: NDArray[Any] = np.asarray(self.values, dtype=dtype)[class_map]
+        values: NDArray[Any] = np.asarray(known, dtype=dtype)[class_map]
         return values
 
     @property
@@ -294,10 +330,22 @@ class LabelTable:
         """Whether it is known what each label becomes in a left-right mirror image.
 
         All have names of their own, or partners, and each name with a side has its partner. A name made of the value
-        ("label 165") does not tell a side. Names that differ in l and r at an end (lkid, rkid) may have one: they want
-        partners from the label table; so do the heart's chambers, which are no mirror images of one another.
+        ("label 165") does not tell a side. Names that differ in a letter (lkid and rkid, insula_G and insula_D) may have
+        one: they want partners from the label table; so do the heart's chambers, which are no mirror images.
         """
-        return not self._lone and not self._unnamed
+        return not self._lone and not self._unsure and not self._unnamed
+
+    def side_note(self) -> str | None:
+        """What to tell someone whose labels may have sides that their names do not say; None if there are none."""
+        if not (unsure := self._unsure):
+            return None
+        label, other = unsure[0]
+        rest = f", and {len(unsure) - 1} more" if unsure[1:] else ""
+        return (
+            f"label {label.value} ({label.name}) and {other!r} may be one structure on two sides{rest}: name the "
+            "partners in a label table (its own value for one without a side); until then `plan` uses no left-right "
+            "mirror images"
+        )
 
     def mirror_note(self) -> str | None:
         """What to tell someone who has left-right mirror images made of these labels; None if all have names."""
@@ -316,26 +364,28 @@ class LabelTable:
 
     @property
     def _lone(self) -> list[Label]:
-        names = {label.name.lower() for label in self.labels}
-        return [
-            label
-            for label in self.labels
-            if label.partner is None
-            and (_SIDE.search(label.name) or _exchanged_ends(label.name.lower()) & names)
-        ]
+        return [x for x in self.labels if x.partner is None and has_side(x.name)]
+
+    @property
+    def _unsure(self) -> list[tuple[Label, str]]:
+        """Labels that may have a side, each with the name of what may be its partner."""
+        lone = [label for label in self.labels if label.partner is None]
+        found = ((label, perhaps_partners(label.name, self.names)) for label in lone)
+        return [(label, min(names)) for label, names in found if names]
 
     @cached_property
     def partner_classes(self) -> tuple[int, ...]:
         """For each class index, the class that it becomes in a left-right mirror image.
 
         Raises:
-            SettingsError: a name has a side, but the table gives it no partner.
+            SettingsError: a name has a side, or may have one, but the table gives it no partner.
         """
         index = {value: i for i, value in enumerate(self.values)}
-        if lone := self._lone:
+        lone, unsure = self._lone, [label for label, _ in self._unsure]
+        if labels := lone or unsure:
             raise SettingsError(
-                f"label {lone[0].value} ({lone[0].name}) has a side but no partner"
-                f"{f', and {len(lone) - 1} more' if lone[1:] else ''}; name the partners in the "
+                f"label {labels[0].value} ({labels[0].name}) {'has' if lone else 'may have'} a side but no partner"
+                f"{f', and {len(labels) - 1} more' if labels[1:] else ''}; name the partners in the "
                 "label table, or set the left-right flip to 0"
             )
         return tuple(
@@ -345,43 +395,23 @@ class LabelTable:
 
 
 def index_dtype(num_classes: int) -> np.dtype[Any]:
-    """The type of class indices: uint8 up to 256 classes, else int16."""
-    return np.dtype(np.uint8 if num_classes <= 256 else np.int16)
+    """The type of class indices: uint8 up to 255 classes, else int16; it holds one index beyond them as well."""
+    return np.dtype(np.uint8 if num_classes <= 255 else np.int16)
+
+
+def ignored_among(names: Mapping[int, str]) -> int | None:
+    """The value with the name "ignore" among label values with their names; None where there is none."""
+    return next((value for value, name in names.items() if name.strip().lower() == IGNORE), None)
+
+
+def _delimiter(text: str) -> str:
+    """What parts the columns of a table, by its first line: spreadsheets of half of Europe write semicolons."""
+    header = text.lstrip("\ufeff").partition("\n")[0]
+    return max(",;\t", key=header.count)
 
 
 def _default_name(value: int) -> str:
     return f"label {value}"
-
-
-def _partners(names: Mapping[int, str]) -> dict[int, int]:
-    """Partner values read from names that differ in their side alone: left/right, lh/rh, L/R."""
-    values = {name.lower(): value for value, name in names.items()}
-    partners = {
-        value: values[mirrored]
-        for value, name in names.items()
-        if (mirrored := _other_side(name)) in values and mirrored != name.lower()
-    }
-    return {one: other for one, other in partners.items() if partners.get(other) == one}
-
-
-def _other_side(name: str) -> str:
-    """The name of the same structure on the other side, in small letters; the name itself where it has none.
-
-    >>> _other_side("LeftKidney"), _other_side("L hippocampus"), _other_side("left ventricle")
-    ('rightkidney', 'r hippocampus', 'left ventricle')
-    """
-    if _CHAMBER.search(name) and not _LATERAL.search(name):
-        return name.lower()
-    side = _SIDE if _SIDE.search(name) else _WORD_OF_SIDE
-    return side.sub(lambda found: _OTHER_SIDE[found[0].lower()], name).lower()
-
-
-def _exchanged_ends(name: str) -> set[str]:
-    """The name, in small letters, with l for r or r for l at its beginning or at its end."""
-    other = {"l": "r", "r": "l"}
-    first, last = other.get(name[:1]), other.get(name[-1:])
-    begun = {first + name[1:]} if first else set()
-    return begun | ({name[:-1] + last} if last else set())
 
 
 def _color(index: int) -> Color:

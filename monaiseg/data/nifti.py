@@ -29,9 +29,9 @@ from monaiseg.machine import memory_limit
 
 SUFFIXES = (".nii.gz", ".nii")
 
-GRID_TOLERANCE_MM = 0.1
-"""How far apart sform and qform may put a corner voxel."""
 GRID_TOLERANCE_DEGREES = 0.1
+NOTED_SHARE = 0.01
+"""The share of a grid's tolerance from which a difference between sform and qform is noted."""
 MAX_SPACING_MM = 100.0
 
 _CHUNK = 1 << 20
@@ -464,12 +464,12 @@ def _compare_forms(sform: Grid, qform: Grid) -> list[str]:
         (sform.array[:3, :3] / sform.spacing) * (qform.array[:3, :3] / qform.spacing), axis=0
     )
     degrees = float(np.degrees(np.arccos(np.clip(cosines.min(), -1, 1))))
-    words = sform.difference(qform, GRID_TOLERANCE_MM)
+    words = sform.difference(qform)
     if words is not None or degrees > GRID_TOLERANCE_DEGREES:
         raise DataError(
             f"its sform and qform disagree: {words or f'axes lie {degrees:.2f} degrees apart'}; "
             "set the code of the wrong one to 0"
         )
-    if sform.difference(qform, 1e-3) is not None:
+    if sform.difference(qform, NOTED_SHARE) is not None:
         return ["sform and qform differ a little; the sform is used"]
     return []

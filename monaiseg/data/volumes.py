@@ -235,7 +235,7 @@ def _image(voxels: NDArray[Any], grid: Grid, like: str | Path | None) -> nib.Nif
         return image
     header.set_sform(grid.array, sform_code if sform_code > 0 else max(qform_code, 1))
     header.set_qform(grid.array, qform_code, strip_shears=True)
-    if not np.allclose(header.get_qform(), grid.array, atol=1e-3):
+    if Grid.of(grid.shape, header.get_qform()).difference(grid, 0.1) is not None:
         header["qform_code"] = 0  # a sheared grid has no quaternion
     return image
 

@@ -7,7 +7,7 @@ only one of them has scores 0, so missing one never raises a mean.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,13 +37,14 @@ def score_label_maps(
     """Scores of every foreground label of the table.
 
     Args:
-        reference: label values. Values that the table lacks count as background.
+        reference: label values. Values that the table lacks count as background, voxels of its ignored value nowhere.
         prediction: the same, of the same shape.
         table: the labels.
         voxel_volume_mm3: volume of a voxel.
     """
+    every = replace(table, ignored_value=None)
     counts = class_counts(
-        torch.from_numpy(table.class_indices(prediction, others="background")),
+        torch.from_numpy(every.class_indices(prediction, others="background")),
         torch.from_numpy(table.class_indices(reference, others="background")),
         table.num_classes,
     )
@@ -74,9 +75,14 @@ def label_scores(
 def class_counts(prediction: Tensor, reference: Tensor, num_classes: int) -> Tensor:
     """Voxels of each class in both maps, in the prediction, in the reference: (K, 3), int64.
 
-    One pass and one bincount, however many classes; no one-hot.
+    One pass and one bincount, however many classes; no one-hot. Voxels where the reference holds `num_classes`, which no
+    one has labelled, count nowhere.
     """
-    pairs = reference.long().flatten() * num_classes + prediction.long().flatten()
+    references, predictions = reference.long().flatten(), prediction.long().flatten()
+    known = references < num_classes
+    if not known.all():
+        references, predictions = references[known], predictions[known]
+    pairs = references * num_classes + predictions
     confusion = torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
     return torch.stack([confusion.diagonal(), confusion.sum(dim=0), confusion.sum(dim=1)], dim=1)
 

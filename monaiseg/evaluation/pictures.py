@@ -16,6 +16,8 @@ OPACITY = 0.5
 """Share of the label's colour where a label lies on the image."""
 GAP = 4
 """Pixels between panels."""
+UNLABELLED = (128, 128, 128)
+"""Colour of voxels that no one has labelled."""
 
 
 def slice_picture(
@@ -37,7 +39,7 @@ def slice_picture(
     low, high = np.percentile(image[..., z], [1, 99])
     gray = np.clip((image[..., z] - low) / max(high - low, 1e-6), 0, 1) * 255
     plain = np.repeat(gray[..., None], 3, axis=-1)
-    colors = np.array([label.color for label in table.labels], dtype=float)
+    colors = np.array([*(label.color for label in table.labels), UNLABELLED], dtype=float)
     panels = [plain]
     for label_map in label_maps:
         classes = label_map[..., z].astype(np.int64)

@@ -20,13 +20,15 @@ SMOOTH = 1e-5
 """Added to numerators and denominators of overlaps, as in monai.losses."""
 
 
-def build_loss(settings: LossSettings, num_classes: int) -> SegmentationLoss:
-    """The loss of these settings for a network of `num_classes` outputs.
+def build_loss(
+    settings: LossSettings, num_classes: int, *, has_ignored: bool = False
+) -> SegmentationLoss:
+    """The loss of these settings for a network of `num_classes` outputs; `has_ignored` as `SegmentationLoss` has it.
 
     Raises:
         SettingsError: there are more or fewer class weights than classes.
     """
-    return SegmentationLoss(settings, num_classes)
+    return SegmentationLoss(settings, num_classes, has_ignored=has_ignored)
 
 
 class SegmentationLoss(nn.Module):
@@ -35,11 +37,15 @@ class SegmentationLoss(nn.Module):
     Args:
         settings: which loss, and its parameters.
         num_classes: classes with background.
+        has_ignored: whether targets may hold the index `num_classes`: voxels that no one has labelled, which are left out
+            of every sum.
     """
 
-    def __init__(self, settings: LossSettings, num_classes: int) -> None:
+    def __init__(
+        self, settings: LossSettings, num_classes: int, *, has_ignored: bool = False
+    ) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.has_ignored = settings, has_ignored
         weights = settings.ce.class_weight or (1.0,) * num_classes
         if len(weights) != num_classes:
             raise SettingsError(
@@ -48,6 +54,8 @@ class SegmentationLoss(nn.Module):
             )
         if not settings.ce.include_background:
             weights = (0.0, *weights[1:])
+        if has_ignored:
+            weights = (*weights, 0.0)
         self.register_buffer("class_weight", torch.tensor(weights), persistent=False)
         self.class_weight: Tensor
 
@@ -69,12 +77,13 @@ class SegmentationLoss(nn.Module):
         voxels = (
             logits.float().flatten(2).transpose(1, 2)
         )  # (B, N, K), in memory order if channels are last
-        right, predicted = _SoftmaxSums.apply(voxels, classes)  # type: ignore[no-untyped-call]  # torch's; (B, N), (B, K)
+        known = classes < voxels.shape[2] if self.has_ignored else None
+        right, predicted = _SoftmaxSums.apply(voxels, classes, known)  # type: ignore[no-untyped-call]  # torch's; (B, N), (B, K)
         match self.settings.type:
             case "ce":
                 return self._cross_entropy(right, classes)
             case "focal":
-                return self._focal(right)
+                return self._focal(right, known)
             case "dice_ce":
                 dice = self._overlap(right, predicted, classes)
                 return dice + self._cross_entropy(right, classes)
@@ -85,11 +94,12 @@ class SegmentationLoss(nn.Module):
         weights = self.class_weight[classes]
         return -(weights * right).sum() / weights.sum().clamp(min=SMOOTH)
 
-    def _focal(self, right: Tensor) -> Tensor:
+    def _focal(self, right: Tensor, known: Tensor | None) -> Tensor:
         """Lin et al., https://arxiv.org/abs/1708.02002: easy voxels weigh (1 - p) ** gamma."""
         # The lower end: at p = 1 the slope of a power below 1 is infinite.
         wrong = (-torch.expm1(right)).clamp(min=1e-7)
-        return -(wrong**self.settings.focal_gamma * right).mean()
+        losses = -(wrong**self.settings.focal_gamma * right)
+        return losses.mean() if known is None else losses.sum() / known.sum().clamp(min=1)
 
     def _overlap(self, right: Tensor, predicted: Tensor, classes: Tensor) -> Tensor:
         both, referenced = _sums_by_class(right.exp(), classes, predicted.shape[1])  # (B, K) each
@@ -133,10 +143,10 @@ def _sums_by_class(values: Tensor, classes: Tensor, num_classes: int) -> tuple[T
 
     In float64: one running sum over millions of voxels would lose digits in float32.
     """
-    zeros = values.new_zeros(len(values), num_classes, dtype=torch.float64)
+    zeros = values.new_zeros(len(values), num_classes + 1, dtype=torch.float64)
     sums = zeros.scatter_add(1, classes, values.double())
     counts = zeros.scatter_add(1, classes, torch.ones_like(values, dtype=torch.float64))
-    return sums.to(values), counts.to(values)
+    return sums[:, :num_classes].to(values), counts[:, :num_classes].to(values)  # none ignored
 
 
 def _sampled(target: Tensor, output: Tensor) -> Tensor:
@@ -150,11 +160,15 @@ def _sampled(target: Tensor, output: Tensor) -> Tensor:
 class _SoftmaxSums(torch.autograd.Function):
     """From logits (B, N, K) and classes (B, N): log-probability of the right class (B, N), summed probabilities (B, K).
 
+    Where `known` (B, N) is given and not true, the log-probability is 0 and nothing is summed.
+
     Written out because autograd would keep a log-softmax, its exponential and a gradient of each.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, logits: Tensor, classes: Tensor, known: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         # torch's softmax wants its input contiguous, and runs along memory only if that is long enough to vectorise.
         along_memory = logits.is_contiguous() and logits.shape[2] >= 16
         log_probabilities = (
@@ -162,18 +176,24 @@ class _SoftmaxSums(torch.autograd.Function):
             if along_memory
             else logits.transpose(1, 2).log_softmax(dim=1).transpose(1, 2)
         )
+        if known is not None:
+            classes = torch.where(known, classes, 0)
         right = log_probabilities.gather(2, classes[:, :, None])[:, :, 0]
         probabilities = log_probabilities.exp_()
-        ctx.save_for_backward(probabilities, classes)
+        if known is not None:
+            right, probabilities = right * known, probabilities.mul_(known[:, :, None])
+        ctx.save_for_backward(probabilities, classes, known)
         return right, probabilities.sum(dim=1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         """With p the softmax and o one-hot of the class: d right = o - p, d predicted_k = p_k (o_k - p)."""
-        probabilities, classes = ctx.saved_tensors
+        probabilities, classes, known = ctx.saved_tensors
         of_right, of_predicted = gradients[0][:, :, None], gradients[1][:, None, :]
+        if known is not None:
+            of_right = of_right * known[:, :, None]
         of_logits = probabilities * of_predicted  # (B, N, K)
         shared = of_logits.sum(dim=2, keepdim=True) + of_right  # (B, N, 1)
         of_logits.addcmul_(probabilities, shared, value=-1)
-        return of_logits.scatter_add_(2, classes[:, :, None], of_right), None
+        return of_logits.scatter_add_(2, classes[:, :, None], of_right), None, None

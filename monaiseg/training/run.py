@@ -753,7 +753,11 @@ def build_training(
         settings,
         network,
         build_optimizer(network, settings.tsk_set.optim),
-        build_loss(settings.tsk_set.loss, table.num_classes),
+        build_loss(
+            settings.tsk_set.loss,
+            table.num_classes,
+            has_ignored=table.ignored_index is not None,
+        ),
         loader,
         device,
     )

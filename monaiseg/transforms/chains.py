@@ -87,7 +87,8 @@ def cached_chain(settings: Settings, table: LabelTable, *, for_training: bool) -
     method = settings.dataset.seg.sampling.method
     if for_training and method != "uniform":
         num_groups = table.num_classes if method == "balanced" else 2
-        chain += [FindCentresd(num_groups, settings.dataset.seg.sampling.centres_per_class)]
+        most = settings.dataset.seg.sampling.centres_per_class
+        chain += [FindCentresd(num_groups, most, table.ignored_index)]
     cached = CaseChain(chain)
     cached.digest = chain_digest(settings, table, for_training=for_training)
     return cached
@@ -136,9 +137,11 @@ def training_chain(settings: Settings, table: LabelTable) -> list[Transform]:
     change = seg.augmentation
     if not change.enabled:
         still = RotationSettings(probability=0.0), ScalingSettings(probability=0.0)
-        return [RandPatchd(shape, weights, *still, seg.sampling)]
+        return [RandPatchd(shape, weights, *still, seg.sampling, table.ignored_index)]
     chain: list[Transform] = [
-        RandPatchd(shape, weights, change.rotation, change.scaling, seg.sampling),
+        RandPatchd(
+            shape, weights, change.rotation, change.scaling, seg.sampling, table.ignored_index
+        ),
         *extra_transforms(settings),
     ]
     mirrors = (change.flip.left_right, change.flip.front_back, change.flip.up_down)

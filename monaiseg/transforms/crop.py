@@ -31,19 +31,24 @@ class FindCentresd(Transform):
     int32, at most `MAX_CENTRES` a group, evenly spaced; `centre_ends` (groups,) says where each group ends, and
     `group_voxels` (groups,) how many voxels each has in the volume.
 
+    Voxels of the class index `ignored`, which no one has labelled, are in no group.
+
     Not `ClassesToIndicesd`: for 57 classes at 192 x 224 x 192 voxels it takes 0.7 s, this 0.1 s.
     """
 
-    def __init__(self, num_groups: int, most: int = -1) -> None:
-        self.num_groups = num_groups
+    def __init__(self, num_groups: int, most: int = -1, ignored: int | None = None) -> None:
+        self.num_groups, self.ignored = num_groups, ignored
         self.most = MAX_CENTRES if most == -1 else min(most, MAX_CENTRES)
 
     @override
     def __call__(self, data: Mapping[str, Any]) -> Item:
         label = data["label"].numpy().ravel()
         groups = np.minimum(label, self.num_groups - 1)
+        if self.ignored is not None:
+            groups[label == self.ignored] = self.num_groups
         by_group = np.argsort(groups, kind="stable").astype(np.int32)  # a radix sort
-        counts = np.bincount(groups, minlength=self.num_groups)
+        counts = np.bincount(groups, minlength=self.num_groups)[: self.num_groups]
+        by_group = by_group[: counts.sum()]
         chosen = [
             voxels[(2 * np.arange(self.most) + 1) * voxels.size // (2 * self.most)]
             if voxels.size > self.most
@@ -73,6 +78,7 @@ class RandPatchd(Randomizable, Transform):
         rotation: probability, and the greatest angle about each axis.
         scaling: probability, and the range of the zoom.
         sampling: the least that a patch holds of the group it is centred on.
+        ignored: class index of voxels that no one has labelled; they count for no group.
     """
 
     def __init__(
@@ -82,7 +88,9 @@ class RandPatchd(Randomizable, Transform):
         rotation: RotationSettings,
         scaling: ScalingSettings,
         sampling: SamplingSettings | None = None,
+        ignored: int | None = None,
     ) -> None:
+        self.ignored = ignored
         self.shape = shape
         self.weights = np.array(weights)
         self.rotation = rotation
@@ -124,7 +132,8 @@ class RandPatchd(Randomizable, Transform):
                 return start
             label = _window(data["label"], start, start + shape, [0])
             groups = label.clamp(max=counts.size - 1)  # with two, all of the foreground is one
-            held = int((groups == group).sum())
+            inside = groups == group
+            held = int((inside if self.ignored is None else inside & (label != self.ignored)).sum())
             if held >= least:
                 return start
             if held > most:

@@ -24,7 +24,8 @@ class RandMirrord(Randomizable, Transform):
         self, probabilities: tuple[float, float, float], partner_classes: Sequence[int] | None
     ) -> None:
         self.probabilities = probabilities
-        self.partners = torch.tensor(partner_classes if partner_classes is not None else [])
+        known = [] if partner_classes is None else partner_classes
+        self.partners = torch.tensor([*known, len(known)])  # the last: voxels that no one labelled
 
     @override
     def __call__(self, data: Mapping[str, Any]) -> Item:

@@ -53,7 +53,7 @@ from scans import OBLIQUE, SHAPE, VOXELS, nifti
         ),
         ({"srow_x": [3e38, 0, 0, 0]}, "spacing"),
         ({"srow_z": [0, 0, 101, 0]}, "up to 100"),
-        ({"qoffset_x": -10.2}, r"disagree: position: .*0.20 mm"),
+        ({"qoffset_x": -10.2}, r"disagree: position: .*0.2 mm"),
         ({"quatern_b": 0.5}, "disagree"),
         ({"quatern_b": 2}, "no rotation"),
         ({"quatern_c": np.nan}, "no rotation"),

@@ -11,7 +11,8 @@ import pytest
 
 from monaiseg.data.cases import SPLITS
 from monaiseg.data.data_tasks import DataTask, fresh_folder, read_data_task, write_data_task
-from monaiseg.data.facts import examine_cases, scan_labels
+from monaiseg.data.facts import examine_cases
+from monaiseg.data.label_checks import scan_labels
 from monaiseg.data.list_files import write_list_file
 from monaiseg.data.volumes import read_label_map, write_label_map
 from monaiseg.errors import DataError, SettingsError, StorageError

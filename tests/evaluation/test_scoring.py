@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from monaiseg.cli import app
-from monaiseg.data.facts import CaseFacts, label_notes
+from monaiseg.data.facts import CaseFacts
 from monaiseg.data.grid import Grid
+from monaiseg.data.label_checks import label_notes
 from monaiseg.data.labels import LabelTable
 from monaiseg.data.volumes import read_label_map, write_label_map
 from monaiseg.errors import DataError

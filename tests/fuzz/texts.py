@@ -144,7 +144,6 @@ def feed_data_task(raw: bytes, folder: Path) -> None:
     for cases in task.cases.values():
         for case in cases:
             assert min(task.facts[case.id].shape) > 0
-            assert 0 <= task.facts[case.id].foreground_share <= 1
 
 
 # ---------------------------------------------------------------- label tables

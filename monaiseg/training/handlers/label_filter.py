@@ -45,7 +45,8 @@ class LabelFilter:
 
     def _check(self, label: Tensor) -> None:
         least, greatest = int(label.min()), int(label.max())
-        if least < 0 or greatest >= self.table.num_classes:
+        ignored = self.table.ignored_index is not None
+        if least < 0 or greatest >= self.table.num_classes + ignored:
             raise DataError(
                 f"class indices {least} to {greatest}, but the network has classes 0 to "
                 f"{self.table.num_classes - 1}; give label maps of class indices, or use filtered=False"

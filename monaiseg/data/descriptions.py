@@ -1,0 +1,147 @@
+"""Descriptions: what a dataset says of itself in `dataset.json`, in the Decathlon's spelling or nnU-Net's.
+
+Names of labels and channels, the ignored label value, and, where it has one, the list of its cases.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monaiseg.data.labels import ignored_among
+from monaiseg.errors import DataError, collecting, listed
+from monaiseg.files import checked_text, read_json_object
+
+DATASET_FILE = "dataset.json"
+"""The Decathlon's and nnU-Net's name for a dataset's description, and ours for a data task's."""
+
+
+@dataclass(frozen=True)
+class ListedCase:
+    """A case as a description lists it: paths of images and label map, and its id where it has one."""
+
+    images: tuple[Path, ...]
+    label: Path
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `dataset.json` says; empty where there is none."""
+
+    label_names: dict[int, str]
+    ignored_value: int | None
+    channel_names: tuple[str, ...]
+    cases: tuple[ListedCase, ...] | None
+    """None where it has no list: all files count."""
+    num_cases: int | None
+    """`numTraining`."""
+    notes: tuple[str, ...]
+
+
+def read_description(root: Path) -> Description:
+    """The description of the dataset in `root`.
+
+    Raises:
+        DataError: it is not JSON, pairs no numbers with names, or lists paths outside of `root`.
+    """
+    path = root / DATASET_FILE
+    document = read_json_object(path) if path.is_file() else {}
+    names, channels, notes = _names(document, path)
+    ignored = ignored_among(names)
+    labels = {value: name for value, name in names.items() if value != ignored}
+    count = document.get("numTraining")
+    cases, more = _listed_cases(document, root)
+    return Description(
+        labels,
+        ignored,
+        channels,
+        cases,
+        count if isinstance(count, int) else None,
+        (*notes, *more),
+    )
+
+
+def _names(
+    document: Mapping[str, Any], path: Path
+) -> tuple[dict[int, str], tuple[str, ...], list[str]]:
+    """Label names by value, channel names, and notes."""
+    labels = document.get("labels", {})
+    channels = document.get("channel_names", document.get("modality", {}))
+    names, notes = {}, []
+    try:
+        for key, value in labels.items():
+            if isinstance(value, list):
+                notes.append(f"{path}: region {key!r} is made of several labels; ignored")
+            elif isinstance(value, str):
+                names[int(key)] = value
+            else:
+                names[int(value)] = key
+        ordered = tuple(
+            str(name) for _, name in sorted(channels.items(), key=lambda channel: int(channel[0]))
+        )
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(
+            f'{path}: {error}; "labels" and "channel_names" (or "modality") pair numbers with names'
+        ) from error
+    for name in names.values():
+        checked_text(name, f"{path}: label name")
+    for name in ordered:
+        checked_text(name, f"{path}: channel name")
+    return names, ordered, notes
+
+
+def _listed_cases(
+    document: Mapping[str, Any], root: Path
+) -> tuple[tuple[ListedCase, ...] | None, list[str]]:
+    """The cases of "training" (the Decathlon's list) or "dataset" (nnU-Net's), and notes on other lists."""
+    path = root / DATASET_FILE
+    notes = []
+    for key in ("test", "validation"):
+        items = document.get(key, [])
+        if not isinstance(items, list):
+            raise DataError(f"{path}: {key!r} is {items!r:.60}; list images there")
+        if items and key == "test":
+            notes.append(f"{len(items)} test images without label maps left out")
+        elif items:
+            notes.append(f"{path}: {len(items)} cases of {key!r} left out; only 'training' is read")
+    key = "training"
+    if key not in document and isinstance(document.get("dataset"), dict):
+        key = "dataset"
+    if key not in document:
+        return None, notes
+    items = document[key]
+    if not isinstance(items, list | dict) or not items:
+        raise DataError(f"{path}: {key!r} lists no cases; list pairs of image and label there")
+    named = items.items() if isinstance(items, dict) else [(None, item) for item in items]
+    cases: list[ListedCase] = []
+    problems: list[str] = []
+    for number, (name, item) in enumerate(named):
+        with collecting(problems, f"{path}: {key}[{number if name is None else name!r}]: "):
+            cases.append(_listed_case(root, item, name))
+    if problems:
+        raise DataError(listed(problems))
+    return tuple(cases), notes
+
+
+def _listed_case(root: Path, item: object, name: object) -> ListedCase:
+    entry = item if isinstance(item, dict) else {}
+    key = "images" if "images" in entry else "image"
+    images = entry.get(key)
+    paths = images if isinstance(images, list) and images else [images]
+    return ListedCase(
+        tuple(_inside(root, path, key) for path in paths),
+        _inside(root, entry.get("label"), "label"),
+        None if name is None else str(name),
+    )
+
+
+def _inside(root: Path, entry: object, key: str) -> Path:
+    """A listed path below `root`; links inside it may lead where their owner wants them to."""
+    path = Path(os.path.normpath(root / entry)) if isinstance(entry, str) else root
+    if root not in path.parents:
+        raise DataError(f"{key!r} is {entry!r}; give a path inside the dataset's folder")
+    return path

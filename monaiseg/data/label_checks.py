@@ -1,0 +1,188 @@
+"""Label checks: what the label maps of a dataset hold, against what its label table or `dataset.json` says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from statistics import median
+
+from monaiseg.data.facts import CaseFacts
+from monaiseg.data.labels import LabelTable
+from monaiseg.errors import DataError, listed
+
+MOSTLY_FOREGROUND = 0.9
+MANY_VALUES = 255
+"""A label map with more values than this and no table to name them is rather an image."""
+SLIP_VOXELS = 10
+SLIP_SHARE = 0.2
+"""A value without a name, of so few voxels in so few of the cases, may be a slip of the pen."""
+NEVER_SMALL = 0.25
+"""A structure whose smallest specimen is at least this share of the median one does not fade out of view: where it is
+missing, it may not have been drawn. Lesions come in all sizes."""
+ENOUGH_CASES = 6
+ENOUGH_WITHOUT = 2
+
+
+def scan_labels(
+    facts: Mapping[str, CaseFacts],
+    names: Mapping[int, str] | None = None,
+    ignored_value: int | None = None,
+    source: str = "dataset.json",
+) -> LabelTable:
+    """Table of every label value that any case has.
+
+    Args:
+        facts: of the cases.
+        names: of label values, as `source` gives them; those that no case has are left out.
+        ignored_value: of voxels that no one has labelled.
+        source: of the names, for messages.
+
+    Raises:
+        DataError: a label map without names has so many values that it is rather an image; or cases have values without
+            a name, where others have names.
+    """
+    known = {value: name for value, name in (names or {}).items() if value != 0}
+    if not known:
+        _check_number(facts)
+    else:
+        _check_named(facts, {0, ignored_value, *known}, known, source)
+    values = {value for found in facts.values() for value in found.label_voxels}
+    return LabelTable.from_values(values, names, ignored_value)
+
+
+def _check_number(facts: Mapping[str, CaseFacts]) -> None:
+    crowded = [
+        f"case {name!r}: its label map has {len(found.label_voxels)} different values, like an image; give label maps, "
+        "or name the values in a label table"
+        for name, found in facts.items()
+        if len(found.label_voxels) > MANY_VALUES
+    ]
+    if crowded:
+        raise DataError(listed(crowded))
+
+
+def _check_named(
+    facts: Mapping[str, CaseFacts], known: set[int | None], names: Mapping[int, str], source: str
+) -> None:
+    """Raises DataError naming every case with values that have no name, and the names that have no voxels."""
+    problems = []
+    for name, found in facts.items():
+        strange = {value: n for value, n in found.label_voxels.items() if value not in known}
+        if strange:
+            shown = ", ".join(f"{value} ({n} voxels)" for value, n in list(strange.items())[:10])
+            problems.append(
+                f"case {name!r}: its label map has values {shown} that {source} does not name"
+            )
+    if problems:
+        lost = absent_names(facts, names)
+        hint = f"\nno label map has {lost}: are the values shifted?" if lost else ""
+        raise DataError(
+            f"{listed(problems)}{hint}\nadd the values to {source}, or mend the label maps"
+        )
+
+
+def absent_names(facts: Mapping[str, CaseFacts], names: Mapping[int, str]) -> str:
+    """Those of the named label values that no label map has, in words; empty where all occur."""
+    there = {0}.union(*(found.label_voxels for found in facts.values()))
+    absent = [f"{value} ({name})" for value, name in sorted(names.items()) if value not in there]
+    return ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if absent[5:] else "")
+
+
+def absent_note(facts: Mapping[str, CaseFacts], names: Mapping[int, str], source: str) -> list[str]:
+    """A note on names that no label map has, none where all occur."""
+    lost = absent_names(facts, names)
+    return [f"{source} names {lost}: no label map has them, so they are left out"] if lost else []
+
+
+def fitted_table(
+    facts: Mapping[str, CaseFacts], table: LabelTable, source: str = "the label table"
+) -> LabelTable:
+    """The labels of a table that label maps have: an atlas names more than a dataset contains.
+
+    Raises:
+        DataError: cases have values that the table lacks (all are named, with voxel counts), or none of the table's.
+    """
+    names = {label.value: label.name for label in table.foreground}
+    _check_named(facts, {table.ignored_value, *table.values}, names, source)
+    there = {value for found in facts.values() for value in found.label_voxels}
+    kept = there & names.keys()
+    if names and not kept:
+        raise DataError(
+            f"no label map has any of the labels {absent_names(facts, names)} that {source} names; give the label maps that "
+            "belong to it"
+        )
+    return table.restricted_to(kept)
+
+
+def label_notes(
+    splits: Mapping[str, Iterable[str]], facts: Mapping[str, CaseFacts], table: LabelTable
+) -> list[str]:
+    """Notes on doubtful label maps and labels: all background, never in training, a slip, not drawn everywhere.
+
+    Raises:
+        DataError: no voxel of a case is labelled: all have the ignored value.
+    """
+    names = dict.fromkeys(
+        name for split in ("train", "val", "test") for name in splits.get(split, ())
+    )
+    counts = {name: _labelled(facts[name], table) for name in names if facts[name].label_voxels}
+    if unlabelled := [name for name, voxels in counts.items() if not voxels]:
+        raise DataError(
+            listed(
+                [
+                    f"case {name!r}: all of its label map has the ignored value {table.ignored_value}; leave it out"
+                    for name in unlabelled
+                ]
+            )
+        )
+    notes = []
+    for name, voxels in counts.items():
+        share = 1 - voxels.get(0, 0) / sum(voxels.values())
+        if share == 0:
+            notes.append(f"case {name!r}: its label map is all background")
+        elif share > MOSTLY_FOREGROUND and table.ignored_value is None:
+            notes.append(
+                f"case {name!r}: {share:.0%} of its label map is foreground; is it inverted?"
+            )
+    trained = {value for name in splits.get("train", ()) for value in facts[name].label_voxels}
+    absent = [
+        f"{label.value} ({label.name})" for label in table.foreground if label.value not in trained
+    ]
+    if absent:
+        notes.append(f"no training case has the labels {', '.join(absent)}: they cannot be learnt")
+    return [*notes, *_occurrence_notes(counts, table)]
+
+
+def _labelled(facts: CaseFacts, table: LabelTable) -> dict[int, int]:
+    """Voxels of each label value without those of the ignored one."""
+    return {value: n for value, n in facts.label_voxels.items() if value != table.ignored_value}
+
+
+def _occurrence_notes(counts: Mapping[str, Mapping[int, int]], table: LabelTable) -> list[str]:
+    """Notes on labels that some cases have and others, which have labels, lack."""
+    labelled = [voxels for voxels in counts.values() if voxels.keys() - {0}]
+    notes = []
+    for label in table.foreground:
+        sizes = sorted(voxels[label.value] for voxels in labelled if label.value in voxels)
+        if not sizes or len(sizes) == len(labelled):
+            continue
+        where = (
+            f"label {label.value} ({label.name}) occurs in {len(sizes)} of {len(labelled)} cases"
+        )
+        unnamed = label.name == f"label {label.value}"
+        if unnamed and sizes[-1] <= SLIP_VOXELS and len(sizes) <= SLIP_SHARE * len(labelled):
+            cases = [name for name, voxels in counts.items() if label.value in voxels]
+            notes.append(
+                f"{where}, with {sizes[-1]} voxels at most ({', '.join(cases[:3])}{', ...' if cases[3:] else ''}): a slip of "
+                "the pen? It becomes a class; mend the label maps, or leave it out with dataset.seg.interested_label_list"
+            )
+        elif (
+            len(labelled) >= ENOUGH_CASES
+            and ENOUGH_WITHOUT <= len(sizes) <= len(labelled) - ENOUGH_WITHOUT
+            and sizes[0] >= NEVER_SMALL * median(sizes)
+            and sizes[0] > SLIP_VOXELS
+        ):
+            notes.append(
+                f"{where}, and is never small there: if it was not drawn in the others, they teach that it is background; "
+                "draw it, or leave these cases out"
+            )
+    return notes
