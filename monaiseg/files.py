@@ -20,7 +20,7 @@ import secrets
 import shutil
 import stat
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from monaiseg.errors import DataError, SettingsError, StorageError
 
@@ -126,18 +126,20 @@ def remove(path: str | Path) -> None:
         ) from error
 
 
-def sha256_of(source: bytes | str | Path) -> str:
-    """SHA-256 of bytes, or of the file at a path, in hexadecimal digits.
+def sha256_of(source: bytes | str | Path | IO[bytes]) -> str:
+    """SHA-256 of bytes, of the file at a path, or of the rest of an open file, in hexadecimal digits.
 
     >>> sha256_of(b"")[:8]
     'e3b0c442'
     """
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
+    if isinstance(source, str | Path):
+        with Path(source).open("rb") as file:
+            return sha256_of(file)
     digest = hashlib.sha256()
-    with Path(source).open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+    while chunk := source.read(1 << 20):
+        digest.update(chunk)
     return digest.hexdigest()
 
 

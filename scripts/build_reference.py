@@ -18,7 +18,7 @@ import typer
 
 import monaiseg
 from monaiseg.cli import app
-from monaiseg.settings import easyreg
+from monaiseg.settings import easyreg_keys
 from monaiseg.settings.messages import _in_words
 from monaiseg.settings.schema import json_schema
 
@@ -109,7 +109,7 @@ def _said(node: dict[str, Any]) -> str:
 
 def _elsewhere(path: str) -> str:
     """A note of EasyReg's name for a key, where it has another one."""
-    names = [f"`{theirs}`" for theirs, ours in easyreg.RENAMED.items() if ours == path]
+    names = [f"`{theirs}`" for theirs, ours in easyreg_keys.RENAMED.items() if ours == path]
     return f" In EasyReg: {', '.join(names)}." if names else ""
 
 

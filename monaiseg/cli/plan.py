@@ -98,7 +98,7 @@ def plan(
         typer.echo(
             "note: planned for the processor; --gpu-memory GIB plans for this computer's GPU"
         )
-    typer.echo(planned.prediction.in_words())
+    typer.echo(planned.forecast.in_words())
     write_atomic(output, dump_settings(planned.settings).encode())
     if measurements is not None and not known:
         measured.save(measurements)

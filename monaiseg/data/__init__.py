@@ -37,6 +37,8 @@ from monaiseg.data.grid import (
     Grid,
     Shape,
     Spacing,
+    check_same_grid,
+    median_spacing,
     nearest_multiples,
     padded_shape,
     padded_up,
@@ -50,7 +52,6 @@ from monaiseg.data.pairing import caseless, check_ids
 from monaiseg.data.phantoms import make_phantom, write_phantom, write_phantom_dataset
 from monaiseg.data.splits import choose_debug, split_cases
 from monaiseg.data.volumes import (
-    grid_clash,
     read_header,
     read_label_map,
     read_volume,
@@ -80,6 +81,7 @@ __all__ = [
     "channels_by_case",
     "check_duplicates",
     "check_ids",
+    "check_same_grid",
     "check_unchanged",
     "choose_debug",
     "examine_cases",
@@ -88,12 +90,12 @@ __all__ = [
     "find_cases",
     "fitted_table",
     "fresh_folder",
-    "grid_clash",
     "index_dtype",
     "is_volume_name",
     "kept_labels",
     "label_notes",
     "make_phantom",
+    "median_spacing",
     "nearest_multiples",
     "padded_shape",
     "padded_up",

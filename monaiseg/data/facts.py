@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monaiseg.data.cases import Case
-from monaiseg.data.grid import Grid, Shape, Spacing
+from monaiseg.data.grid import Grid, Shape, Spacing, check_same_grid
 from monaiseg.data.nifti import VolumeHeader, file_sha256
 from monaiseg.data.volumes import read_label_map, read_volume
 from monaiseg.errors import DataError, collecting, listed
@@ -150,7 +150,8 @@ def _examine(ignored_value: int | None, case: Case) -> CaseFacts | list[str]:
         with collecting(problems, "image "):
             image, header = read_volume(path)
             headers.append(header)
-            problems += _grid_problems(headers, label_header)
+            with collecting(problems):
+                _check_grid(headers, label_header)
             same_shape = label is not None and label.shape == image.shape[:3]
             inside = (label > 0) & (label != ignored_value) if label is not None else None
             for values in np.moveaxis(image, 3, 0) if image.ndim == 4 else [image]:
@@ -183,15 +184,13 @@ def _examine(ignored_value: int | None, case: Case) -> CaseFacts | list[str]:
     )
 
 
-def _grid_problems(headers: Sequence[VolumeHeader], label: VolumeHeader | None) -> list[str]:
-    """How the newest image's grid differs from the first's; for the first, from the label map's."""
-    newest = headers[-1]
-    other: Grid | None = headers[0].grid if len(headers) > 1 else label.grid if label else None
-    words = None if other is None else newest.grid.difference(other)
-    if words is None:
-        return []
-    pair = f"channels {headers[0].path} and" if len(headers) > 1 else "label map and image"
-    return [f"{pair} {newest.path} lie on different grids: {words}; resample one onto the other"]
+def _check_grid(headers: Sequence[VolumeHeader], label: VolumeHeader | None) -> None:
+    """The newest image's grid is the first's; the first's is the label map's."""
+    first, newest = headers[0], headers[-1]
+    if len(headers) > 1:
+        check_same_grid(f"channels {first.path} and {newest.path}", first.grid, newest.grid)
+    elif label is not None:
+        check_same_grid(f"label map {label.path} and image {first.path}", label.grid, first.grid)
 
 
 def _channel_facts(values: NDArray[Any], foreground: NDArray[Any] | None) -> ChannelFacts:

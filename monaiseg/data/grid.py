@@ -6,12 +6,15 @@ patient's right, y to the front, z up). *Orientation* names, for each voxel axis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from monaiseg.errors import DataError
 
 Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
@@ -97,6 +100,22 @@ class Grid:
         last = np.array(self.shape) - 1
         picks = np.array(np.meshgrid(*[[0, 1]] * 3, indexing="ij")).reshape(3, -1).T
         return np.asarray(nib.affines.apply_affine(self.array, picks * last))
+
+
+def check_same_grid(what: str, grid: Grid, other: Grid) -> None:
+    """Raises DataError where two grids differ; `what` names both volumes, as "image a.nii and label map b.nii"."""
+    if words := grid.difference(other):
+        raise DataError(f"{what} lie on different grids: {words}; resample one onto the other")
+
+
+def median_spacing(spacings: Iterable[Spacing]) -> Spacing:
+    """Median voxel size along each axis, to a tenth of a micrometre.
+
+    >>> median_spacing([(1.0, 1.0, 2.0), (1.0, 1.2, 3.0), (0.8, 0.9, 5.0)])
+    (1.0, 1.0, 3.0)
+    """
+    x, y, z = (round(float(median(sizes)), 4) for sizes in zip(*spacings, strict=True))
+    return x, y, z
 
 
 def padded_shape(shape: Shape, multiple: Shape) -> Shape:

@@ -7,7 +7,6 @@ allocated. A *note* is an oddity that is accepted and that the user should hear 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import re
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from monaiseg.data.grid import Grid
 from monaiseg.errors import DataError
+from monaiseg.files import sha256_of
 from monaiseg.machine import memory_limit
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -98,12 +98,9 @@ def other_format(name: str) -> str | None:
 
 
 def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
+    """SHA-256 of a file that may be a volume, in hexadecimal digits; raises DataError where it cannot be opened."""
     with opened(Path(path)) as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return sha256_of(file)
 
 
 def default_cap_bytes() -> int:

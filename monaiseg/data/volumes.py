@@ -91,12 +91,6 @@ def read_label_map(
     return (values if values.dtype.itemsize < 4 else values.astype(np.int32, copy=False)), header
 
 
-def open_image(path: str | Path, *, label_map: bool = False) -> nib.Nifti1Image:
-    """A volume that has passed the gate, as a nibabel image in memory, for readers that expect one."""
-    voxels, header = read_label_map(path) if label_map else read_volume(path)
-    return _nifti(voxels, header.grid.array)
-
-
 def read_label_table(path: str | Path) -> LabelTable | None:
     """Names and colours that travel in a label map's header extension; None where there are none."""
     with opened(Path(path)) as file:
@@ -105,14 +99,6 @@ def read_label_table(path: str | Path) -> LabelTable | None:
             if b"<CaretExtension" in content:
                 return parse_table(content)
     return None
-
-
-def grid_clash(label: VolumeHeader, image: str | Path) -> str | None:
-    """What is wrong where a label map and its image do not lie on one grid; None where they do."""
-    words = label.grid.difference(read_header(image).grid)
-    if words is None:
-        return None
-    return f"label map {label.path} and image {image} lie on different grids: {words}; resample one onto the other"
 
 
 def _scaled(

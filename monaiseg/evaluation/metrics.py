@@ -7,6 +7,7 @@ only one of them has scores 0, so missing one never raises a mean.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,18 +57,22 @@ def label_scores(
 ) -> tuple[LabelScore, ...]:
     """Scores of every foreground label from `class_counts` (K, 3)."""
     millilitres = voxel_volume_mm3 / 1000
+    foreground = counts[1:]
     return tuple(
         LabelScore(
             label.value,
             label.name,
-            dice=_dice(both, predicted, referenced),
+            dice=dice,
             precision=_share(both, predicted, referenced),
             recall=_share(both, referenced, predicted),
             reference_ml=referenced * millilitres,
             prediction_ml=predicted * millilitres,
         )
-        for label, (both, predicted, referenced) in zip(
-            table.foreground, counts.tolist()[1:], strict=True
+        for label, (both, predicted, referenced), dice in zip(
+            table.foreground,
+            foreground.tolist(),
+            dice_from_counts(foreground).tolist(),
+            strict=True,
         )
     )
 
@@ -100,17 +105,18 @@ def mean_over_cases(dice: Tensor) -> tuple[float, list[float]]:
     >>> mean_over_cases(dice)[0]
     0.3
     """
-    labels = [_mean(column[~column.isnan()].tolist()) for column in dice[:, 1:].double().unbind(1)]
-    defined = [value for value in labels if not math.isnan(value)]
-    return round(_mean(defined), 12), labels
+    labels = [mean_defined(column.tolist()) for column in dice[:, 1:].double().unbind(1)]
+    return round(mean_defined(labels), 12), labels
 
 
-def _mean(values: list[float]) -> float:
-    return float(np.mean(values)) if values else math.nan
+def mean_defined(values: Iterable[float]) -> float:
+    """Mean of the values that are numbers; NaN where none is.
 
-
-def _dice(both: int, predicted: int, referenced: int) -> float:
-    return 2 * both / (predicted + referenced) if predicted + referenced else math.nan
+    >>> mean_defined([0.5, math.nan, 1.0])
+    0.75
+    """
+    defined = [value for value in values if not math.isnan(value)]
+    return float(np.mean(defined)) if defined else math.nan
 
 
 def _share(both: int, whole: int, other: int) -> float:

@@ -12,21 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from monaiseg.data import (
     Case,
     LabelTable,
     check_ids,
-    grid_clash,
+    check_same_grid,
     prediction_name,
     read_header,
     read_label_map,
     write_label_map,
 )
 from monaiseg.errors import DataError, collecting, listed
-from monaiseg.evaluation.metrics import LabelScore, score_label_maps
+from monaiseg.evaluation.metrics import LabelScore, mean_defined, score_label_maps
 from monaiseg.files import make_folder
 
 
@@ -52,7 +51,7 @@ class CaseScores:
     @property
     def mean_dice(self) -> float:
         """Mean Dice over the labels that have one; NaN where none has."""
-        return _mean([score.dice for score in self.labels])
+        return mean_defined(score.dice for score in self.labels)
 
 
 @dataclass(frozen=True)
@@ -68,12 +67,12 @@ class Evaluation:
     def label_means(self) -> dict[str, float]:
         """Mean Dice over the cases that have one, of each foreground label by name; NaN where none has."""
         columns = zip(*(case.labels for case in self.cases), strict=True)
-        return {column[0].name: _mean([score.dice for score in column]) for column in columns}
+        return {column[0].name: mean_defined(score.dice for score in column) for column in columns}
 
     @property
     def mean_dice(self) -> float:
         """Mean over labels of the labels' means over cases: every structure counts alike."""
-        return _mean(list(self.label_means().values()))
+        return mean_defined(self.label_means().values())
 
 
 def evaluate(
@@ -133,8 +132,8 @@ def check_references(cases: Sequence[Case], split: str = "test") -> None:
 
 def _check_grid(case: Case) -> None:
     assert case.label is not None
-    if clash := grid_clash(read_header(case.label), case.images[0]):
-        raise DataError(clash)
+    what = f"label map {case.label} and image {case.images[0]}"
+    check_same_grid(what, read_header(case.label).grid, read_header(case.images[0]).grid)
 
 
 def _score(predictor: Labeller, case: Case, predictions: Path | None) -> CaseScores:
@@ -153,8 +152,3 @@ def _score(predictor: Labeller, case: Case, predictions: Path | None) -> CaseSco
         )
     labels = score_label_maps(reference, prediction, predictor.table, header.grid.voxel_volume_mm3)
     return CaseScores(case.id, tuple(labels), seconds)
-
-
-def _mean(values: Sequence[float]) -> float:
-    defined = [value for value in values if not np.isnan(value)]
-    return float(np.mean(defined)) if defined else float("nan")

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from monaiseg.evaluation.metrics import mean_defined
 from monaiseg.evaluation.scoring import Evaluation
 from monaiseg.files import make_folder, write_atomic
 
@@ -89,27 +90,19 @@ def label_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     The volume error is without sign: too much in one case does not make up for too little in another. The bias has it.
     """
     for column in zip(*(case.labels for case in evaluation.cases), strict=True):
-        dice = np.array([score.dice for score in column])
         found = [score for score in column if math.isfinite(score.dice)]
-        errors = np.array([score.prediction_ml - score.reference_ml for score in found])
+        errors = [score.prediction_ml - score.reference_ml for score in found]
         yield {
             "value": column[0].value,
             "name": column[0].name,
-            "cases": int(np.isfinite(dice).sum()),
-            "dice": _mean(dice),
-            "dice_sd": float(np.std(dice[np.isfinite(dice)]))
-            if np.isfinite(dice).any()
-            else math.nan,
-            "precision": _mean(np.array([score.precision for score in column])),
-            "recall": _mean(np.array([score.recall for score in column])),
-            "volume_error_ml": _mean(np.abs(errors)),
-            "volume_bias_ml": _mean(errors),
+            "cases": len(found),
+            "dice": mean_defined(score.dice for score in column),
+            "dice_sd": float(np.std([score.dice for score in found])) if found else math.nan,
+            "precision": mean_defined(score.precision for score in column),
+            "recall": mean_defined(score.recall for score in column),
+            "volume_error_ml": mean_defined(map(abs, errors)),
+            "volume_bias_ml": mean_defined(errors),
         }
-
-
-def _mean(values: np.ndarray[Any, Any]) -> float:
-    defined = values[np.isfinite(values)]
-    return float(defined.mean()) if defined.size else math.nan
 
 
 def _number(value: float) -> float | None:

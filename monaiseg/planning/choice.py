@@ -11,21 +11,16 @@ from dataclasses import replace
 from typing import NoReturn
 
 from monaiseg.errors import SettingsError
-from monaiseg.planning.costs import MEMORY_SLACK, Forecast, predict
+from monaiseg.planning.costs import MEMORY_SLACK, Forecast, forecast
 from monaiseg.planning.fingerprint import Fingerprint
 from monaiseg.planning.limits import Limits
 from monaiseg.planning.measurements import Measurements
 from monaiseg.planning.options import Option, option_row
-
-WORTH = {16: 100, 24: 800, 32: 1500, 48: 5000, 64: 15000}
-"""Least number of steps at which a width is taken to beat the next narrower one in the same minutes; not tuned."""
-
-LEAST_STEPS = 50
-"""With fewer, nothing is learned."""
+from monaiseg.settings import PlanningSettings
 
 
 def choose(
-    fingerprint: Fingerprint, limits: Limits, measured: Measurements
+    fingerprint: Fingerprint, limits: Limits, measured: Measurements, rules: PlanningSettings
 ) -> tuple[Option, Forecast]:
     """The most demanding option that the limits allow.
 
@@ -34,18 +29,20 @@ def choose(
     """
     fitting: list[tuple[Option, Forecast]] = []
     worth: list[tuple[Option, Forecast]] = []
-    for batches in option_row(fingerprint, limits):
-        costs = [(option, predict(option, fingerprint, limits, measured)) for option in batches]
+    for batches in option_row(fingerprint, limits, rules):
+        costs = [
+            (option, forecast(option, fingerprint, limits, measured, rules)) for option in batches
+        ]
         fits = [pair for pair in costs if _fits(pair[1], limits)]
         if fits:
             fitting.append(fits[0])
             preferred, cost = costs[0]  # more steps of fewer patches are not worth more
-            worth += fits[:1] if cost.steps >= WORTH[preferred.channels] else []
+            worth += fits[:1] if cost.steps >= rules.steps_worth(preferred.channels) else []
         elif not fitting:
             _refuse_memory(costs[-1][1], limits)
     option, cost = (worth or fitting[:1])[-1]
-    if cost.steps < LEAST_STEPS:
-        _refuse_minutes(option, fingerprint, limits, measured)
+    if cost.steps < rules.least_steps:
+        _refuse_minutes(option, fingerprint, limits, measured, rules)
     return option, cost
 
 
@@ -67,15 +64,19 @@ def _refuse_memory(cost: Forecast, limits: Limits) -> NoReturn:
 
 
 def _refuse_minutes(
-    option: Option, fingerprint: Fingerprint, limits: Limits, measured: Measurements
+    option: Option,
+    fingerprint: Fingerprint,
+    limits: Limits,
+    measured: Measurements,
+    rules: PlanningSettings,
 ) -> NoReturn:
     enough = limits.minutes
     steps = 0
-    while steps < LEAST_STEPS:
+    while steps < rules.least_steps:
         enough = math.floor(2 * enough + 1) / 2
         longer = replace(limits, minutes=enough)
-        steps = predict(option, fingerprint, longer, measured).steps
+        steps = forecast(option, fingerprint, longer, measured, rules).steps
     raise SettingsError(
-        f"--minutes: {limits.minutes:g} are too few for the {LEAST_STEPS} steps that a network needs to learn anything; "
+        f"--minutes: {limits.minutes:g} are too few for the {rules.least_steps} steps that a network needs to learn anything; "
         f"use at least {enough:g}"
     )

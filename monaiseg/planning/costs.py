@@ -15,19 +15,12 @@ from monaiseg.planning.limits import Limits
 from monaiseg.planning.measurements import Measurements
 from monaiseg.planning.options import Option
 from monaiseg.planning.probes import WINDOWS, StepProbe
+from monaiseg.settings import PlanningSettings
 from monaiseg.training import UNSTEADY_STEPS, Pace, Rhythm
 from monaiseg.transforms import MAX_CENTRES
 
-EPOCHS = 20
-"""Parts that a training is divided into."""
-VALIDATIONS = 5
-"""The last one included."""
-VALIDATION_SHARE = 0.1
-"""Of the minutes, that validations may take in all."""
 WORKER_BYTES = 150 << 20
 """What a worker process has for itself."""
-
-OVERLAPS = (0.5, 0.25)
 WINDOW_SLACK = 1.3
 """A window at validation takes so many times its way through the network: scores are added up and compared."""
 CLOSING_SECONDS = 0.3
@@ -35,13 +28,10 @@ CLOSING_SECONDS = 0.3
 BYTES_PER_WEIGHT = 100
 """A checkpoint in memory while it is written: weights, average and optimiser's moments, as tensors and as bytes, twice."""
 MEMORY_SLACK = 1.1
+"""The memory that is expected, times this, is what a training may take."""
 PREPARING_BYTES, RESAMPLING_BYTES = 30, 75
 """Of each voxel and channel of a case that is being prepared, and of one that is resampled for it, which MONAI does in
 float64: 28 and 74 were measured at 192 x 224 x 192 voxels."""
-MOST_WORKERS = 8
-
-CACHE_SHARE = 0.4
-"""Of the memory, that prepared cases may take."""
 
 
 @dataclass(frozen=True)
@@ -152,21 +142,26 @@ def _by_power(values: Mapping[int, float], width: int) -> float:
     return float(values[a] * (width / a) ** power)
 
 
-def predict(
-    option: Option, fingerprint: Fingerprint, limits: Limits, measured: Measurements
+def forecast(
+    option: Option,
+    fingerprint: Fingerprint,
+    limits: Limits,
+    measured: Measurements,
+    rules: PlanningSettings,
 ) -> Forecast:
     """What a training by an option is expected to take."""
     cost, data = step_cost(option, fingerprint, measured), measured.data
     cutting = data.patch_seconds_per_voxel * option.patch_voxels * option.batch_size
-    step, workers = _beside(cost.step_seconds, cutting, limits)
-    look = _validation(option, fingerprint, limits, measured)
+    step, workers = _beside(cost.step_seconds, cutting, limits, rules.most_workers)
+    look = _validation(option, cost, fingerprint, limits, rules)
     files = sum(math.prod(scan.shape) for scan in (*fingerprint.train, *fingerprint.val))
     reading = files * data.read_seconds_per_voxel / min(limits.cores, MOST_READERS)
     start = data.start_seconds + reading + UNSTEADY_STEPS * step
     pace = Pace(step, look.seconds, CLOSING_SECONDS)
     left = 60 * limits.minutes - start
-    rough = (left - pace.ending - (VALIDATIONS - 1) * look.seconds) / step
-    rhythm = Rhythm(max(math.ceil(rough / EPOCHS), 1), EPOCHS // VALIDATIONS)
+    rough = (left - pace.ending - (rules.validations - 1) * look.seconds) / step
+    period = max(rules.epochs // rules.validations, 1)
+    rhythm = Rhythm(max(math.ceil(rough / rules.epochs), 1), period)
     steps = rhythm.last_step(pace, 0, left, closed=0)
     computing = max(cost.step_bytes, _validating_bytes(option, cost, fingerprint))
     in_memory, peak = _memory(
@@ -174,6 +169,7 @@ def predict(
         cost,
         fingerprint,
         limits,
+        rules.cache_share,
         base=data.base_bytes,
         workers=workers,
         computing=computing,
@@ -194,7 +190,9 @@ def predict(
     )
 
 
-def _beside(computing: float, cutting: float, limits: Limits) -> tuple[float, int]:
+def _beside(
+    computing: float, cutting: float, limits: Limits, most_workers: int
+) -> tuple[float, int]:
     """Seconds of a step and the workers that cut for it: none, where cutting between steps is quicker.
 
     A GPU has as many as keep it busy. On a processor a worker takes a core: one thread that waits for a core makes all
@@ -203,7 +201,7 @@ def _beside(computing: float, cutting: float, limits: Limits) -> tuple[float, in
     """
     if limits.device != "cpu":
         workers = min(
-            max(math.ceil(cutting / computing), 1), max(limits.cores - 1, 1), MOST_WORKERS
+            max(math.ceil(cutting / computing), 1), max(limits.cores - 1, 1), most_workers
         )
         return max(computing, cutting / workers), workers
     between = computing + cutting
@@ -213,14 +211,19 @@ def _beside(computing: float, cutting: float, limits: Limits) -> tuple[float, in
 
 
 def _validation(
-    option: Option, fingerprint: Fingerprint, limits: Limits, measured: Measurements
+    option: Option,
+    cost: StepProbe,
+    fingerprint: Fingerprint,
+    limits: Limits,
+    rules: PlanningSettings,
 ) -> ValidationForecast:
     """The fullest validation that stays within its share of the minutes: windows first thin out, then cases."""
-    window = step_cost(option, fingerprint, measured).window_seconds
-    allowed = VALIDATION_SHARE * 60 * limits.minutes / VALIDATIONS
-    for overlap in OVERLAPS:
+    allowed = rules.validation_share * 60 * limits.minutes / rules.validations
+    for overlap in rules.overlaps:
         seconds = [
-            WINDOW_SLACK * window * count_windows(shape, option.patch_shape, (overlap,) * 3)
+            WINDOW_SLACK
+            * cost.window_seconds
+            * count_windows(shape, option.patch_shape, (overlap,) * 3)
             for shape in fingerprint.network_shapes(fingerprint.val, option.patch_shape)
         ]
         if sum(seconds) <= allowed:
@@ -247,6 +250,7 @@ def _memory(
     cost: StepProbe,
     fingerprint: Fingerprint,
     limits: Limits,
+    cache_share: float,
     *,
     base: int,
     workers: int,
@@ -271,7 +275,7 @@ def _memory(
     peak = MEMORY_SLACK * (base + workers * (WORKER_BYTES + 8 * batch) + varying)
     kept = peak + MEMORY_SLACK * cached
     limit = limits.memory_gb * 2**30
-    in_memory = cached <= CACHE_SHARE * limit and kept <= limit
+    in_memory = cached <= cache_share * limit and kept <= limit
     return in_memory, round(kept if in_memory else peak)
 
 

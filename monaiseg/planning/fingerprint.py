@@ -15,6 +15,7 @@ from monaiseg.data import (
     DataTask,
     Shape,
     Spacing,
+    median_spacing,
     padded_up,
     resampled_shape,
 )
@@ -75,11 +76,7 @@ class Fingerprint:
     @functools.cached_property
     def spacing(self) -> Spacing:
         """Median voxel size of the training cases, along X, Y, Z."""
-        x, y, z = (
-            round(float(median(sizes)), 4)
-            for sizes in zip(*(s.spacing for s in self.train), strict=True)
-        )
-        return x, y, z
+        return median_spacing(scan.spacing for scan in self.train)
 
     @functools.cached_property
     def is_uniform(self) -> bool:

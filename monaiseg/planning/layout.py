@@ -4,59 +4,50 @@ from __future__ import annotations
 
 from typing import Any
 
-from monaiseg.planning.costs import OVERLAPS
 from monaiseg.planning.fingerprint import Fingerprint
 from monaiseg.planning.limits import Limits
 from monaiseg.planning.options import Option
-from monaiseg.settings import Settings, settings_from_dict
-
-LEARNING_RATE = 4e-3
-WARMUP_EPOCHS = 0.5
-AVERAGED_PARTS = 15
-FEW_PASSES, MANY_PASSES = 20, 100
-"""Times that each training scan is seen: below the first, augmentation is off; from the second on it is strong, since a
-network that sees no more than the default makes of them learns them by heart (benchmarks/RESULTS.md)."""
-STRONG = {"rotation": {"degrees": 30.0}, "scaling": {"factor": [0.7, 1.4]}}
-"""What strong augmentation has in place of the defaults; it mirrors left to right too, where labels allow it."""
-
-COMMIT_SECONDS, LOSS_SECONDS = 60, 600
-"""Epochs that take longer than the first end with a checkpoint each; no more than the second is lost with a power cut."""
+from monaiseg.settings import PlanningSettings, Settings, settings_from_dict
 
 
-def augment(seg: dict[str, Any], passes: float, *, mirror: bool) -> None:
-    """Put the augmentation that goes with so many passes into `dataset.seg`."""
-    change = seg["augmentation"]
-    change["enabled"] = passes >= FEW_PASSES
-    if passes >= MANY_PASSES:
-        for name, values in STRONG.items():
-            change[name] |= values
-        if mirror:
-            change["flip"]["left_right"] = 0.5
-            seg["partition"]["flips"] = ["left_right"]
+def augmentation(passes: float, rules: PlanningSettings, *, mirror: bool) -> dict[str, Any]:
+    """Augmentation for scans that are seen so many times: paths in `dataset.seg` and their values."""
+    if passes < rules.strongly_augmented_passes:
+        enabled = passes >= rules.augmented_passes
+        return {"augmentation": {"enabled": enabled}}
+    strong = rules.strong_augmentation.model_dump(mode="json")
+    if not mirror:
+        strong["flip"]["left_right"] = 0.0
+    if strong["flip"]["left_right"] == 0:
+        return {"augmentation": strong}
+    return {"augmentation": strong, "partition.flips": ["left_right"]}
 
 
 def layout(
-    option: Option, fingerprint: Fingerprint, limits: Limits, overlap: float = OVERLAPS[0]
+    option: Option,
+    fingerprint: Fingerprint,
+    limits: Limits,
+    rules: PlanningSettings,
+    overlap: float | None = None,
 ) -> Settings:
     """Settings of an option: all that does not depend on how many steps it makes."""
+    network = rules.network_for(limits.device)
     return settings_from_dict(
         {
             "dataset": {
                 "axis_order": "xyz",
                 "num_channels": fingerprint.num_channels,
                 **_reading(fingerprint),
-                "seg": {"patch_size": option.patch_shape, "partition": {"overlap": overlap}},
+                "seg": {
+                    "patch_size": option.patch_shape,
+                    "partition": {"overlap": rules.overlaps[0] if overlap is None else overlap},
+                },
             },
             "tsk_set": {
                 "gpu_id": -1 if limits.device == "cpu" else 0,
                 "batch_size": option.batch_size,
-                "optim": {"optim_type": "adamw", "lr": LEARNING_RATE},
-                "network": {
-                    "variant": option.variant,
-                    "channels": option.channels,
-                    "norm": "group" if limits.device == "cpu" else "instance",
-                    "deep_supervision_heads": 0 if limits.device == "cpu" else 2,
-                },
+                "optim": rules.optim.model_dump(mode="json"),
+                "network": {**network.model_dump(mode="json"), "channels": option.channels},
             },
         }
     )
@@ -78,6 +69,7 @@ def _reading(fingerprint: Fingerprint) -> dict[str, Any]:
     }
 
 
-def averaging_decay(steps: int) -> float:
-    """Decay whose memory is a fifteenth of the training, within 10 and 500 steps."""
-    return round(1 - 1 / min(max(steps / AVERAGED_PARTS, 10), 500), 4)
+def averaging_decay(steps: int, rules: PlanningSettings) -> float:
+    """Decay of an average of the weights that remembers a share of the training, within limits."""
+    least, most = rules.averaged_steps
+    return round(1 - 1 / min(max(steps * rules.averaged_share, least), most), 4)

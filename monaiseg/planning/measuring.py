@@ -15,15 +15,17 @@ from monaiseg.planning.fingerprint import Fingerprint
 from monaiseg.planning.layout import layout
 from monaiseg.planning.limits import Limits
 from monaiseg.planning.measurements import Measurements
-from monaiseg.planning.options import Option, batch_sizes, patch_ladder, variant_for
+from monaiseg.planning.options import Option, batch_sizes, patch_ladder
 from monaiseg.planning.probes import DataProbe, StepProbe, run_probes
+from monaiseg.settings import PlanningSettings
 
 MEASURED_WIDTHS = (16, 32, 64)
+"""Channels of the first stage; between them costs follow a power of the width."""
 ROUNDS = 3
 """Times that a plan is checked by measuring the step it chose."""
 
 
-def measure(fingerprint: Fingerprint, limits: Limits) -> Measurements:
+def measure(fingerprint: Fingerprint, limits: Limits, rules: PlanningSettings) -> Measurements:
     """Measure this machine: some widths on a small patch, and then the step that the plan chooses by them.
 
     Raises:
@@ -34,31 +36,29 @@ def measure(fingerprint: Fingerprint, limits: Limits) -> Measurements:
             "--gpu-memory: this computer has no GPU that torch can use; plan on the one that will train, or give its "
             "--measurements"
         )
-    small = patch_ladder(fingerprint)[0]
-    first = [
-        Option(variant_for(limits), width, small, batch_sizes(small)[0])
-        for width in MEASURED_WIDTHS
-    ]
-    steps, data = _run(fingerprint, limits, first)
+    small = patch_ladder(fingerprint, rules)[0]
+    variant, batch = rules.network_for(limits.device).variant, batch_sizes(small, rules)[0]
+    first = [Option(variant, width, small, batch) for width in MEASURED_WIDTHS]
+    steps, data = _run(fingerprint, limits, rules, first)
     found = Measurements(
         processor_name(), limits.cores, limits.device, data, tuple(filter(None, steps))
     )
     if not found.steps:
         raise SettingsError("no step could be measured: memory ran out at once; free some")
     for _ in range(ROUNDS):
-        option, _ = choose(fingerprint, limits, found)
+        option, _ = choose(fingerprint, limits, found, rules)
         if exact_cost(option, fingerprint, found) is not None:
             break
-        (step,), _ = _run(fingerprint, limits, [option])
+        (step,), _ = _run(fingerprint, limits, rules, [option])
         step = step or _too_large(option, fingerprint, limits, found)
         found = replace(found, steps=(*found.steps, step))
     return found
 
 
 def _run(
-    fingerprint: Fingerprint, limits: Limits, options: Sequence[Option]
+    fingerprint: Fingerprint, limits: Limits, rules: PlanningSettings, options: Sequence[Option]
 ) -> tuple[list[StepProbe | None], DataProbe]:
-    settings = [layout(option, fingerprint, limits) for option in options]
+    settings = [layout(option, fingerprint, limits, rules) for option in options]
     return run_probes(
         [(each, fingerprint.num_classes) for each in settings],
         (settings[0], fingerprint.median_shape, fingerprint.num_classes),

@@ -11,28 +11,16 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from monaiseg.data import Shape, Spacing
 from monaiseg.errors import SettingsError
 from monaiseg.networks import plan_topology
 from monaiseg.planning.fingerprint import Fingerprint
 from monaiseg.planning.limits import Limits
-from monaiseg.settings import NetworkSettings
-
-WIDTHS = (16, 24, 32, 48, 64)
-"""Channels of the first stage."""
-
-SENSIBLE_WIDTH = 32
+from monaiseg.settings import NetworkSettings, PlanningSettings
 
 GRAIN = 8
 """Patch sizes are multiples of this: three halvings."""
-LEAST_VOXELS, MOST_VOXELS = 48**3, 128**3
-"""Of a patch, where scans are larger."""
-BATCH_VOXELS = 4 * 48**3
-"""A batch has so many voxels at least, or two patches; four patches at most."""
-
-CPU_VARIANT: Literal["folded"] = "folded"
 
 
 @dataclass(frozen=True)
@@ -50,13 +38,13 @@ class Option:
         return math.prod(self.patch_shape)
 
 
-def patch_ladder(fingerprint: Fingerprint) -> list[Shape]:
+def patch_ladder(fingerprint: Fingerprint, rules: PlanningSettings) -> list[Shape]:
     """Patches along X, Y, Z, smallest first, each at least a seventh larger; the last is the median scan if it may be.
 
     From the median scan, rounded up to multiples of 8, the axis that is longest in mm is cut again and again.
 
     >>> from monaiseg.planning.fingerprint import Fingerprint, Scan
-    >>> patch_ladder(Fingerprint((Scan((36, 50, 35), (1.0, 1.0, 1.0)),), (), 1, 3))
+    >>> patch_ladder(Fingerprint((Scan((36, 50, 35), (1.0, 1.0, 1.0)),), (), 1, 3), PlanningSettings())
     [(40, 56, 40)]
     """
     size = [max(GRAIN * math.ceil(n / GRAIN), 2 * GRAIN) for n in fingerprint.median_shape]
@@ -65,44 +53,41 @@ def patch_ladder(fingerprint: Fingerprint) -> list[Shape]:
         x, y, z = size
         voxels = x * y * z
         grown = not rungs or 8 * voxels <= 7 * math.prod(rungs[-1])
-        if voxels <= MOST_VOXELS and grown and _is_plannable((x, y, z), fingerprint.spacing):
+        fits = voxels <= rules.most_patch_voxels and grown
+        if fits and _is_plannable(rules.cpu_network, (x, y, z), fingerprint.spacing):
             rungs.append((x, y, z))
         axis = max(
             (a for a in range(3) if size[a] > 4 * GRAIN),
             key=lambda a: (size[a] * fingerprint.spacing[a], a),
             default=None,
         )
-        if axis is None or (rungs and voxels <= LEAST_VOXELS):
+        if axis is None or (rungs and voxels <= rules.least_patch_voxels):
             return rungs[::-1]
         size[axis] -= GRAIN
 
 
-def _is_plannable(patch: Shape, spacing: Spacing) -> bool:
+def _is_plannable(network: NetworkSettings, patch: Shape, spacing: Spacing) -> bool:
     try:
-        plan_topology(NetworkSettings(variant=CPU_VARIANT), patch, spacing)
+        plan_topology(network, patch, spacing)
     except SettingsError:
         return False
     return True
 
 
-def batch_sizes(patch: Shape) -> tuple[int, ...]:
+def batch_sizes(patch: Shape, rules: PlanningSettings) -> tuple[int, ...]:
     """Patches of a batch, the preferred number first; fewer where memory is short."""
-    preferred = min(max(BATCH_VOXELS // math.prod(patch), 2), 4)
+    preferred = min(max(rules.batch_voxels // math.prod(patch), 2), rules.most_patches)
     return tuple(dict.fromkeys([preferred, 2, 1]))
 
 
-def option_row(fingerprint: Fingerprint, limits: Limits) -> Iterator[tuple[Option, ...]]:
+def option_row(
+    fingerprint: Fingerprint, limits: Limits, rules: PlanningSettings
+) -> Iterator[tuple[Option, ...]]:
     """Options, the least demanding first; each as its batches, the preferred one first."""
-    ladder = patch_ladder(fingerprint)
-    narrow = [(ladder[0], width) for width in WIDTHS if width < SENSIBLE_WIDTH]
-    sensible = [(patch, SENSIBLE_WIDTH) for patch in ladder]
-    wide = [(ladder[-1], width) for width in WIDTHS if width > SENSIBLE_WIDTH]
+    ladder, sensible_width = patch_ladder(fingerprint, rules), rules.sensible_width
+    narrow = [(ladder[0], width) for width in rules.widths if width < sensible_width]
+    sensible = [(patch, sensible_width) for patch in ladder]
+    wide = [(ladder[-1], width) for width in rules.widths if width > sensible_width]
+    variant = rules.network_for(limits.device).variant
     for patch, width in itertools.chain(narrow, sensible, wide):
-        yield tuple(
-            Option(variant_for(limits), width, patch, batch) for batch in batch_sizes(patch)
-        )
-
-
-def variant_for(limits: Limits) -> Literal["standard", "folded"]:
-    """The kind of network that suits the device."""
-    return CPU_VARIANT if limits.device == "cpu" else "standard"
+        yield tuple(Option(variant, width, patch, batch) for batch in batch_sizes(patch, rules))

@@ -6,10 +6,10 @@ the user has; and the *measurements*, what steps cost on this machine. Equal one
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from monaiseg.data import read_data_task
 from monaiseg.errors import SettingsError
@@ -17,19 +17,12 @@ from monaiseg.machine import free_memory, usable_cores
 from monaiseg.planning.choice import choose
 from monaiseg.planning.costs import Forecast
 from monaiseg.planning.fingerprint import Fingerprint
-from monaiseg.planning.layout import (
-    COMMIT_SECONDS,
-    LOSS_SECONDS,
-    WARMUP_EPOCHS,
-    augment,
-    averaging_decay,
-    layout,
-)
+from monaiseg.planning.layout import augmentation, averaging_decay, layout
 from monaiseg.planning.limits import Limits
 from monaiseg.planning.measurements import Measurements, check_alike
 from monaiseg.planning.measuring import measure
 from monaiseg.planning.reasons import Choice, choices
-from monaiseg.settings import Settings, dump_settings, settings_from_dict
+from monaiseg.settings import PlanningSettings, Settings, changed
 
 
 @dataclass(frozen=True)
@@ -37,7 +30,7 @@ class Plan:
     """Settings, what they are expected to take, and why they are so."""
 
     settings: Settings
-    prediction: Forecast
+    forecast: Forecast
     choices: tuple[Choice, ...]
 
 
@@ -50,6 +43,7 @@ def plan(
     memory_gb: float | None = None,
     gpu_memory_gb: float | None = None,
     measurements: Measurements | None = None,
+    rules: PlanningSettings | None = None,
 ) -> tuple[Plan, Measurements]:
     """Plan a training on a prepared data task.
 
@@ -58,14 +52,16 @@ def plan(
         data_task_name: folder of the prepared data task in it.
         minutes: wall clock of the training, with everything in it.
         cores: cores of the processor that it may use. None: those that this process may.
-        memory_gb: GiB that it may take. None: half of what is free now.
+        memory_gb: GiB that it may take. None: the share of what is free now that `rules` allow, half.
         gpu_memory_gb: GiB of the GPU to train on. None: train on the processor.
         measurements: of a machine like the one that will train. None: this machine is measured.
+        rules: what the plan takes for granted. None: the defaults.
 
     Raises:
         DataError: the data task cannot be used.
         SettingsError: the limits cannot be met; the smallest that can is named.
     """
+    rules = rules or PlanningSettings()
     fingerprint = Fingerprint.of(read_data_task(Path(output_root_path) / data_task_name))
     if not fingerprint.train:
         raise SettingsError(
@@ -74,41 +70,52 @@ def plan(
     limits = Limits(
         minutes,
         cores or usable_cores(),
-        round(free_memory() / 2 / 2**30, 1) if memory_gb is None else memory_gb,
+        round(rules.memory_share * free_memory() / 2**30, 1) if memory_gb is None else memory_gb,
         gpu_memory_gb,
     )
     if measurements is None:
-        measurements = measure(fingerprint, limits)
+        measurements = measure(fingerprint, limits, rules)
     check_alike(measurements, fingerprint, limits)
-    return plan_settings(fingerprint, limits, measurements), measurements
+    return plan_settings(fingerprint, limits, measurements, rules), measurements
 
 
-def plan_settings(fingerprint: Fingerprint, limits: Limits, measured: Measurements) -> Plan:
+def plan_settings(
+    fingerprint: Fingerprint, limits: Limits, measured: Measurements, rules: PlanningSettings
+) -> Plan:
     """The plan that follows from data, limits and measurements; equal ones give equal settings.
 
     Raises:
         SettingsError: the limits allow no training; the smallest that do are named.
     """
-    option, cost = choose(fingerprint, limits, measured)
+    option, cost = choose(fingerprint, limits, measured, rules)
     passes = cost.steps * option.batch_size / len(fingerprint.train)
-    document = json.loads(
-        dump_settings(layout(option, fingerprint, limits, cost.validation.overlap))
+    seg = augmentation(passes, rules, mirror=fingerprint.can_mirror)
+    settings = changed(
+        layout(option, fingerprint, limits, rules, cost.validation.overlap),
+        {
+            "dataset.cache.where": "memory" if cost.in_memory else "disk",
+            **{f"dataset.seg.{path}": value for path, value in seg.items()},
+            **{f"tsk_set.{key}": value for key, value in _course(cost, limits, rules).items()},
+        },
     )
-    document["dataset"]["cache"]["where"] = "memory" if cost.in_memory else "disk"
-    augment(document["dataset"]["seg"], passes, mirror=fingerprint.can_mirror)
-    document["tsk_set"] |= {
+    reasons = choices(settings, option, cost, fingerprint, limits, rules, passes)
+    return Plan(settings, cost, reasons)
+
+
+def _course(cost: Forecast, limits: Limits, rules: PlanningSettings) -> dict[str, Any]:
+    """What of `tsk_set` depends on how many steps a training makes, and how long they take."""
+    rhythm, threads = cost.rhythm, limits.cores
+    often = cost.epoch_seconds > rules.commit_seconds
+    within = cost.epoch_seconds > rules.loss_seconds
+    return {
         "budget_minutes": limits.minutes,
-        "num_threads": limits.cores - (cost.workers if limits.device == "cpu" else 0),
+        "num_threads": threads - cost.workers if limits.device == "cpu" else threads,
         "num_workers": cost.workers,
-        "epochs": math.ceil(cost.steps / cost.rhythm.steps_per_epoch),
-        "max_batch_num_per_epoch": [cost.rhythm.steps_per_epoch, cost.validation.cases, 0],
-        "val_period": cost.rhythm.val_period,
-        "checkpoint_period": 1 if cost.epoch_seconds > COMMIT_SECONDS else cost.rhythm.val_period,
-        "checkpoint_steps": math.ceil(LOSS_SECONDS / cost.step_seconds)
-        if cost.epoch_seconds > LOSS_SECONDS
-        else None,
-        "warmup_epochs": WARMUP_EPOCHS,
-        "weight_averaging": averaging_decay(cost.steps),
+        "epochs": math.ceil(cost.steps / rhythm.steps_per_epoch),
+        "max_batch_num_per_epoch": [rhythm.steps_per_epoch, cost.validation.cases, 0],
+        "val_period": rhythm.val_period,
+        "checkpoint_period": 1 if often else rhythm.val_period,
+        "checkpoint_steps": math.ceil(rules.loss_seconds / cost.step_seconds) if within else None,
+        "warmup_epochs": rules.warmup_epochs,
+        "weight_averaging": averaging_decay(cost.steps, rules),
     }
-    settings = settings_from_dict(document)
-    return Plan(settings, cost, choices(settings, option, cost, fingerprint, limits, passes))

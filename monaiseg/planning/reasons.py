@@ -6,13 +6,11 @@ from dataclasses import dataclass
 
 from monaiseg.data import Shape
 from monaiseg.networks import plan_topology
-from monaiseg.planning.choice import WORTH
-from monaiseg.planning.costs import CACHE_SHARE, VALIDATIONS, Forecast
+from monaiseg.planning.costs import Forecast
 from monaiseg.planning.fingerprint import Fingerprint
-from monaiseg.planning.layout import FEW_PASSES, MANY_PASSES
 from monaiseg.planning.limits import Limits
-from monaiseg.planning.options import WIDTHS, Option, patch_ladder
-from monaiseg.settings import Settings
+from monaiseg.planning.options import Option, patch_ladder
+from monaiseg.settings import PlanningSettings, Settings
 
 
 @dataclass(frozen=True)
@@ -29,26 +27,31 @@ def choices(
     cost: Forecast,
     fingerprint: Fingerprint,
     limits: Limits,
+    rules: PlanningSettings,
     passes: float,
 ) -> tuple[Choice, ...]:
     """Each choice with its reason, in the order in which they follow from one another."""
     return (
-        *_choices_of_network(settings, option, cost, fingerprint),
-        *_choices_of_course(settings, cost, limits, passes),
-        *_choices_of_machine(settings, cost, limits),
-        _choice_of_validation(cost, limits),
+        *_choices_of_network(settings, option, cost, fingerprint, rules),
+        *_choices_of_course(settings, cost, limits, rules, passes),
+        *_choices_of_machine(settings, cost, limits, rules),
+        _choice_of_validation(cost, limits, rules),
     )
 
 
 def _choices_of_network(
-    settings: Settings, option: Option, cost: Forecast, fingerprint: Fingerprint
+    settings: Settings,
+    option: Option,
+    cost: Forecast,
+    fingerprint: Fingerprint,
+    rules: PlanningSettings,
 ) -> tuple[Choice, ...]:
     network, patch = settings.tsk_set.network, option.patch_shape
     topology = plan_topology(network, patch, fingerprint.spacing)
     spacing = " x ".join(f"{size:g}" for size in fingerprint.spacing)
-    scan, whole = fingerprint.median_shape, patch_ladder(fingerprint)[-1]
+    scan, whole = fingerprint.median_shape, patch_ladder(fingerprint, rules)[-1]
     holds_scan = all(p >= n for p, n in zip(patch, scan, strict=True))
-    wider = next((width for width in WIDTHS if width > option.channels), None)
+    wider = next((width for width in rules.widths if width > option.channels), None)
     return (
         Choice(
             f"spacing {spacing} mm",
@@ -70,7 +73,7 @@ def _choices_of_network(
             f"{_times(topology.total_stride)}",
             f"{cost.parameters / 1e6:.2f} million weights; "
             + (
-                f"{wider} channels would want {WORTH[wider]} steps or more memory"
+                f"{wider} channels would want {rules.steps_worth(wider)} steps or more memory"
                 if wider
                 else "the widest"
             ),
@@ -96,7 +99,7 @@ def _choice_of_intensity(settings: Settings, fingerprint: Fingerprint) -> Choice
 
 
 def _choices_of_course(
-    settings: Settings, cost: Forecast, limits: Limits, passes: float
+    settings: Settings, cost: Forecast, limits: Limits, rules: PlanningSettings, passes: float
 ) -> tuple[Choice, ...]:
     chosen = settings.tsk_set
     averaged = 1 / (1 - chosen.weight_averaging) / cost.steps
@@ -110,17 +113,16 @@ def _choices_of_course(
             f"warm-up of {chosen.warmup_epochs:g} epochs; weights averaged with decay {chosen.weight_averaging:g}, "
             f"{averaged:.0%} of the training",
         ),
-        _choice_of_augmentation(settings, passes),
+        _choice_of_augmentation(settings, rules, passes),
     )
 
 
-def _choice_of_augmentation(settings: Settings, passes: float) -> Choice:
-    if passes < FEW_PASSES:
-        return Choice("augmentation off", f"on from {FEW_PASSES} times that a scan is seen")
-    if passes < MANY_PASSES:
-        return Choice(
-            "augmentation default", f"strong from {MANY_PASSES} times that a scan is seen"
-        )
+def _choice_of_augmentation(settings: Settings, rules: PlanningSettings, passes: float) -> Choice:
+    few, many = rules.augmented_passes, rules.strongly_augmented_passes
+    if passes < few:
+        return Choice("augmentation off", f"on from {few} times that a scan is seen")
+    if passes < many:
+        return Choice("augmentation default", f"strong from {many} times that a scan is seen")
     if settings.dataset.seg.partition.flips:
         return Choice(
             "augmentation strong, mirrored left to right",
@@ -133,12 +135,14 @@ def _choice_of_augmentation(settings: Settings, passes: float) -> Choice:
     )
 
 
-def _choices_of_machine(settings: Settings, cost: Forecast, limits: Limits) -> tuple[Choice, ...]:
+def _choices_of_machine(
+    settings: Settings, cost: Forecast, limits: Limits, rules: PlanningSettings
+) -> tuple[Choice, ...]:
     where = "on disk" if settings.dataset.cache.where == "disk" else "in memory"
     return (
         Choice(
             f"cache {where}",
-            f"prepared scans may take {CACHE_SHARE:.0%} of {limits.memory_gb:g} GiB",
+            f"prepared scans may take {rules.cache_share:.0%} of {limits.memory_gb:g} GiB",
         ),
         Choice(
             f"{settings.tsk_set.num_threads} threads, {cost.workers} workers",
@@ -149,8 +153,9 @@ def _choices_of_machine(settings: Settings, cost: Forecast, limits: Limits) -> t
     )
 
 
-def _choice_of_validation(cost: Forecast, limits: Limits) -> Choice:
-    validation, share = cost.validation, VALIDATIONS * cost.validation.seconds / 60 / limits.minutes
+def _choice_of_validation(cost: Forecast, limits: Limits, rules: PlanningSettings) -> Choice:
+    validation = cost.validation
+    share = rules.validations * validation.seconds / 60 / limits.minutes
     return Choice(
         f"validation every {cost.rhythm.val_period} epochs on {validation.cases} cases, overlap {validation.overlap:g}",
         f"{validation.seconds:.0f} s each, {share:.0%} of the minutes in all",

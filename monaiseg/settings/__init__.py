@@ -14,6 +14,7 @@ from monaiseg.settings.dataset import DatasetSettings, IntensitySettings, Sampli
 from monaiseg.settings.loss import LossSettings
 from monaiseg.settings.network import NetworkSettings
 from monaiseg.settings.optimisation import OptimSettings
+from monaiseg.settings.planning import PlanningSettings
 from monaiseg.settings.reading import (
     changed,
     find_settings,
@@ -34,6 +35,7 @@ __all__ = [
     "LossSettings",
     "NetworkSettings",
     "OptimSettings",
+    "PlanningSettings",
     "RigidSettings",
     "RotationSettings",
     "SamplingSettings",

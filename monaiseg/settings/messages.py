@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from monaiseg.errors import nearest
-from monaiseg.settings import easyreg
+from monaiseg.settings.easyreg import Translation
+from monaiseg.settings.easyreg_keys import names_at
 from monaiseg.settings.schema import node_at
 from monaiseg.settings.section import MOST
 
 
-def explain(fault: Any, translation: easyreg.Translation) -> str:
+def explain(fault: Any, translation: Translation) -> str:
     """One of pydantic's faults as `path.to.key: what; what to use`, the path as the user wrote it."""
     if fault["type"] == "extra_forbidden":
         path = ".".join(map(str, fault["loc"]))
@@ -39,7 +40,7 @@ def _place(location: tuple[Any, ...], document: Mapping[str, Any]) -> tuple[str,
 def unknown_key(path: str) -> str:
     """What to say of a key that is not known: the nearest known one."""
     section, _, name = path.rpartition(".")
-    ours, theirs = list(node_at(section).get("properties", {})), easyreg.names_at(section)
+    ours, theirs = list(node_at(section).get("properties", {})), names_at(section)
     guess = nearest(name, [*ours, *theirs])
     if guess:
         return f"unknown key; did you mean {guess!r}?"

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
 from typing import Any, cast
 
 import torch
@@ -20,7 +19,7 @@ from torch.nn.modules.loss import _Loss
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from monaiseg.data import DataTask, LabelTable, Spacing
+from monaiseg.data import DataTask, LabelTable, Spacing, median_spacing
 from monaiseg.networks import InBFloat16, ResidualUNet, SegmentationLoss, SlidingWindow, network_of
 from monaiseg.settings import OptimSettings, Settings
 from monaiseg.training import distributed
@@ -133,6 +132,4 @@ def initial_network(settings: Settings, table: LabelTable, spacing: Spacing) -> 
 def network_spacing(task: DataTask, settings: Settings) -> Spacing:
     """Voxel size in mm along X, Y, Z that the network works at: the median of the training cases, as it sees them."""
     ids = [case.id for case in task.cases.get("train", ())] or list(task.facts)
-    sizes = [sampled_spacing(task.facts[case_id].grid, settings) for case_id in ids]
-    x, y, z = (round(float(median(along)), 4) for along in zip(*sizes, strict=True))
-    return x, y, z
+    return median_spacing(sampled_spacing(task.facts[case_id].grid, settings) for case_id in ids)

@@ -12,7 +12,14 @@ from monai.transforms.transform import Transform
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from monaiseg.data import Grid, LabelTable, grid_clash, read_label_map, read_volume
+from monaiseg.data import (
+    Grid,
+    LabelTable,
+    check_same_grid,
+    read_header,
+    read_label_map,
+    read_volume,
+)
 from monaiseg.errors import DataError
 from monaiseg.transforms.items import Item, case_name
 
@@ -26,8 +33,9 @@ class ReadReferenced(Transform):
     @override
     def __call__(self, data: Mapping[str, Any]) -> Item:
         values, header = read_label_map(data["reference"])
-        if clash := grid_clash(header, data["image"].meta["filename_or_obj"]):
-            raise DataError(clash)
+        image = data["image"].meta["filename_or_obj"]
+        what = f"label map {header.path} and image {image}"
+        check_same_grid(what, header.grid, read_header(image).grid)
         classes = self.table.class_indices(values, others="background")
         volume = header.grid.voxel_volume_mm3
         return {**data, "label": torch.from_numpy(classes)[None], "voxel_volume_mm3": volume}
@@ -56,7 +64,7 @@ class ReadCased(Transform):
         item = {**data, "image": tensor, "case_id": case_name(data)}
         if self.with_label:
             values, header = read_label_map(data["label"])
-            _check_grid(grid, header.grid, data["label"])
+            check_same_grid(f"label map {header.path} and image {paths[0]}", header.grid, grid)
             item["label"] = MetaTensor(torch.from_numpy(values[None]), meta=item["image"].meta)
         return item
 
@@ -66,7 +74,7 @@ class ReadCased(Transform):
         for path in paths:
             values, header = read_volume(path)
             grids.append(header.grid)
-            _check_grid(grids[0], header.grid, path)
+            check_same_grid(f"channels {paths[0]} and {path}", grids[0], header.grid)
             planes = values[None] if values.ndim == 3 else np.moveaxis(values, -1, 0)
             channels += [plane.astype(np.float32) for plane in planes]  # small integers overflow
         if len(channels) != self.num_channels:
@@ -75,13 +83,6 @@ class ReadCased(Transform):
                 f"{self.num_channels}; give one file a channel, or a 4-D file, in the order of training"
             )
         return torch.from_numpy(np.stack(channels)), grids[0]
-
-
-def _check_grid(first: Grid, grid: Grid, path: str) -> None:
-    if (words := first.difference(grid)) is not None:
-        raise DataError(
-            f"{path}: lies on another grid than the case's first image: {words}; resample one onto the other"
-        )
 
 
 class ClassIndicesd(Transform):

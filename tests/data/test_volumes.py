@@ -10,7 +10,6 @@ import pytest
 
 from monaiseg.data.grid import Grid
 from monaiseg.data.volumes import (
-    open_image,
     read_header,
     read_label_map,
     read_volume,
@@ -122,14 +121,6 @@ def test_a_file_larger_than_a_chunk_is_read_whole(file):
     voxels = np.random.default_rng(0).integers(0, 2000, (96, 96, 100)).astype(np.int16)
     assert np.array_equal(read_volume(file(nifti(voxels), "big.nii.gz"))[0], voxels)
     assert np.array_equal(read_volume(file(nifti(voxels), "big.nii"))[0], voxels)
-
-
-def test_an_image_for_other_readers_has_passed_the_gate(file):
-    image = open_image(file(nifti((VOXELS % 5).astype(np.float64))), label_map=True)
-
-    assert np.array_equal(np.asanyarray(image.dataobj), VOXELS % 5)
-    assert image.get_data_dtype().kind in "iu"
-    assert np.allclose(image.affine, OBLIQUE, atol=1e-5)
 
 
 @pytest.mark.parametrize("affine", [OBLIQUE, SHEARED])

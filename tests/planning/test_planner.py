@@ -24,10 +24,12 @@ from monaiseg.planning.fingerprint import Fingerprint, Scan, hounsfield_window
 from monaiseg.planning.layout import layout
 from monaiseg.planning.limits import Limits
 from monaiseg.planning.measurements import Measurements
-from monaiseg.planning.options import WIDTHS, Option, patch_ladder
+from monaiseg.planning.options import Option, patch_ladder
 from monaiseg.planning.planner import Plan, plan_settings
 from monaiseg.planning.probes import DataProbe, StepProbe, run_probes
 from monaiseg.preparation import prepare
+from monaiseg.settings.augmentation import AugmentationSettings, RotationSettings
+from monaiseg.settings.planning import PlanningSettings
 from monaiseg.settings.reading import load_settings
 from monaiseg.settings.settings import Settings
 from monaiseg.settings.writing import dump_settings
@@ -35,13 +37,14 @@ from monaiseg.training import checkpoint as checkpoints
 
 GIB = 2**30
 GPU = Limits(60, 8, 16, gpu_memory_gb=8)
+RULES = PlanningSettings()
 
 
 def machine(
     fingerprint: Fingerprint, speed: float = 1.0, widths: tuple[int, ...] = (16, 32, 64)
 ) -> Measurements:
     """A machine that computes 1 million voxels a second at width 16, and goes slower with the square of the width."""
-    patch = patch_ladder(fingerprint)[0]
+    patch = patch_ladder(fingerprint, RULES)[0]
     voxels = 2 * math.prod(patch)
 
     def probe(width: int) -> StepProbe:
@@ -91,7 +94,7 @@ limits = st.builds(
 def planned(fingerprint: Fingerprint, limits: Limits, speed: float = 1.0) -> Plan | None:
     """A plan on the made-up machine; None where it is refused."""
     try:
-        return plan_settings(fingerprint, limits, machine(fingerprint, speed))
+        return plan_settings(fingerprint, limits, machine(fingerprint, speed), RULES)
     except SettingsError:
         return None
 
@@ -104,7 +107,7 @@ def test_a_plan_fits_its_limits_and_can_be_built(fingerprint, limits):
     plan = planned(fingerprint, limits)
     if plan is None:
         return
-    settings, expected = plan.settings, plan.prediction
+    settings, expected = plan.settings, plan.forecast
 
     stride = plan_topology(
         settings.tsk_set.network, settings.patch_shape, fingerprint.spacing
@@ -146,7 +149,7 @@ def test_what_is_refused_names_the_smallest_limit_that_works(fingerprint, limits
     measured = machine(fingerprint, speed=0.05)
     for _ in range(2):  # memory first, then minutes
         try:
-            plan_settings(fingerprint, limits, measured)
+            plan_settings(fingerprint, limits, measured, RULES)
         except SettingsError as error:
             enough = float(str(error).rsplit(" ", 1)[1])
             name = "memory_gb" if "--memory" in str(error) else "minutes"
@@ -154,8 +157,8 @@ def test_what_is_refused_names_the_smallest_limit_that_works(fingerprint, limits
             limits = replace(limits, **{name: enough})
             if getattr(short, name) > 0:
                 with pytest.raises(SettingsError, match=str(error).split(":")[0]):
-                    plan_settings(fingerprint, short, measured)
-    plan_settings(fingerprint, limits, measured)
+                    plan_settings(fingerprint, short, measured, RULES)
+    plan_settings(fingerprint, limits, measured, RULES)
 
 
 def size(plan: Plan) -> tuple[int, int]:
@@ -165,7 +168,7 @@ def size(plan: Plan) -> tuple[int, int]:
 
 def work(plan: Plan) -> float:
     """Seconds of steps."""
-    return plan.prediction.steps * plan.prediction.step_seconds
+    return plan.forecast.steps * plan.forecast.step_seconds
 
 
 # ---------------------------------------------------------------- on drawn examples
@@ -180,10 +183,10 @@ def test_a_worker_takes_a_core_where_it_gives_back_more(cores, cutting, workers)
     measured = machine(fingerprint)
     measured = replace(measured, cores=cores, data=DataProbe(4.0, GIB // 2, 1e-7, cutting * 1e-6))
 
-    plan = plan_settings(fingerprint, Limits(2, cores, 4), measured)
+    plan = plan_settings(fingerprint, Limits(2, cores, 4), measured, RULES)
 
     assert plan.settings.tsk_set.network.channels == 16
-    assert plan.settings.tsk_set.num_workers == plan.prediction.workers == workers
+    assert plan.settings.tsk_set.num_workers == plan.forecast.workers == workers
     assert plan.settings.tsk_set.num_threads == cores - workers
 
 
@@ -274,7 +277,7 @@ def test_little_memory_keeps_prepared_cases_on_disk():
 
 def test_the_schedule_of_a_plan_has_its_warm_up_average_and_validations_inside_the_minutes():
     plan = planned(even((35, 50, 36)), Limits(20, 2, 4))
-    tsk, expected = plan.settings.tsk_set, plan.prediction
+    tsk, expected = plan.settings.tsk_set, plan.forecast
 
     assert tsk.max_batch_num_per_epoch[0] * (tsk.epochs - 1) < expected.steps
     assert 0 < tsk.warmup_epochs < tsk.epochs / 10
@@ -290,13 +293,37 @@ def test_a_faster_machine_trains_a_wider_network():
     ]
 
     assert widths == sorted(widths)
-    assert (widths[0], widths[-1]) == (WIDTHS[0], WIDTHS[-1])
+    assert (widths[0], widths[-1]) == (RULES.widths[0], RULES.widths[-1])
+
+
+def test_a_plan_goes_by_the_rules_that_it_is_given():
+    scans, limits = even((35, 50, 36), count=200), Limits(500, 2, 4)
+    mild = AugmentationSettings(rotation=RotationSettings(degrees=20.0))
+    rules = PlanningSettings(
+        steps_for_width=((16, 1), (24, 10**6)),
+        sensible_width=16,
+        epochs=30,
+        validations=3,
+        strong_augmentation=mild,
+    )
+
+    settings = plan_settings(scans, limits, machine(scans), rules).settings
+
+    assert settings.tsk_set.network.channels == 16
+    assert (settings.tsk_set.epochs, settings.tsk_set.val_period) == (30, 10)
+    assert settings.dataset.seg.augmentation == mild
+    assert settings.dataset.seg.partition.flips == ()
+
+
+def test_a_sensible_width_that_is_not_considered_is_refused():
+    with pytest.raises(ValueError, match=r"sensible_width \(20\) among them"):
+        PlanningSettings(sensible_width=20)
 
 
 def test_a_step_that_was_measured_is_taken_as_it_is_and_others_follow_from_it():
     scans = even((35, 50, 36))
     measured = machine(scans)
-    patch = patch_ladder(scans)[0]
+    patch = patch_ladder(scans, RULES)[0]
 
     known = step_cost(Option("folded", 32, patch, 2), scans, measured)
     between = step_cost(Option("folded", 24, patch, 4), scans, measured)
@@ -338,11 +365,11 @@ def test_without_a_gpu_to_measure_a_plan_for_one_wants_measurements(data_task):
 def test_a_plan_for_a_gpu_follows_from_measurements_of_one():
     scans = even((120, 120, 120), classes=10)
     measured = machine(scans, speed=50)
-    plan = plan_settings(scans, Limits(60, 4, 16, gpu_memory_gb=8), on_gpu(measured))
+    plan = plan_settings(scans, Limits(60, 4, 16, gpu_memory_gb=8), on_gpu(measured), RULES)
 
     assert plan.settings.tsk_set.gpu_id == 0
     assert plan.settings.tsk_set.network.variant == "standard"
-    assert plan.prediction.device_bytes <= 8 * GIB
+    assert plan.forecast.device_bytes <= 8 * GIB
 
 
 def on_gpu(measured: Measurements) -> Measurements:
@@ -355,7 +382,9 @@ def test_a_gpu_holds_the_scores_of_a_validation_too():
     few, many = (even((120, 120, 120), classes=n) for n in (3, 104))
     wide = even((512, 512, 304), classes=104)
     taken = [
-        costs.predict(Option("standard", 16, (64, 64, 64), 2), scans, GPU, on_gpu(machine(scans)))
+        costs.forecast(
+            Option("standard", 16, (64, 64, 64), 2), scans, GPU, on_gpu(machine(scans)), RULES
+        )
         for scans in (few, many, wide)
     ]
 
@@ -375,9 +404,9 @@ def test_a_step_that_did_not_fit_a_gpu_is_not_planned_again(monkeypatch):
 
 
 def test_a_gpu_has_as_many_workers_as_keep_it_busy():
-    assert costs._beside(1.0, 0.5, GPU) == (1.0, 1)
-    assert costs._beside(0.1, 0.35, GPU) == (0.1, 4)
-    assert costs._beside(0.1, 3.0, GPU) == (pytest.approx(3.0 / 7), 7)
+    assert costs._beside(1.0, 0.5, GPU, RULES.most_workers) == (1.0, 1)
+    assert costs._beside(0.1, 0.35, GPU, RULES.most_workers) == (0.1, 4)
+    assert costs._beside(0.1, 3.0, GPU, RULES.most_workers) == (pytest.approx(3.0 / 7), 7)
 
 
 def test_scans_in_hounsfield_units_keep_their_scale():
@@ -409,7 +438,9 @@ def test_no_power_cut_takes_more_than_some_minutes(minutes, period, steps):
 
 
 def test_the_step_of_more_classes_than_a_byte_holds_is_measured():
-    settings = layout(Option("folded", 16, (16, 16, 16), 1), even((16, 16, 16)), Limits(1, 1, 1))
+    settings = layout(
+        Option("folded", 16, (16, 16, 16), 1), even((16, 16, 16)), Limits(1, 1, 1), RULES
+    )
 
     measured = probes._step_costs(dump_settings(settings), 300, (1.0, 1.0, 1.0), 1, "cpu")
 
@@ -421,7 +452,8 @@ def test_the_step_of_more_classes_than_a_byte_holds_is_measured():
 
 
 def test_a_plan_is_measured_written_and_trained_on_time(data_task, tmp_path, monkeypatch):
-    monkeypatch.setattr("monaiseg.planning.choice.LEAST_STEPS", 1)  # however busy this machine is
+    lenient = PlanningSettings(least_steps=1)  # however busy this machine is
+    monkeypatch.setattr("monaiseg.planning.planner.PlanningSettings", lambda: lenient)
     settings, kept = tmp_path / "plan.json", tmp_path / "measured.json"
     root, name = str(data_task.folder.parent), data_task.folder.name
     words = ["plan", "--output-root-path", root, "-dtn", name, "--minutes", "0.5", "--cores", "1"]
