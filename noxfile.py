@@ -84,7 +84,7 @@ def coverage(session: nox.Session) -> None:
 def slow(session: nox.Session) -> None:
     """The tests that take minutes, but for those of the session `bundle`."""
     others = [word for module in BUNDLE_TESTS for word in ("--ignore", module)]
-    pytest(session, "-m", "slow", "--timeout", "3600", *others)
+    pytest(session, "-m", "slow", "--timeout", "7200", *others)
 
 
 @nox.session(venv_backend="none")
@@ -104,7 +104,7 @@ def schema(session: nox.Session) -> None:
 def bundle(session: nox.Session) -> None:
     """The shipped bundle has no faults, and every command of its card runs; several processes train together."""
     in_runtime(session, "monaiseg", "bundle", "lint", "bundles/lpba")
-    pytest(session, "-m", "slow", "--timeout", "1800", *BUNDLE_TESTS)
+    pytest(session, "-m", "slow", "--timeout", "7200", *BUNDLE_TESTS)
 
 
 @nox.session(venv_backend="none")

@@ -289,15 +289,23 @@ def test_of_two_that_start_at_once_one_trains_and_the_other_names_it(trainings, 
     assert oracle(trainings.folder) == expected
 
 
+def dies_after_a_commit():
+    """For a child: it dies after its second commit, with a good part of the training before it."""
+    commits = itertools.count(1)
+
+    def tell(point):
+        if point == "after a commit" and next(commits) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    at_every_point(tell)
+
+
 def test_the_folder_is_free_as_soon_as_its_training_is_killed_though_workers_live(
     trainings, undisturbed
 ):
     expected = undisturbed(WORKERS)
     trainings.clear()
-    child = trainings.start(WORKERS)
-    while not list(trainings.folder.glob("checkpoints/step-000000002.json")):
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
+    child = trainings.start(WORKERS, dies_after_a_commit)
     os.waitpid(child, 0)
 
     os.killpg(child, 0)  # its workers have not ended yet

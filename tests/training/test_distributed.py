@@ -81,7 +81,7 @@ def start_two(task: DataTask, name: str, settings: Settings, **options: object) 
 
 def train_by_two(task: DataTask, name: str, settings: Settings, **options: object) -> str:
     process = start_two(task, name, settings, **options)
-    output, _ = process.communicate(timeout=200)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     return output
 
@@ -100,7 +100,7 @@ def test_nothing_of_the_group_is_left_and_nothing_waits_for_ever(tmp_path):
         for rank in range(2)
     ]
     try:
-        outputs = [child.communicate(timeout=120)[0] for child in children]
+        outputs = [child.communicate(timeout=900)[0] for child in children]
     finally:
         for child in children:
             child.kill()
@@ -175,7 +175,7 @@ def test_two_processes_stop_at_one_step_and_resume_to_the_same_weights(separable
     while process.poll() is None and not history.exists():
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=200)
+    process.communicate(timeout=900)
 
     assert checkpoints.newest(data_task.folder / "stopped").step < 32
     train_by_two(data_task, "stopped", long, resume=True)
@@ -192,7 +192,7 @@ def test_the_fault_of_one_process_ends_all(separable, data_task):
     Path(case.images[0]).write_bytes(b"damaged")
 
     process = start_two(data_task, "faulty", changed(separable, {"dataset.cache.where": "none"}))
-    output, _ = process.communicate(timeout=200)
+    output, _ = process.communicate(timeout=900)
 
     assert process.returncode != 0
     assert case.id in output

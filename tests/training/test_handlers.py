@@ -553,13 +553,14 @@ def test_outside_the_main_thread_nothing_is_listened_to():
 
 
 def twenty_steps(tell, number):
-    """Steps of 50 ms each; asked to stop, it finishes its step and says so."""
+    """The first step lasts until it is asked to stop; then it finishes its step and says so."""
     signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     stop = StopOnSignal()
     with stop.listening():
         for step in range(20):
             tell(b"started %d\n" % step)
-            time.sleep(0.05)
+            while not stop.requested:
+                time.sleep(0.01)
             tell(b"ended %d\n" % step)
             if stop.requested:
                 break

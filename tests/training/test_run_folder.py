@@ -130,6 +130,7 @@ def test_the_lock_goes_with_its_process_however_that_ends(run):
 
 def test_a_worker_that_outlives_its_trainer_does_not_keep_the_folder_locked(run):
     def train_with_worker(tell):
+        os.setpgid(0, 0)
         with run.opened(resume=False):
             if os.fork() == 0:  # the worker
                 tell()
@@ -138,7 +139,6 @@ def test_a_worker_that_outlives_its_trainer_does_not_keep_the_folder_locked(run)
             time.sleep(60)
 
     child, reading = in_child(train_with_worker)
-    os.setpgid(child, child)
     assert os.read(reading, 1) == b"."
     kill(child)
 
