@@ -42,6 +42,13 @@ from monaiseg.data.grid import (
     padded_up,
     resampled_shape,
 )
+from monaiseg.data.groups import (
+    check_apart,
+    groups_note,
+    read_groups,
+    repeats_note,
+    with_same_images,
+)
 from monaiseg.data.label_checks import absent_note, fitted_table, label_notes, scan_labels
 from monaiseg.data.labels import LabelTable, index_dtype
 from monaiseg.data.list_files import PATHS_FILE, read_list_file
@@ -78,6 +85,7 @@ __all__ = [
     "case_id_of",
     "caseless",
     "channels_by_case",
+    "check_apart",
     "check_duplicates",
     "check_ids",
     "check_unchanged",
@@ -89,6 +97,7 @@ __all__ = [
     "fitted_table",
     "fresh_folder",
     "grid_clash",
+    "groups_note",
     "index_dtype",
     "is_volume_name",
     "kept_labels",
@@ -100,14 +109,17 @@ __all__ = [
     "prediction_name",
     "prepared_by",
     "read_data_task",
+    "read_groups",
     "read_header",
     "read_label_map",
     "read_list_file",
     "read_volume",
+    "repeats_note",
     "resampled_shape",
     "scan_labels",
     "split_cases",
     "volume_stem",
+    "with_same_images",
     "write_data_task",
     "write_image",
     "write_label_map",
