@@ -22,6 +22,7 @@ from monaiseg.data import (
     LabelTable,
     Progress,
     absent_note,
+    alike_note,
     check_apart,
     check_duplicates,
     choose_debug,
@@ -104,7 +105,8 @@ def prepare(
     _splits(found, sizes, seed, groups)  # what is wrong with the sizes is said at once
     ignored = found.ignored_value if table is None else table.ignored_value
     facts = examine_cases(found.cases, on_progress=on_progress, ignored_value=ignored)
-    splits = _splits(found, sizes, seed, with_same_images(groups, facts))
+    together = with_same_images(groups, facts)
+    splits = _splits(found, sizes, seed, together)
     table, table_notes = _label_table(found, facts, table)
     channels, channel_notes = _channel_names(found, facts)
     by_id = {case.id: case for case in found.cases}
@@ -120,7 +122,8 @@ def prepare(
             *found.notes,
             *channel_notes,
             *table_notes,
-            *([groups_note(groups, group_by)] if group_by else filter(None, [repeats_note(ids)])),
+            *filter(None, [groups_note(groups, group_by) if group_by else repeats_note(ids)]),
+            *filter(None, [alike_note(facts, together)]),
             *check_duplicates(splits, facts),
             *label_notes(splits, facts, table),
             *file_notes(facts),

@@ -43,6 +43,7 @@ from monaiseg.data.grid import (
     resampled_shape,
 )
 from monaiseg.data.groups import (
+    alike_note,
     check_apart,
     groups_note,
     read_groups,
@@ -82,6 +83,7 @@ __all__ = [
     "Shape",
     "Spacing",
     "absent_note",
+    "alike_note",
     "case_id_of",
     "caseless",
     "channels_by_case",

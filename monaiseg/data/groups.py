@@ -6,10 +6,14 @@ a network's scores are too good.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from monaiseg.data.facts import CaseFacts
 from monaiseg.data.nifti import volume_stem
@@ -18,6 +22,10 @@ from monaiseg.errors import DataError, SettingsError, listed
 
 USUAL_REPEATS = 6
 """Names that share more than this on average name a site or a study rather than a person."""
+ALIKE = 0.75
+"""Two cases are alike where they lie nearer to one another than this share of the distance to any third."""
+FEWEST_CASES, FEWEST_LABELS, SPECK_VOXELS = 8, 30, 50
+"""With fewer labels, volumes agree by chance."""
 _TABLES = (".csv", ".tsv", ".txt")
 _REPEAT = re.compile(
     r"(?i)[-_. ]*(?:frame|ses(?:sion)?|visit|run|repeat|rep|scan|time|tp|baseline|follow[-_]?up|rater|reader|ed|es|pre|post)"
@@ -160,3 +168,53 @@ def _guesses(ids: Sequence[str]) -> Iterable[dict[str, str]]:
         begun = {name: "_".join(part[:count]) for name, part in parts.items()}
         if all(re.search(r"\d", person) for person in begun.values()):
             yield begun
+
+
+def alike_note(facts: Mapping[str, CaseFacts], groups: Mapping[str, str]) -> str | None:
+    """A note on pairs of cases in two groups whose structures have so nearly the same volumes that one person is likely.
+
+    Each case is a point whose coordinates are the logarithms of its labels' volumes, as z-scores. Two scans of a person lie
+    much nearer to one another than either to any third: of 25 whole brains with 133 labels, five pairs of repeats at 0.38
+    to 0.72 of the distance to the third, all others at 0.97 or more; of 17 mice with 37 labels, none below 0.84.
+    """
+    names = [name for name in groups if facts[name].label_voxels]
+    if len(names) < FEWEST_CASES:
+        return None
+    points = _volume_scores([facts[name] for name in names])
+    if points.shape[1] < FEWEST_LABELS:
+        return None
+    squares = (points**2).sum(axis=1)
+    squared = squares[:, None] + squares - 2 * points @ points.T
+    distances = np.sqrt(np.clip(squared, 0, None))
+    np.fill_diagonal(distances, np.inf)
+    nearest, second = distances.argmin(axis=1), np.sort(distances, axis=1)[:, 1]
+    pairs = [
+        f"{names[one]} and {names[other]}"
+        for one, other in enumerate(nearest)
+        if one < other
+        and nearest[other] == one
+        and distances[one, other] < ALIKE * min(second[one], second[other])
+        and groups[names[one]] != groups[names[other]]
+    ]
+    if not pairs:
+        return None
+    return (
+        f"structures have so nearly the same volumes in {', '.join(pairs[:5])}{', ...' if pairs[5:] else ''} that each of "
+        "these may be one person: if so, keep them in one split with --group-by (a CSV file with the columns case and group)"
+    )
+
+
+def _volume_scores(facts: Sequence[CaseFacts]) -> NDArray[np.float64]:
+    """Logarithms of volumes as z-scores, (cases, labels), of those labels that are no mere specks in any case."""
+    values = sorted(set.intersection(*(set(found.label_voxels) - {0} for found in facts)))
+    counts = np.array([[found.label_voxels[value] for value in values] for found in facts], float)
+    voxel = np.array([math.prod(found.spacing) for found in facts])
+    kept = (
+        counts[:, (counts >= SPECK_VOXELS).all(axis=0)]
+        if counts.size
+        else np.zeros((len(facts), 0))
+    )
+    volumes = np.log(kept * voxel[:, None])
+    spread = volumes.std(axis=0)
+    varied = volumes[:, spread > 0]
+    return np.asarray((varied - varied.mean(axis=0)) / spread[spread > 0])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from monaiseg.data.facts import CaseFacts
 from monaiseg.data.groups import (
+    alike_note,
     check_apart,
     groups_note,
     read_groups,
@@ -112,7 +114,9 @@ def test_sizes_of_splits_are_near_what_was_asked_for():
 
 
 def test_too_few_groups_cannot_fill_three_splits():
-    with pytest.raises(DataError, match="6 cases, which stay together as 2, cannot fill train, test, val"):
+    with pytest.raises(
+        DataError, match="6 cases, which stay together as 2, cannot fill train, test, val"
+    ):
         split_cases("abcdef", groups=dict(zip("abcdef", "xxxyyy", strict=True)))
 
 
@@ -181,3 +185,47 @@ def test_names_that_suggest_repeats_are_noted(ids):
 )
 def test_names_of_one_scan_each_are_not(ids):
     assert repeats_note(ids) is None
+
+
+def brains(people: list[int], labels: int = 60) -> dict[str, CaseFacts]:
+    """A scan of each person listed, whose structures differ by a tenth between people and by a hundredth between scans."""
+    random = np.random.default_rng(0)
+    sizes = np.exp(random.normal(0, 0.1, (max(people) + 1, labels)))
+    scans = [1000 * sizes[person] * np.exp(random.normal(0, 0.01, labels)) for person in people]
+    return {
+        f"scan{n:02}": CaseFacts(
+            (99, 99, 99),
+            (1.0, 1.0, 1.0),
+            "RAS",
+            "",
+            str(n),
+            {v: int(s) for v, s in enumerate(scan, 1)},
+            (),
+        )
+        for n, scan in enumerate(scans)
+    }
+
+
+def test_scans_of_one_person_are_known_by_the_volumes_of_their_structures():
+    found = brains([0, 1, 2, 3, 4, 5, 6, 7, 3])
+
+    assert "in scan03 and scan08 that each" in alike_note(found, {name: name for name in found})
+    assert (
+        alike_note(
+            found, {name: name if name not in ("scan03", "scan08") else "p" for name in found}
+        )
+        is None
+    )
+
+
+def test_scans_of_different_people_are_not_alike():
+    found = brains(list(range(12)))
+    assert alike_note(found, {name: name for name in found}) is None
+    few = brains([0, 1, 2, 3, 4, 5, 6, 7, 3], labels=3)
+    assert alike_note(few, {name: name for name in few}) is None
+    assert alike_note(found, {"scan00": "a", "scan01": "b"}) is None
+
+
+def test_cases_without_label_maps_are_like_no_one():
+    found = facts(a="1", b="2")
+    assert alike_note(found, {"a": "a", "b": "b"}) is None
