@@ -139,7 +139,7 @@ def _check_grid(case: Case) -> None:
 
 def _score(predictor: Labeller, case: Case, predictions: Path | None) -> CaseScores:
     assert case.label is not None
-    reference, header = read_label_map(case.label)
+    reference, header = read_label_map(case.label, like=read_header(case.images[0]).grid)
     started = time.perf_counter()
     prediction = predictor.predict(case.images)
     seconds = time.perf_counter() - started

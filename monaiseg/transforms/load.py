@@ -12,7 +12,14 @@ from monai.transforms.transform import Transform
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from monaiseg.data import Grid, LabelTable, grid_clash, read_label_map, read_volume
+from monaiseg.data import (
+    Grid,
+    LabelTable,
+    grid_clash,
+    read_header,
+    read_label_map,
+    read_volume,
+)
 from monaiseg.errors import DataError
 from monaiseg.transforms.items import Item, case_name
 
@@ -25,8 +32,9 @@ class ReadReferenced(Transform):
 
     @override
     def __call__(self, data: Mapping[str, Any]) -> Item:
-        values, header = read_label_map(data["reference"])
-        if clash := grid_clash(header, data["image"].meta["filename_or_obj"]):
+        image = data["image"].meta["filename_or_obj"]
+        values, header = read_label_map(data["reference"], like=read_header(image).grid)
+        if clash := grid_clash(header, image):
             raise DataError(clash)
         classes = self.table.class_indices(values, others="background")
         volume = header.grid.voxel_volume_mm3
@@ -55,7 +63,7 @@ class ReadCased(Transform):
         tensor = MetaTensor(image, affine=torch.from_numpy(grid.array), meta=meta)
         item = {**data, "image": tensor, "case_id": case_name(data)}
         if self.with_label:
-            values, header = read_label_map(data["label"])
+            values, header = read_label_map(data["label"], like=grid)
             _check_grid(grid, header.grid, data["label"])
             item["label"] = MetaTensor(torch.from_numpy(values[None]), meta=item["image"].meta)
         return item
