@@ -22,6 +22,8 @@ from monaiseg.data import (
     LabelTable,
     Progress,
     absent_note,
+    alike_note,
+    check_apart,
     check_duplicates,
     choose_debug,
     examine_cases,
@@ -29,10 +31,14 @@ from monaiseg.data import (
     find_cases,
     fitted_table,
     fresh_folder,
+    groups_note,
     label_notes,
     prepared_by,
+    read_groups,
+    repeats_note,
     scan_labels,
     split_cases,
+    with_same_images,
     write_data_task,
     write_image,
     write_label_map,
@@ -54,6 +60,7 @@ def prepare(
     test_size: int = 20,
     val_size: int = 10,
     seed: int = 0,
+    group_by: str | None = None,
     label_table: str | Path | None = None,
     preprocess: str | Path | None = None,
     on_progress: Progress | None = None,
@@ -73,8 +80,11 @@ def prepare(
         test_size: percent of the cases held out for the test.
         val_size: percent of the cases to validate on.
         seed: what the split follows from.
-        label_table: CSV file with the columns value, name and, as wanted, partner and color. Without one, the labels
-            are those that the label maps have, named by the dataset's `dataset.json` where it names them.
+        group_by: what tells whose scan a case is, so that all of a person's fall into one split: a pattern that is
+            searched for in the case ids, such as `patient([0-9]+)`, or a CSV file with the columns case and group.
+        label_table: CSV file with the columns value, name and, as wanted, partner and color. It may name more than there
+            is. Without one, the labels are those that the label maps have, named by the dataset's `dataset.json` where
+            it names them.
         preprocess: settings file, or the folder that holds it as `cur_task_setting.json`.
         on_progress: told of each case that is examined and, with `preprocess`, of each that is written.
 
@@ -90,9 +100,13 @@ def prepare(
     settings = None if preprocess is None else load_settings(find_settings(preprocess))
     found = find_cases(dataset_path)
     _check_apart(folder, Path(dataset_path), found.cases)
-    splits = _splits(found, (train_size, test_size, val_size), seed)
+    ids, sizes = [case.id for case in found.cases], (train_size, test_size, val_size)
+    groups = {name: name for name in ids} if group_by is None else read_groups(ids, group_by)
+    _splits(found, sizes, seed, groups)  # what is wrong with the sizes is said at once
     ignored = found.ignored_value if table is None else table.ignored_value
     facts = examine_cases(found.cases, on_progress=on_progress, ignored_value=ignored)
+    together = with_same_images(groups, facts)
+    splits = _splits(found, sizes, seed, together)
     table, table_notes = _label_table(found, facts, table)
     channels, channel_notes = _channel_names(found, facts)
     by_id = {case.id: case for case in found.cases}
@@ -108,6 +122,8 @@ def prepare(
             *found.notes,
             *channel_notes,
             *table_notes,
+            *filter(None, [groups_note(groups, group_by) if group_by else repeats_note(ids)]),
+            *filter(None, [alike_note(facts, together)]),
             *check_duplicates(splits, facts),
             *label_notes(splits, facts, table),
             *file_notes(facts),
@@ -133,11 +149,12 @@ def _check_apart(folder: Path, dataset: Path, cases: Sequence[Case]) -> None:
 
 
 def _splits(
-    found: FoundCases, sizes: tuple[int, int, int], seed: int
+    found: FoundCases, sizes: tuple[int, int, int], seed: int, groups: Mapping[str, str]
 ) -> Mapping[str, tuple[str, ...]]:
     """Case ids of every split: the dataset's own, or seeded ones."""
     if found.splits is None:
-        return split_cases([case.id for case in found.cases], sizes, seed)
+        return split_cases(groups, sizes, seed, groups)
+    check_apart(found.splits, groups)
     own = {split: found.splits.get(split, ()) for split in ("train", "val", "test")}
     return {**own, "debug": choose_debug(own["train"], seed)}
 

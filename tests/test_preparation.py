@@ -108,11 +108,11 @@ def test_nothing_is_written_where_a_case_is_bad(dataset, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_image_in_two_splits_is_refused(dataset, tmp_path):
+def test_an_image_that_all_cases_share_cannot_be_split(dataset, tmp_path):
     for kind in ("images", "labels"):
         for n in (2, 3, 4, 5):
             shutil.copy(dataset / kind / "case_1.nii.gz", dataset / kind / f"case_{n}.nii.gz")
-    with pytest.raises(DataError, match="are the same image; remove all but one"):
+    with pytest.raises(DataError, match="5 cases, which stay together as 1, cannot fill"):
         prepare(dataset, tmp_path / "out", "brains")
     assert not (tmp_path / "out").exists()
 

@@ -45,9 +45,19 @@ def prepare(
     ] = 20,
     val_size: Annotated[int, typer.Option(help="Per cent of the cases to validate on.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="The split follows from this number.")] = 0,
+    group_by: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Keep the scans of one person in one split: a pattern that finds the person in a case's name, such as "
+            "'patient(\\d+)', or a CSV file with the columns case and group."
+        ),
+    ] = None,
     label_table: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="CSV file with the columns value, name and, as wanted, partner, color."),
+        typer.Option(
+            help="CSV file with the columns value, name and, as wanted, partner, color. It may name more than there is; "
+            "the row with the name ignore gives the value of voxels that no one has labelled."
+        ),
     ] = None,
     preprocess: Annotated[
         Optional[Path],  # noqa: UP045
@@ -86,6 +96,7 @@ def prepare(
             test_size=test_size,
             val_size=val_size,
             seed=seed,
+            group_by=group_by,
             label_table=label_table,
             preprocess=preprocess,
             on_progress=advance,

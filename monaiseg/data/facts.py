@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from monaiseg.data.cases import Case
 from monaiseg.data.grid import Grid, Shape, Spacing, check_same_grid
 from monaiseg.data.nifti import VolumeHeader, file_sha256
-from monaiseg.data.volumes import read_label_map, read_volume
+from monaiseg.data.volumes import read_header, read_label_map, read_volume
 from monaiseg.errors import DataError, collecting, listed
 from monaiseg.machine import reading_threads
 
@@ -145,7 +145,7 @@ def _examine(ignored_value: int | None, case: Case) -> CaseFacts | list[str]:
     content = hashlib.sha256()
     if case.label is not None:
         with collecting(problems, "label map "):
-            label, label_header = read_label_map(case.label)
+            label, label_header = read_label_map(case.label, like=_image_grid(case))
     for path in case.images:
         with collecting(problems, "image "):
             image, header = read_volume(path)
@@ -191,6 +191,14 @@ def _check_grid(headers: Sequence[VolumeHeader], label: VolumeHeader | None) -> 
         check_same_grid(f"channels {first.path} and {newest.path}", first.grid, newest.grid)
     elif label is not None:
         check_same_grid(f"label map {label.path} and image {first.path}", label.grid, first.grid)
+
+
+def _image_grid(case: Case) -> Grid | None:
+    """The grid of the first image; None where it cannot be read, which reading the image will say."""
+    try:
+        return read_header(case.images[0]).grid
+    except DataError:
+        return None
 
 
 def _channel_facts(values: NDArray[Any], foreground: NDArray[Any] | None) -> ChannelFacts:

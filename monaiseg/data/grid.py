@@ -72,12 +72,13 @@ class Grid:
         """How far another grid may put a voxel and still count as this one."""
         return min(TOLERANCE_MM, TOLERANCE_VOXELS * min(self.spacing))
 
-    def difference(self, other: Grid, share: float = 1.0) -> str | None:
+    def difference(self, other: Grid, share: float = 1.0, slack_mm: float = 0.0) -> str | None:
         """How two grids differ, in words; None where no voxel centre lies further off than the tolerance.
 
         Args:
             other: the grid to compare with.
             share: of the smaller of both grids' tolerances.
+            slack_mm: added to it.
 
         >>> Grid.of((4, 4, 4), np.eye(4)).difference(Grid.of((4, 4, 5), np.eye(4)))
         'shape (4, 4, 4) and (4, 4, 5)'
@@ -85,7 +86,7 @@ class Grid:
         if self.shape != other.shape:
             return f"shape {self.shape} and {other.shape}"
         offset = np.abs(self._corners() - other._corners()).max()
-        if offset <= share * min(self.tolerance_mm, other.tolerance_mm):
+        if offset <= share * min(self.tolerance_mm, other.tolerance_mm) + slack_mm:
             return None
         if self.orientation != other.orientation:
             return f"orientation {self.orientation} and {other.orientation}"
@@ -94,6 +95,27 @@ class Grid:
             return f"spacing {ours} and {theirs}"
         voxels = offset / min(self.spacing)
         return f"position: corners lie up to {offset:.2g} mm ({voxels:.2g} voxels) apart"
+
+    def turn_onto(self, other: Grid) -> NDArray[np.float64] | None:
+        """How to order this grid's axes so that it is the other, without moving a voxel; None where they hold other voxels.
+
+        Returns:
+            (3, 2) as `nibabel.orientations.apply_orientation` takes it: for each axis the one it becomes, and -1 where it
+            runs the other way.
+
+        >>> Grid.of((2, 3, 4), np.eye(4)).turn_onto(Grid.of((2, 3, 4), np.diag([1, 1, 2, 1])))
+        """
+        steps = np.linalg.solve(
+            other.array[:3, :3], self.array[:3, :3]
+        )  # columns: our axes in theirs
+        signs = np.rint(steps)
+        if not (np.abs(signs).sum(axis=0) == 1).all() or not (np.abs(signs).sum(axis=1) == 1).all():
+            return None
+        turn = np.stack([np.abs(signs).argmax(axis=0), signs.sum(axis=0)], axis=1)
+        shape = np.empty(3, dtype=int)
+        shape[turn[:, 0].astype(int)] = self.shape
+        affine = self.array @ nib.orientations.inv_ornt_aff(turn, self.shape)
+        return turn if Grid.of(shape.tolist(), affine).difference(other) is None else None
 
     def _corners(self) -> NDArray[np.float64]:
         """World coordinates in mm of the eight corner voxels, (8, 3)."""
@@ -106,6 +128,12 @@ def check_same_grid(what: str, grid: Grid, other: Grid) -> None:
     """Raises DataError where two grids differ; `what` names both volumes, as "image a.nii and label map b.nii"."""
     if words := grid.difference(other):
         raise DataError(f"{what} lie on different grids: {words}; resample one onto the other")
+
+
+def check_same_voxels(what: str, label: Grid, image: Grid) -> None:
+    """Raises DataError where a label map does not hold its image's voxels, in whatever order of axes."""
+    if label.turn_onto(image) is None:
+        check_same_grid(what, label, image)
 
 
 def median_spacing(spacings: Iterable[Spacing]) -> Spacing:

@@ -25,8 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monaiseg.data.sides import has_side, partners, perhaps_partners
+from monaiseg.data.tables import read_rows
 from monaiseg.errors import DataError, SettingsError
-from monaiseg.files import checked_text, read_text
+from monaiseg.files import checked_text
 
 Color = tuple[int, int, int]
 MAX_CLASSES = 32_766
@@ -127,16 +128,7 @@ class LabelTable:
         Raises:
             DataError: the file cannot be read, lacks a column, or holds something else than numbers where they belong.
         """
-        try:
-            text = read_text(Path(path))
-            table = csv.DictReader(
-                io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True
-            )
-            columns, rows = table.fieldnames or (), list(table)
-        except csv.Error as error:
-            raise DataError(
-                f"{path}: cannot be read as a label table ({error}); save it as CSV"
-            ) from error
+        columns, rows = read_rows(Path(path), "a label table")
         try:
             return cls._of_rows(columns, rows)
         except DataError as error:
@@ -402,12 +394,6 @@ def index_dtype(num_classes: int) -> np.dtype[Any]:
 def ignored_among(names: Mapping[int, str]) -> int | None:
     """The value with the name "ignore" among label values with their names; None where there is none."""
     return next((value for value, name in names.items() if name.strip().lower() == IGNORE), None)
-
-
-def _delimiter(text: str) -> str:
-    """What parts the columns of a table, by its first line: spreadsheets of half of Europe write semicolons."""
-    header = text.lstrip("\ufeff").partition("\n")[0]
-    return max(",;\t", key=header.count)
 
 
 def _default_name(value: int) -> str:

@@ -374,6 +374,8 @@ def _offset(fields: np.void, version: int) -> int:
 def _scaling(fields: np.void) -> tuple[float, float] | None:
     """Slope and intercept that take stored numbers to values; None where the numbers are the values."""
     slope, intercept = float(fields["scl_slope"]), float(fields["scl_inter"])
+    if np.isnan(slope) and np.isnan(intercept):  # unset, as nibabel and fMRIPrep leave them
+        return None
     if not (np.isfinite(slope) and np.isfinite(intercept)):
         raise DataError(
             f"scl_slope is {slope} and scl_inter {intercept}; write the file again with finite ones"
@@ -409,7 +411,8 @@ def _grid(fields: np.void, shape: tuple[int, ...]) -> tuple[Grid, list[str]]:
     if not usable:
         return grid, [f"pixdim is {shown}; the geometry is the sform's"]
     if codes[1] > 0:
-        return grid, _compare_forms(grid, _checked_grid("qform", shape, _qform(fields)))
+        qform = _checked_grid("qform", shape, _qform(fields))
+        return grid, _compare_forms(grid, qform, _rounding_mm(fields, grid))
     if not np.allclose(pixdim, grid.spacing, rtol=1e-3):
         spacing = tuple(float(f"{size:.6g}") for size in grid.spacing)
         return grid, [f"pixdim is {shown}, the sform's spacing {spacing}; the sform is used"]
@@ -451,8 +454,21 @@ def _checked_grid(form: str, shape: tuple[int, ...], affine: NDArray[np.float64]
     return Grid.of(shape, affine)
 
 
-def _compare_forms(sform: Grid, qform: Grid) -> list[str]:
-    """A note where sform and qform differ within the tolerances.
+def _rounding_mm(fields: np.void, grid: Grid) -> float:
+    """How far the rounding of a quaternion may move the voxel that lies furthest from the first.
+
+    The fourth number follows from the three stored ones: near half a turn the root makes 3e-4 of a rounding of 1e-7.
+    """
+    stored = np.array([fields[f"quatern_{axis}"] for axis in "bcd"], dtype=float)
+    rounding = 2 * np.abs(stored).sum() * np.finfo(np.float32).eps / 2
+    rest = max(1 - float(stored @ stored), 0.0)
+    radians = 2 * (math.sqrt(rest + rounding) - math.sqrt(max(rest - rounding, 0.0)))
+    extent = np.linalg.norm((np.array(grid.shape) - 1) * grid.spacing)
+    return float(radians * extent)
+
+
+def _compare_forms(sform: Grid, qform: Grid, rounding_mm: float) -> list[str]:
+    """A note where sform and qform differ within the tolerances, by more than the quaternion's rounding.
 
     Raises:
         DataError: they differ by more, so that no one knows where the voxels lie.
@@ -461,12 +477,12 @@ def _compare_forms(sform: Grid, qform: Grid) -> list[str]:
         (sform.array[:3, :3] / sform.spacing) * (qform.array[:3, :3] / qform.spacing), axis=0
     )
     degrees = float(np.degrees(np.arccos(np.clip(cosines.min(), -1, 1))))
-    words = sform.difference(qform)
+    words = sform.difference(qform, slack_mm=rounding_mm)
     if words is not None or degrees > GRID_TOLERANCE_DEGREES:
         raise DataError(
             f"its sform and qform disagree: {words or f'axes lie {degrees:.2f} degrees apart'}; "
             "set the code of the wrong one to 0"
         )
-    if sform.difference(qform, NOTED_SHARE) is not None:
+    if sform.difference(qform, NOTED_SHARE, rounding_mm) is not None:
         return ["sform and qform differ a little; the sform is used"]
     return []

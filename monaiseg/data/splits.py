@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 
 from monaiseg.data.cases import SPLITS
 from monaiseg.errors import DataError, SettingsError
@@ -13,21 +14,25 @@ DEBUG_CASES = 5
 
 
 def split_cases(
-    ids: Iterable[str], sizes: tuple[int, int, int] = (70, 20, 10), seed: int = 0
+    ids: Iterable[str],
+    sizes: tuple[int, int, int] = (70, 20, 10),
+    seed: int = 0,
+    groups: Mapping[str, str] | None = None,
 ) -> dict[str, tuple[str, ...]]:
     """Case ids of train, val, test and debug.
 
-    The order that decides is a hash of seed and id: it depends neither on the order of the files nor on which other
-    cases there are.
+    The order that decides is a hash of seed and group: it depends neither on the order of the files nor on which other
+    groups there are.
 
     Args:
         ids: distinct case ids.
         sizes: percent of train, test and val; together 100. A split of more than 0 percent gets at least one case.
         seed: another seed, another split.
+        groups: the group of each case, which stays whole; None where each case is one by itself.
 
     Raises:
         SettingsError: the sizes are not percentages that sum to 100 with something to train on.
-        DataError: there are fewer cases than splits to fill.
+        DataError: there are fewer cases, or groups, than splits to fill.
 
     >>> {split: len(ids) for split, ids in split_cases([f"S{n:02}" for n in range(40)]).items()}
     {'train': 28, 'val': 4, 'test': 8, 'debug': 5}
@@ -37,28 +42,56 @@ def split_cases(
             f"train_size, test_size and val_size are {sizes[0]}, {sizes[1]} and {sizes[2]}: use percentages that sum "
             "to 100, with more than 0 to train on"
         )
-    order = _seeded_order(ids, seed)
+    members: dict[str, list[str]] = {}
+    for name in ids:
+        members.setdefault(groups[name] if groups else name, []).append(name)
     percent = dict(zip(("train", "test", "val"), sizes, strict=True))
     wanted = [split for split, size in percent.items() if size]
-    if len(order) < len(wanted):
+    if len(members) < len(wanted):
+        total = sum(map(len, members.values()))
+        joined = "" if total == len(members) else f", which stay together as {len(members)},"
         raise DataError(
-            f"{len(order)} cases cannot fill {', '.join(wanted)}: add cases, or give a split 0 percent"
+            f"{total} cases{joined} cannot fill {', '.join(wanted)}: add cases, or give a split 0 percent"
         )
-    counts = {split: len(order) * size // 100 for split, size in percent.items()}
-    by_remainder = sorted(wanted, key=lambda split: -(len(order) * percent[split] % 100))
-    for split in by_remainder[: len(order) - sum(counts.values())]:
+    counts = _split_counts(sum(map(len, members.values())), percent)
+    chosen = _dealt([members[group] for group in _seeded_order(members, seed)], counts)
+    splits = {split: [name for group in chosen[split] for name in group] for split in chosen}
+    splits["debug"] = [*choose_debug(splits["train"], seed)]
+    return {split: tuple(sorted(splits[split])) for split in SPLITS}
+
+
+def _split_counts(total: int, percent: Mapping[str, int]) -> dict[str, int]:
+    """Cases that each split should have: its percentage of all, and at least one where it is more than 0."""
+    wanted = [split for split, size in percent.items() if size]
+    counts = {split: total * size // 100 for split, size in percent.items()}
+    by_remainder = sorted(wanted, key=lambda split: -(total * percent[split] % 100))
+    for split in by_remainder[: total - sum(counts.values())]:
         counts[split] += 1
     for split in wanted:
         if counts[split] == 0:
             counts[max(counts, key=counts.__getitem__)] -= 1
             counts[split] = 1
-    splits: dict[str, Sequence[str]] = {}
+    return counts
+
+
+def _dealt(
+    groups: Sequence[Sequence[str]], counts: Mapping[str, int]
+) -> dict[str, list[Sequence[str]]]:
+    """Groups for each split, in order: a group goes where its middle falls; none that wants cases stays without."""
+    ends = dict(zip(counts, itertools.accumulate(counts.values()), strict=True))
+    dealt: dict[str, list[Sequence[str]]] = {split: [] for split in counts}
     start = 0
+    for group in groups:
+        middle = start + len(group) / 2
+        dealt[next(split for split, end in ends.items() if middle < end)].append(group)
+        start += len(group)
     for split, count in counts.items():
-        splits[split] = order[start : start + count]
-        start += count
-    splits["debug"] = choose_debug(splits["train"], seed)
-    return {split: tuple(sorted(splits[split])) for split in SPLITS}
+        if count and not dealt[split]:
+            giver = max(dealt, key=lambda each: len(dealt[each]))
+            smallest = min(dealt[giver], key=len)
+            dealt[giver].remove(smallest)
+            dealt[split].append(smallest)
+    return dealt
 
 
 def choose_debug(train_ids: Iterable[str], seed: int) -> tuple[str, ...]:

@@ -24,6 +24,9 @@ from monaiseg.files import write_atomic
 
 LABEL_TOLERANCE = 1e-3
 """How far a value of a label map may lie from an integer; `scl_slope` makes 0.9999 of a 1."""
+LARGEST_STEP = 0.25
+"""Label maps that were saved as decimals under a header for integers come in steps of `scl_slope`: 0.996 for 1. Up to this
+step it is plain which integer was meant."""
 
 FLOAT32_INTEGERS = 1 << 24
 """Whole numbers up to here are exact in float32."""
@@ -62,9 +65,11 @@ def read_volume(
 
 
 def read_label_map(
-    path: str | Path, *, cap_bytes: int | None = None
+    path: str | Path, *, like: Grid | None = None, cap_bytes: int | None = None
 ) -> tuple[NDArray[Any], VolumeHeader]:
     """Label values (X, Y, Z), integers of at most 32 bits, and header of a label map.
+
+    Where `like`, the grid of its image, holds the same voxels along other axes, it comes in the order of these, with a note.
 
     Raises:
         DataError: as `read_volume`; or there are several channels, values that are not integers, or negative ones.
@@ -77,7 +82,10 @@ def read_label_map(
             )
         values, header = source.voxels()
         if source.scaling is not None or values.dtype.kind == "f":
-            values, notes = _rounded(_scaled(values, source.scaling, np.float64))
+            numbers = _scaled(values, source.scaling, np.float64)
+            is_stepped = source.scaling is not None and values.dtype.kind in "iu"
+            step = abs(source.scaling[0]) if source.scaling and is_stepped else 0.0
+            values, notes = _rounded(numbers, step)
             header = replace(header, notes=header.notes + notes)
     with naming(header.path):
         low, high = int(values.min()), int(values.max())
@@ -88,7 +96,23 @@ def read_label_map(
             )
         if high > np.iinfo(np.int32).max:
             raise DataError(f"holds the label value {high}; use values below 2147483648")
+    if like is not None and header.grid.difference(like) is not None:
+        values, header = _turned(values, header, like)
     return (values if values.dtype.itemsize < 4 else values.astype(np.int32, copy=False)), header
+
+
+def _turned(
+    values: NDArray[Any], header: VolumeHeader, like: Grid
+) -> tuple[NDArray[Any], VolumeHeader]:
+    """A label map along the axes of `like`, as it is where it holds other voxels."""
+    if (turn := header.grid.turn_onto(like)) is None:
+        return values, header
+    note = (
+        f"its axes run {header.grid.orientation} and its image's {like.orientation}, over the same voxels; read in the "
+        "order of the image"
+    )
+    turned = np.ascontiguousarray(nib.orientations.apply_orientation(values, turn))
+    return turned, replace(header, grid=like, notes=(*header.notes, note))
 
 
 def read_label_table(path: str | Path) -> LabelTable | None:
@@ -134,23 +158,41 @@ def _check_exact(stored: NDArray[Any]) -> None:
         )
 
 
-def _rounded(values: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """Integers for values that are nearly so, in the smallest type that holds them, and a note where they moved."""
+def _rounded(values: NDArray[Any], step: float = 0.0) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Integers for values that are nearly so, in the smallest type that holds them, and a note where they moved.
+
+    Args:
+        values: of a label map.
+        step: between neighbouring values that the file can hold, where its header scales whole numbers; else 0.
+    """
     nearest = np.rint(values)
     distance = np.abs(values - nearest)
     furthest = float(distance.max())
-    if furthest > LABEL_TOLERANCE:
+    if furthest > LABEL_TOLERANCE and not _is_stepped(values, furthest, step):
         strange = np.unique(values[distance > LABEL_TOLERANCE])
         shown = ", ".join(f"{value:g}" for value in strange[:5])
+        advice = (
+            f"its header scales whole numbers in steps of {step:.3g}: save it again as whole numbers"
+            if step
+            else "give a label map, resampled by nearest neighbour"
+        )
         raise DataError(
             f"holds {len(strange)} values that are not whole numbers ({shown}{', ...' if strange[5:].size else ''}); "
-            "give a label map, resampled by nearest neighbour"
+            f"{advice}"
         )
     if np.abs(nearest).max() > np.iinfo(np.int32).max:
         raise DataError(f"holds the label value {nearest.max():g}; use values below 2147483648")
     integers = nearest.astype(_smallest_integer(float(nearest.min()), float(nearest.max())))
     notes = (f"label values rounded, by up to {furthest:.2g}",) if furthest else ()
     return integers, notes
+
+
+def _is_stepped(values: NDArray[Any], furthest: float, step: float) -> bool:
+    """Whether values lie within a step of whole numbers, one value at each: an image has several."""
+    if not furthest <= 1.01 * step <= 1.01 * LARGEST_STEP:
+        return False
+    found = np.unique(values)
+    return np.unique(np.rint(found)).size == found.size
 
 
 def _smallest_integer(low: float, high: float) -> np.dtype[Any]:

@@ -18,7 +18,7 @@ from monaiseg.data import (
     Case,
     LabelTable,
     check_ids,
-    check_same_grid,
+    check_same_voxels,
     prediction_name,
     read_header,
     read_label_map,
@@ -133,12 +133,12 @@ def check_references(cases: Sequence[Case], split: str = "test") -> None:
 def _check_grid(case: Case) -> None:
     assert case.label is not None
     what = f"label map {case.label} and image {case.images[0]}"
-    check_same_grid(what, read_header(case.label).grid, read_header(case.images[0]).grid)
+    check_same_voxels(what, read_header(case.label).grid, read_header(case.images[0]).grid)
 
 
 def _score(predictor: Labeller, case: Case, predictions: Path | None) -> CaseScores:
     assert case.label is not None
-    reference, header = read_label_map(case.label)
+    reference, header = read_label_map(case.label, like=read_header(case.images[0]).grid)
     started = time.perf_counter()
     prediction = predictor.predict(case.images)
     seconds = time.perf_counter() - started

@@ -32,10 +32,10 @@ class ReadReferenced(Transform):
 
     @override
     def __call__(self, data: Mapping[str, Any]) -> Item:
-        values, header = read_label_map(data["reference"])
         image = data["image"].meta["filename_or_obj"]
-        what = f"label map {header.path} and image {image}"
-        check_same_grid(what, header.grid, read_header(image).grid)
+        grid = read_header(image).grid
+        values, header = read_label_map(data["reference"], like=grid)
+        check_same_grid(f"label map {header.path} and image {image}", header.grid, grid)
         classes = self.table.class_indices(values, others="background")
         volume = header.grid.voxel_volume_mm3
         return {**data, "label": torch.from_numpy(classes)[None], "voxel_volume_mm3": volume}
@@ -63,7 +63,7 @@ class ReadCased(Transform):
         tensor = MetaTensor(image, affine=torch.from_numpy(grid.array), meta=meta)
         item = {**data, "image": tensor, "case_id": case_name(data)}
         if self.with_label:
-            values, header = read_label_map(data["label"])
+            values, header = read_label_map(data["label"], like=grid)
             check_same_grid(f"label map {header.path} and image {paths[0]}", header.grid, grid)
             item["label"] = MetaTensor(torch.from_numpy(values[None]), meta=item["image"].meta)
         return item

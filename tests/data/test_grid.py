@@ -71,3 +71,17 @@ def test_sform_and_qform_may_differ_by_a_tenth_of_a_small_voxel_at_most(tmp_path
     nib.save(image, tmp_path / "a.nii")
     with pytest.raises(DataError, match="sform and qform disagree"):
         read_header(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 179.99, 180])
+def test_a_quaternions_rounding_is_no_difference(tmp_path, degrees):
+    """The fourth number of a quaternion near half a turn is a root of what rounding leaves."""
+    turn = nib.eulerangles.euler2mat(0.001, 0.002, np.radians(degrees))
+    image = nib.Nifti1Image(
+        np.zeros((900, 1, 900), np.uint8), nib.affines.from_matvec(turn * 0.002, [1, 2, 3])
+    )
+    image.set_qform(image.affine, 1)
+    image.set_sform(image.affine, 1)
+    nib.save(image, tmp_path / "a.nii")
+
+    assert read_header(tmp_path / "a.nii").notes == ()

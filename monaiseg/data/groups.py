@@ -1,0 +1,220 @@
+"""Groups: cases of one person, which must not fall into two splits.
+
+Frames of one heart, visits of one patient and repeats of one scan look alike: tested on the one after training on the other,
+a network's scores are too good.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monaiseg.data.facts import CaseFacts
+from monaiseg.data.nifti import volume_stem
+from monaiseg.data.tables import read_rows
+from monaiseg.errors import DataError, SettingsError, listed
+
+USUAL_REPEATS = 6
+"""Names that share more than this on average name a site or a study rather than a person."""
+ALIKE = 0.75
+"""Two cases are alike where they lie nearer to one another than this share of the distance to any third."""
+FEWEST_CASES, FEWEST_LABELS, SPECK_VOXELS = 8, 30, 50
+"""With fewer labels, volumes agree by chance."""
+_TABLES = (".csv", ".tsv", ".txt")
+_REPEAT = re.compile(
+    r"(?i)[-_. ]*(?:frame|ses(?:sion)?|visit|run|repeat|rep|scan|time|tp|baseline|follow[-_]?up|rater|reader|ed|es|pre|post)"
+    r"[-_. ]*\d*(?![a-z])"
+)
+"""What tells the scans of one person apart; ED and ES are the heart's end-diastole and end-systole."""
+
+
+def read_groups(ids: Sequence[str], group_by: str) -> dict[str, str]:
+    r"""The group of every case.
+
+    Args:
+        ids: of the cases.
+        group_by: a regular expression that is searched for in each id, whose one group (or whole match) names the person;
+            or a file with the columns case and group.
+
+    Raises:
+        SettingsError: it is no regular expression, has several groups, or names the same group for all cases.
+        DataError: the file cannot be read; or cases have no group, which are named.
+
+    >>> read_groups(["patient01_frame1", "patient01_frame2", "patient02_frame1"], r"patient(\d+)")
+    {'patient01_frame1': '01', 'patient01_frame2': '01', 'patient02_frame1': '02'}
+    """
+    is_table = group_by.lower().endswith(_TABLES)
+    found = _from_table(Path(group_by)) if is_table else _from_pattern(ids, group_by)
+    if missing := [name for name in ids if not found.get(name)]:
+        what = "has no row for" if is_table else "does not match"
+        raise DataError(
+            f"--group-by {group_by}: {what} {len(missing)} of {len(ids)} cases; give each a group\n{listed(missing, 10)}"
+        )
+    if len(ids) > 1 and len({found[name] for name in ids}) == 1:
+        raise SettingsError(
+            f"--group-by {group_by}: puts all {len(ids)} cases into the group {found[ids[0]]!r}; let it name a person"
+        )
+    return {name: found[name] for name in ids}
+
+
+def _from_pattern(ids: Iterable[str], pattern: str) -> dict[str, str]:
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise SettingsError(
+            f"--group-by {pattern}: is no regular expression ({error}); write one such as 'patient(\\d+)', or name a "
+            "CSV file with the columns case and group"
+        ) from error
+    if expression.groups > 1:
+        raise SettingsError(
+            f"--group-by {pattern}: has {expression.groups} groups; keep the one that names a person, and write (?:...) "
+            "for others"
+        )
+    matches = {name: expression.search(name) for name in ids}
+    return {
+        name: match[expression.groups] or "" for name, match in matches.items() if match is not None
+    }
+
+
+def _from_table(path: Path) -> dict[str, str]:
+    columns, rows = read_rows(path, "a table of groups")
+    if not {"case", "group"} <= set(columns):
+        raise DataError(
+            f"{path}: has the columns {', '.join(map(str, columns)) or 'none'}; a table of groups has case and group"
+        )
+    found: dict[str, str] = {}
+    for row in rows:
+        name, group = (str(row[column] or "").strip() for column in ("case", "group"))
+        name = volume_stem(name)
+        if found.setdefault(name, group) != group:
+            raise DataError(f"{path}: case {name!r} is in the groups {found[name]!r} and {group!r}")
+    return found
+
+
+def with_same_images(groups: Mapping[str, str], facts: Mapping[str, CaseFacts]) -> dict[str, str]:
+    """The groups, those joined that hold the same image: two raters have drawn on it, or it was copied."""
+    first: dict[str, str] = {}
+    joined = {group: group for group in groups.values()}
+
+    def root(group: str) -> str:
+        while joined[group] != group:
+            group = joined[group]
+        return group
+
+    for name in sorted(groups):
+        group, image = root(groups[name]), facts[name].voxel_digest
+        other = root(first.setdefault(image, group))
+        joined[max(group, other)] = min(group, other)
+    return {name: root(group) for name, group in groups.items()}
+
+
+def check_apart(splits: Mapping[str, Iterable[str]], groups: Mapping[str, str]) -> None:
+    """Raises DataError naming every group that a dataset's own split has torn apart."""
+    places: dict[str, dict[str, str]] = defaultdict(dict)
+    for split in ("train", "val", "test"):
+        for name in splits.get(split, ()):
+            places[groups[name]].setdefault(split, name)
+    torn = [
+        f"group {group!r} is in {' and '.join(f'{split} ({name})' for split, name in where.items())}; move its cases into "
+        "one of these folders"
+        for group, where in places.items()
+        if len(where) > 1
+    ]
+    if torn:
+        raise DataError(listed(torn))
+
+
+def groups_note(groups: Mapping[str, str], group_by: str) -> str:
+    """How many groups of how many cases there are."""
+    sizes = Counter(groups.values()).values()
+    low, high = min(sizes), max(sizes)
+    each = f"{low}" if low == high else f"{low} to {high}"
+    return f"--group-by {group_by}: {len(groups)} cases in {len(sizes)} groups of {each}, each kept in one split"
+
+
+def repeats_note(ids: Sequence[str]) -> str | None:
+    """A note where names suggest several scans of one person, such as patient001_frame01 and patient001_frame12.
+
+    >>> repeats_note(["patient001_frame01", "patient001_frame12", "patient002_frame01"])[:55]
+    'names suggest that cases belong to one person, such as '
+    >>> repeats_note(["S01", "S02"])
+    """
+    for persons in _guesses(ids):
+        sizes = Counter(persons.values())
+        usual = len(persons) / len(sizes)
+        if 1 < usual <= USUAL_REPEATS and len(sizes) > 1:
+            group = max(sizes, key=lambda each: (sizes[each], each))
+            shown = " and ".join([name for name, person in persons.items() if person == group][:2])
+            return (
+                f"names suggest that cases belong to one person, such as {shown}: if so, keep them in one split with "
+                "--group-by (a pattern such as 'patient(\\d+)', or a CSV file with the columns case and group)"
+            )
+    return None
+
+
+def _guesses(ids: Sequence[str]) -> Iterable[dict[str, str]]:
+    """Who the cases may belong to: their names without words of repetition, then ever shorter beginnings of them."""
+    plain = {name: _REPEAT.sub("", name) for name in ids}
+    if any(plain[name] != name for name in ids):
+        yield {name: rest for name, rest in plain.items() if re.search(r"\d", rest)}
+    parts = {name: re.split(r"[-_. ]", name) for name in ids}
+    for count in range(max(map(len, parts.values()), default=1) - 1, 0, -1):
+        begun = {name: "_".join(part[:count]) for name, part in parts.items()}
+        if all(re.search(r"\d", person) for person in begun.values()):
+            yield begun
+
+
+def alike_note(facts: Mapping[str, CaseFacts], groups: Mapping[str, str]) -> str | None:
+    """A note on pairs of cases in two groups whose structures have so nearly the same volumes that one person is likely.
+
+    Each case is a point whose coordinates are the logarithms of its labels' volumes, as z-scores. Two scans of a person lie
+    much nearer to one another than either to any third: of 25 whole brains with 133 labels, five pairs of repeats at 0.38
+    to 0.72 of the distance to the third, all others at 0.97 or more; of 17 mice with 37 labels, none below 0.84.
+    """
+    names = [name for name in groups if facts[name].label_voxels]
+    if len(names) < FEWEST_CASES:
+        return None
+    points = _volume_scores([facts[name] for name in names])
+    if points.shape[1] < FEWEST_LABELS:
+        return None
+    squares = (points**2).sum(axis=1)
+    squared = squares[:, None] + squares - 2 * points @ points.T
+    distances = np.sqrt(np.clip(squared, 0, None))
+    np.fill_diagonal(distances, np.inf)
+    nearest, second = distances.argmin(axis=1), np.sort(distances, axis=1)[:, 1]
+    pairs = [
+        f"{names[one]} and {names[other]}"
+        for one, other in enumerate(nearest)
+        if one < other
+        and nearest[other] == one
+        and distances[one, other] < ALIKE * min(second[one], second[other])
+        and groups[names[one]] != groups[names[other]]
+    ]
+    if not pairs:
+        return None
+    return (
+        f"structures have so nearly the same volumes in {', '.join(pairs[:5])}{', ...' if pairs[5:] else ''} that each of "
+        "these may be one person: if so, keep them in one split with --group-by (a CSV file with the columns case and group)"
+    )
+
+
+def _volume_scores(facts: Sequence[CaseFacts]) -> NDArray[np.float64]:
+    """Logarithms of volumes as z-scores, (cases, labels), of those labels that are no mere specks in any case."""
+    values = sorted(set.intersection(*(set(found.label_voxels) - {0} for found in facts)))
+    counts = np.array([[found.label_voxels[value] for value in values] for found in facts], float)
+    voxel = np.array([math.prod(found.spacing) for found in facts])
+    kept = (
+        counts[:, (counts >= SPECK_VOXELS).all(axis=0)]
+        if counts.size
+        else np.zeros((len(facts), 0))
+    )
+    volumes = np.log(kept * voxel[:, None])
+    spread = volumes.std(axis=0)
+    varied = volumes[:, spread > 0]
+    return np.asarray((varied - varied.mean(axis=0)) / spread[spread > 0])

@@ -1,0 +1,35 @@
+"""Tables: rows of named columns in a text file, parted by commas, semicolons or tabs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from monaiseg.errors import DataError
+from monaiseg.files import read_text
+
+
+def read_rows(path: Path, what: str) -> tuple[Sequence[str], list[dict[str, Any]]]:
+    """Columns and rows of a table; the first line names the columns, and what parts them there parts them everywhere.
+
+    Spreadsheets of half of Europe write semicolons.
+
+    Args:
+        path: of the file.
+        what: the table is, for messages.
+
+    Raises:
+        DataError: the file cannot be read, is not UTF-8, or is no table.
+    """
+    text = read_text(path)
+    header = text.partition("\n")[0]
+    try:
+        table = csv.DictReader(
+            io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True
+        )
+        return table.fieldnames or (), list(table)
+    except csv.Error as error:
+        raise DataError(f"{path}: cannot be read as {what} ({error}); save it as CSV") from error
