@@ -279,9 +279,7 @@ def read_data_task(
     folder = Path(folder).absolute()
     lists = {split: folder / split / PATHS_FILE for split in SPLITS}
     if not any(path.exists() for path in lists.values()):
-        raise DataError(
-            f"{folder}: has no {PATHS_FILE} in train, val or test; make a data task with `monaiseg prepare`"
-        )
+        raise DataError(_not_prepared(folder))
     cases: dict[str, tuple[Case, ...]] = {}
     problems: list[str] = []
     for split, path in lists.items():
@@ -315,6 +313,15 @@ def read_data_task(
         *file_notes(facts),
     ]
     return DataTask(folder, folder.name, 0, cases, table, facts, (), tuple(notes))
+
+
+def _not_prepared(folder: Path) -> str:
+    """That `folder` is no prepared dataset, and which are near: in it, beside it, or in a folder beside its parent."""
+    lists = f"train/{PATHS_FILE}"
+    found = [*folder.glob(f"*/{lists}"), *folder.parent.parent.glob(f"*/*/{lists}")]
+    near = sorted({str(path.parents[1]) for path in found})[:5]
+    advice = f"use {' or '.join(near)}" if near else "make one with `monaiseg prepare`"
+    return f"{folder}: is not a prepared dataset (no {PATHS_FILE} in train, val or test); {advice}"
 
 
 def _check_disjoint(cases: Mapping[str, tuple[Case, ...]], folder: Path) -> None:

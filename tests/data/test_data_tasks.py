@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -54,6 +55,22 @@ def test_easyregs_lists_alone_make_a_data_task(task):
     assert read.table == task.table
     assert read.facts == task.facts
     assert "labels were read from all the label maps" in read.notes[0]
+
+
+@pytest.mark.parametrize("wanted", ["out/tsak", "out", "outputs/task"])
+def test_a_folder_that_is_no_data_task_names_those_that_are_near(task, wanted, tmp_path):
+    """A slip in the name, the folder above, and EasyReg's guide, which prepares in one folder and trains in another."""
+    write_data_task(task)
+
+    with pytest.raises(
+        DataError, match=f"not a prepared dataset.*use {re.escape(str(task.folder))}$"
+    ):
+        read_data_task(tmp_path / wanted)
+
+
+def test_where_no_data_task_is_near_the_command_that_makes_one_is_named(tmp_path):
+    with pytest.raises(DataError, match="make one with `monaiseg prepare`"):
+        read_data_task(tmp_path / "work" / "scans")
 
 
 def test_a_file_that_is_gone_is_named_when_the_task_is_read(task):
