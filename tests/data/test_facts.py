@@ -71,7 +71,7 @@ def test_all_bad_cases_are_named_with_all_that_is_wrong(tmp_path, cases):
 
     message = str(caught.value)
     assert message.startswith("6 of 9 cases cannot be used:\n")
-    assert "lie on different grids: spacing (1.0, 1.0, 2.0) and (1.0, 1.0, 3.0)" in message
+    assert "lie on different grids: spacing (1.0, 1.0, 3.0) and (1.0, 1.0, 2.0)" in message
     assert f"case 'gone': label map {gone.label}: is not there" in message
     assert f"case 'gone': image {gone.images[0]}: is not there" in message
     assert f"case 'same': image and label map {same.label} are the same file" in message
