@@ -60,7 +60,7 @@ def test_from_a_folder_of_scans_to_scores_and_label_maps(dataset, small, tmp_pat
     assert "label 4" in evaluated.output
     summary = json.loads((model / "records" / "test" / "summary.json").read_text())
     assert summary["cases"] == 1
-    assert [label["value"] for label in summary["labels"]] == [1, 4]
+    assert [label["values"] for label in summary["labels"]] == [[1], [4]]
     assert (model / "records" / "test" / "scores.csv").read_text().count("\n") == 3
     assert len(list((model / "records" / "test" / "predictions").glob("*_pred.nii.gz"))) == 1
 

@@ -12,10 +12,12 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.engines.evaluator import SupervisedEvaluator
@@ -39,7 +41,7 @@ from monaiseg.data import (
     write_label_map,
 )
 from monaiseg.errors import DataError, MonaisegError, SettingsError
-from monaiseg.evaluation import CaseScores, Evaluation, class_counts, label_scores, write_report
+from monaiseg.evaluation import CaseScores, Evaluation, score_case, write_report
 from monaiseg.files import make_folder, write_atomic
 from monaiseg.networks import ResidualUNet, SegmentationLoss, build_loss
 from monaiseg.prediction import find_images, planned_outputs
@@ -325,7 +327,7 @@ def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
 
 
 class ReportScores:
-    """Writes `scores.csv` and `summary.json` of an evaluation whose cases come with `label` and `voxel_volume_mm3`.
+    """Writes `scores.csv` and `summary.json` of an evaluation whose cases come with `label` and `spacing`.
 
     Args:
         folder: where to.
@@ -357,9 +359,14 @@ class ReportScores:
         output: Any = engine.state.output
         batch: Any = engine.state.batch
         for case_id, maps in zip(case_ids(batch), output, strict=True):
-            counts = class_counts(maps["pred"], maps["label"], self.labels.num_classes)
-            scores = label_scores(counts, self.labels, maps["voxel_volume_mm3"])
-            self._cases.append(CaseScores(case_id, scores, seconds))
+            known = maps["label"][0].numpy()
+            labelled = known < self.labels.num_classes  # others have the ignored value
+            reference, prediction = (
+                self.labels.label_values(np.where(labelled, classes, 0))
+                for classes in (known, maps["pred"][0].numpy())
+            )
+            scored = score_case(case_id, reference, prediction, self.labels, maps["spacing"])
+            self._cases.append(replace(scored, seconds=seconds))
 
     def _write(self) -> None:
         report = Evaluation(tuple(self._cases), self.labels, self.model, self.split)

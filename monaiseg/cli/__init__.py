@@ -4,7 +4,18 @@ Each command is a docstring, typed options and one call. Imports of torch and MO
 `--help` answers at once. `print` and `typer.echo` occur in this package alone.
 """
 
-from monaiseg.cli import bundle, demo, evaluate, fit, plan, predict, prepare, settings, train
+from monaiseg.cli import (
+    bundle,
+    compare,
+    demo,
+    evaluate,
+    fit,
+    plan,
+    predict,
+    prepare,
+    settings,
+    train,
+)
 from monaiseg.cli.main import app, examples
 
 _SMALL, _STEPS = "Start here", "Step by step"
@@ -23,6 +34,9 @@ app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=examples(evalua
 )
 app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=examples(predict.EXAMPLES))(
     predict.predict
+)
+app.command(no_args_is_help=True, rich_help_panel="More", epilog=examples(compare.EXAMPLES))(
+    compare.compare
 )
 app.command("eval-seg", rich_help_panel="More")(evaluate.eval_seg)
 app.add_typer(settings.settings_app, name="settings", rich_help_panel="More")

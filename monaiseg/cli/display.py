@@ -85,7 +85,8 @@ def show_next(*words: object) -> None:
     typer.echo(f"next: {shlex.join(map(str, words))}")
 
 
-def _print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
+def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    """Print a table; its first column is text, the others are numbers."""
     from rich.console import Console
     from rich.table import Table
 
@@ -102,7 +103,7 @@ def show_data_task(task: DataTask) -> None:
     for note in task.notes:
         typer.echo(f"note: {note}")
     rows = [[split, str(len(cases))] for split, cases in task.cases.items()]
-    _print_table(f"{task.name}: cases", ["split", "cases"], rows)
+    print_table(f"{task.name}: cases", ["split", "cases"], rows)
     facts = list(task.facts.values())
     if facts:
         typer.echo(f"shape (voxels): {_ranges([fact.shape for fact in facts])}")
@@ -125,20 +126,34 @@ def _ranges(triples: Sequence[tuple[float, float, float]]) -> str:
 
 def show_scores(evaluation: Evaluation, most: int | None = None) -> None:
     """Print the scores of an evaluation, one row a label, `most` rows at most."""
-    from monaiseg.evaluation import label_rows
+    from monaiseg.evaluation import label_rows, summarise
 
     labels = list(label_rows(evaluation))
+    shown = ("dice", "surface_dice", "hd95_mm", "assd_mm", "volume_error_ml")
     rows = [
         [
-            row["name"],
-            *(f"{row[key]:.4f}" for key in ("dice", "dice_sd", "precision", "recall")),
-            f"{row['volume_error_ml']:.3f}",
-            f"{row['cases']}",
+            row.name,
+            *(f"{row.means[name][0]:.3f}" for name in shown),
+            f"{row.missed}" if row.missed else "",
+            f"{row.cases}",
         ]
         for row in labels[:most]
     ]
-    header = ["label", "Dice", "sd", "precision", "recall", "volume error (ml)", "cases"]
-    _print_table(f"{evaluation.split}: {len(evaluation.cases)} cases", header, rows)
+    header = [
+        "label",
+        "Dice",
+        f"surface Dice, {evaluation.tolerance_mm:g} mm",
+        "HD95 (mm)",
+        "ASSD (mm)",
+    ]
+    header += ["volume error (ml)", "missed", "cases"]
+    print_table(f"{evaluation.split}: {len(evaluation.cases)} cases", header, rows)
     if most is not None and len(labels) > most:
         typer.echo(f"... and {len(labels) - most} more labels in scores.csv")
-    typer.echo(f"mean Dice over labels: {evaluation.mean_dice:.4f}")
+    mean = summarise(evaluation).mean_dice
+    interval = (
+        ""
+        if mean.low is None
+        else f" (95 % interval over cases: {mean.low:.4f} to {mean.high:.4f})"
+    )
+    typer.echo(f"mean Dice over labels: {evaluation.mean_dice:.4f}{interval}")

@@ -25,8 +25,11 @@ from monaiseg.errors import SettingsError
 
 if TYPE_CHECKING:
     from monaiseg.data import Case, DataTask
+    from monaiseg.evaluation import Evaluation
     from monaiseg.settings import Settings
 
+
+FOLDERS = "Two folders of label maps"
 
 EXAMPLES = """\
 monaiseg evaluate work/scans/first
@@ -34,6 +37,8 @@ monaiseg evaluate work/scans/first
 monaiseg evaluate work/scans/first --split val --save-predictions
 
 monaiseg evaluate model.safetensors --data work/others --report scores
+
+monaiseg evaluate --prediction-dir labels --reference-dir truth --label-table labels.csv
 """
 
 
@@ -62,6 +67,39 @@ def evaluate(
     save_predictions: Annotated[
         bool, typer.Option("--save-predictions", help="Write the label maps beside the scores.")
     ] = False,
+    pictures: Annotated[
+        int,
+        typer.Option(min=0, help="Draw this many of the worst cases, through their largest error."),
+    ] = 0,
+    tolerance_mm: Annotated[
+        float,
+        typer.Option(min=0.0, help="Surfaces this near to one another agree, in surface Dice."),
+    ] = 1.0,
+    latex: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write a LaTeX table of the means into this file, too."),
+    ] = None,
+    prediction_dir: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Score the label maps in this folder instead of a model's.",
+            rich_help_panel=FOLDERS,
+        ),
+    ] = None,
+    reference_dir: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Their references, under the same names; predictions may end in _pred.",
+            rich_help_panel=FOLDERS,
+        ),
+    ] = None,
+    label_table: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="CSV file that names the labels. Default: every value in the references.",
+            rich_help_panel=FOLDERS,
+        ),
+    ] = None,
     device: Device = None,
     model: Annotated[
         Optional[Path],  # noqa: UP045
@@ -78,6 +116,9 @@ def evaluate(
     """
     from monaiseg.data import read_data_task
 
+    if prediction_dir is not None or reference_dir is not None:
+        _score_folders(prediction_dir, reference_dir, label_table, report, tolerance_mm, latex)
+        return
     model = given(run, model, "model")
     if not model.exists():
         raise SettingsError(f"{model}: there is no such run folder or checkpoint; correct the path")
@@ -96,9 +137,47 @@ def evaluate(
         split,
         place,
         device_named(device, gpu_id),
-        save_predictions=save_predictions,
+        save_predictions=save_predictions or pictures > 0,
+        tolerance_mm=tolerance_mm,
+        latex=latex,
+        pictures=pictures,
     )
     show_next("monaiseg", "predict", model, "IMAGE.nii.gz", "-o", "labels")
+
+
+def _score_folders(
+    predictions: Path | None,
+    references: Path | None,
+    label_table: Path | None,
+    report: Path | None,
+    tolerance_mm: float,
+    latex: Path | None,
+) -> None:
+    """Score the label maps of two folders."""
+    from monaiseg.data import LabelTable, read_label_map
+    from monaiseg.evaluation import evaluate_label_maps, pair_label_maps
+
+    if predictions is None or references is None or report is None:
+        raise SettingsError(
+            "two folders of label maps are scored with --prediction-dir, --reference-dir and --report together"
+        )
+    pairs = pair_label_maps(predictions, references)
+    if label_table is not None:
+        table = LabelTable.read_csv(label_table)
+    else:
+        values = {int(v) for _, known in pairs.values() for v in set(read_label_map(known)[0].flat)}
+        table = LabelTable.from_values(sorted(values - {0}))
+    with progress_bar("scoring") as advance:
+        counter = itertools.count(1)
+        evaluation = evaluate_label_maps(
+            pairs,
+            table,
+            tolerance_mm=tolerance_mm,
+            model=str(predictions),
+            split=references.name,
+            on_case=lambda _: advance(next(counter), len(pairs)),
+        )
+    _write(evaluation, report, latex)
 
 
 def eval_seg(
@@ -185,11 +264,13 @@ def score_split(
     *,
     save_predictions: bool,
     wanted: Settings | None = None,
+    tolerance_mm: float = 1.0,
+    latex: Path | None = None,
+    pictures: int = 0,
 ) -> None:
     """Score cases of a data task, write the report and show it; `wanted` are settings for it, as `as_evaluated` has them."""
     from monaiseg.data import check_unchanged
     from monaiseg.evaluation import evaluate as evaluate_cases
-    from monaiseg.evaluation import write_report
     from monaiseg.files import make_folder
     from monaiseg.prediction import Predictor, as_evaluated, with_settings
     from monaiseg.settings import parse_settings
@@ -218,11 +299,46 @@ def score_split(
             model=str(checkpoint.path),
             data_task=str(task.folder),
             predictions=folder / "predictions" if save_predictions else None,
+            tolerance_mm=tolerance_mm,
             on_case=lambda _: advance(next(counter), len(cases)),
         )
-    table, summary = write_report(evaluation, folder)
+    _write(evaluation, folder, latex)
+    _draw_worst(evaluation, cases, folder, pictures)
+
+
+def _write(evaluation: Evaluation, folder: Path, latex: Path | None) -> None:
+    """Write the report of an evaluation and show it."""
+    from monaiseg.evaluation import latex as latex_table
+    from monaiseg.evaluation import summarise, write_report
+    from monaiseg.files import write_atomic
+
+    written = list(write_report(evaluation, folder))
+    if latex is not None:
+        write_atomic(latex, latex_table(summarise(evaluation)).encode())
+        written.append(latex)
     show_scores(evaluation)
-    typer.echo(f"written: {table}, {summary}")
+    typer.echo(f"written: {', '.join(map(str, written))}")
+
+
+def _draw_worst(evaluation: Evaluation, cases: Sequence[Case], folder: Path, most: int) -> None:
+    """Draw the cases with the lowest mean Dice, the worst first."""
+    from monaiseg.data import prediction_name
+    from monaiseg.evaluation import worst_first, write_case_picture
+    from monaiseg.files import make_folder
+
+    files = {case.id: case for case in cases}
+    for number, scores in enumerate(worst_first(evaluation)[:most], start=1):
+        case = files[scores.case_id]
+        assert case.label is not None
+        picture = write_case_picture(
+            make_folder(folder / "pictures") / f"{number:02d}_{case.id}.png",
+            case.images[0],
+            case.label,
+            folder / "predictions" / prediction_name(case.id),
+            evaluation.table,
+            title=f"{case.id}: mean Dice {scores.mean_dice:.3f}",
+        )
+        typer.echo(f"written: {picture}")
 
 
 def _run_folder(model: Path) -> Path:

@@ -1,80 +1,17 @@
-"""Scores of a label map against its reference. Counts first, then numbers.
+"""Dice of all classes by counting voxels, for validation while training; `structures` has every score.
 
-A score that is not defined is NaN: Dice, precision and recall of a structure that neither map has. A structure that
-only one of them has scores 0, so missing one never raises a mean.
+A structure that neither map has is not defined, NaN. One that only one of them has scores 0, so that missing it never
+raises a mean.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-
-from monaiseg.data import LabelTable
-
-
-@dataclass(frozen=True)
-class LabelScore:
-    """Scores of one label in one case; volumes in millilitres."""
-
-    value: int
-    name: str
-    dice: float
-    precision: float
-    recall: float
-    reference_ml: float
-    prediction_ml: float
-
-
-def score_label_maps(
-    reference: NDArray[Any], prediction: NDArray[Any], table: LabelTable, voxel_volume_mm3: float
-) -> tuple[LabelScore, ...]:
-    """Scores of every foreground label of the table.
-
-    Args:
-        reference: label values. Values that the table lacks count as background, voxels of its ignored value nowhere.
-        prediction: the same, of the same shape.
-        table: the labels.
-        voxel_volume_mm3: volume of a voxel.
-    """
-    every = replace(table, ignored_value=None)
-    counts = class_counts(
-        torch.from_numpy(every.class_indices(prediction, others="background")),
-        torch.from_numpy(table.class_indices(reference, others="background")),
-        table.num_classes,
-    )
-    return label_scores(counts, table, voxel_volume_mm3)
-
-
-def label_scores(
-    counts: Tensor, table: LabelTable, voxel_volume_mm3: float
-) -> tuple[LabelScore, ...]:
-    """Scores of every foreground label from `class_counts` (K, 3)."""
-    millilitres = voxel_volume_mm3 / 1000
-    foreground = counts[1:]
-    return tuple(
-        LabelScore(
-            label.value,
-            label.name,
-            dice=dice,
-            precision=_share(both, predicted, referenced),
-            recall=_share(both, referenced, predicted),
-            reference_ml=referenced * millilitres,
-            prediction_ml=predicted * millilitres,
-        )
-        for label, (both, predicted, referenced), dice in zip(
-            table.foreground,
-            foreground.tolist(),
-            dice_from_counts(foreground).tolist(),
-            strict=True,
-        )
-    )
 
 
 def class_counts(prediction: Tensor, reference: Tensor, num_classes: int) -> Tensor:
@@ -117,9 +54,3 @@ def mean_defined(values: Iterable[float]) -> float:
     """
     defined = [value for value in values if not math.isnan(value)]
     return float(np.mean(defined)) if defined else math.nan
-
-
-def _share(both: int, whole: int, other: int) -> float:
-    if whole:
-        return both / whole
-    return 0.0 if other else math.nan

@@ -1,31 +1,43 @@
 """Evaluation: predictions of held-out cases against their references, on the files' own grids.
 
 Scores are computed in label values on the original grid of each case, never on resampled labels. A structure that
-a case lacks in both maps has no score (NaN) and is counted as such; one that the network missed scores 0.
+a case lacks in both maps has no score (NaN) and is counted as such; one that the network missed scores 0, and its
+distances are the diagonal of the grid.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from monaiseg.data import (
     Case,
     LabelTable,
+    Spacing,
     check_ids,
     check_same_voxels,
+    is_volume_name,
     prediction_name,
     read_header,
     read_label_map,
+    volume_stem,
     write_label_map,
 )
 from monaiseg.errors import DataError, collecting, listed
-from monaiseg.evaluation.metrics import LabelScore, mean_defined, score_label_maps
+from monaiseg.evaluation.metrics import mean_defined
+from monaiseg.evaluation.structures import (
+    TOLERANCE_MM,
+    Structure,
+    StructureScores,
+    score_structures,
+    single_labels,
+)
 from monaiseg.files import make_folder
 
 
@@ -41,17 +53,17 @@ class Labeller(Protocol):
 
 @dataclass(frozen=True)
 class CaseScores:
-    """Scores of one case, one entry a foreground label."""
+    """Scores of one case, one entry a structure."""
 
     case_id: str
-    labels: tuple[LabelScore, ...]
+    structures: tuple[StructureScores, ...]
     seconds: float
-    """Wall time of the prediction."""
+    """Wall time of the prediction; 0 where there was a label map already."""
 
     @property
     def mean_dice(self) -> float:
-        """Mean Dice over the labels that have one; NaN where none has."""
-        return mean_defined(score.dice for score in self.labels)
+        """Mean Dice over the structures that have one; NaN where none has."""
+        return mean_defined(score.dice for score in self.structures)
 
 
 @dataclass(frozen=True)
@@ -63,15 +75,17 @@ class Evaluation:
     model: str
     split: str
     data_task: str = ""
+    tolerance_mm: float = TOLERANCE_MM
+    """Of the surface Dice."""
 
     def label_means(self) -> dict[str, float]:
-        """Mean Dice over the cases that have one, of each foreground label by name; NaN where none has."""
-        columns = zip(*(case.labels for case in self.cases), strict=True)
+        """Mean Dice over the cases that have one, of each structure by name; NaN where none has."""
+        columns = zip(*(case.structures for case in self.cases), strict=True)
         return {column[0].name: mean_defined(score.dice for score in column) for column in columns}
 
     @property
     def mean_dice(self) -> float:
-        """Mean over labels of the labels' means over cases: every structure counts alike."""
+        """Mean over structures of their means over cases: every structure counts alike."""
         return mean_defined(self.label_means().values())
 
 
@@ -83,6 +97,7 @@ def evaluate(
     model: str = "",
     data_task: str = "",
     predictions: Path | None = None,
+    tolerance_mm: float = TOLERANCE_MM,
     on_case: Callable[[CaseScores], None] | None = None,
 ) -> Evaluation:
     """Predict every case and score it against its reference.
@@ -94,6 +109,7 @@ def evaluate(
         model: name of the model, for the report.
         data_task: folder of the data task, for the report.
         predictions: folder that the label maps are written to, as `<case id>_pred.nii.gz`; None keeps none.
+        tolerance_mm: surfaces this near to one another agree, in the surface Dice.
         on_case: called after each case.
 
     Raises:
@@ -106,12 +122,12 @@ def evaluate(
     check_references(cases, split)
     if predictions is not None:
         make_folder(predictions)
-    scores = []
+    structures, scores = single_labels(predictor.table, tolerance_mm), []
     for case in cases:
-        scores.append(_score(predictor, case, predictions))
+        scores.append(_score(predictor, case, predictions, structures))
         if on_case is not None:
             on_case(scores[-1])
-    return Evaluation(tuple(scores), predictor.table, model, split, data_task)
+    return Evaluation(tuple(scores), predictor.table, model, split, data_task, tolerance_mm)
 
 
 def check_references(cases: Sequence[Case], split: str = "test") -> None:
@@ -136,7 +152,12 @@ def _check_grid(case: Case) -> None:
     check_same_voxels(what, read_header(case.label).grid, read_header(case.images[0]).grid)
 
 
-def _score(predictor: Labeller, case: Case, predictions: Path | None) -> CaseScores:
+def _score(
+    predictor: Labeller,
+    case: Case,
+    predictions: Path | None,
+    structures: Sequence[Structure],
+) -> CaseScores:
     assert case.label is not None
     reference, header = read_label_map(case.label, like=read_header(case.images[0]).grid)
     started = time.perf_counter()
@@ -150,5 +171,102 @@ def _score(predictor: Labeller, case: Case, predictions: Path | None) -> CaseSco
             like=case.images[0],
             table=predictor.table,
         )
-    labels = score_label_maps(reference, prediction, predictor.table, header.grid.voxel_volume_mm3)
-    return CaseScores(case.id, tuple(labels), seconds)
+    return score_case(
+        case.id, reference, prediction, predictor.table, header.grid.spacing, structures, seconds
+    )
+
+
+def score_case(
+    case_id: str,
+    reference: NDArray[Any],
+    prediction: NDArray[Any],
+    table: LabelTable,
+    spacing: Spacing,
+    structures: Sequence[Structure] = (),
+    seconds: float = 0.0,
+) -> CaseScores:
+    """Scores of two label maps (X, Y, Z) of label values; voxels of the table's ignored value count nowhere.
+
+    `structures` are what is scored: by default every label of the table.
+    """
+    if table.ignored_value is not None:
+        ignored = reference == table.ignored_value
+        reference, prediction = (np.where(ignored, 0, values) for values in (reference, prediction))
+    scores = score_structures(reference, prediction, structures or single_labels(table), spacing)
+    return CaseScores(case_id, scores, seconds)
+
+
+def evaluate_label_maps(
+    pairs: Mapping[str, tuple[Path, Path]],
+    table: LabelTable,
+    *,
+    tolerance_mm: float = TOLERANCE_MM,
+    model: str = "",
+    split: str = "",
+    on_case: Callable[[CaseScores], None] | None = None,
+) -> Evaluation:
+    """Score label maps that are there already.
+
+    Args:
+        pairs: case id -> prediction and reference.
+        table: the labels that are scored.
+        tolerance_mm: surfaces this near to one another agree, in the surface Dice.
+        model: what made the predictions, for the report.
+        split: what the references are, for the report.
+        on_case: called after each case.
+
+    Raises:
+        DataError: files cannot be read or lie on different grids, or no label of the table occurs in any of them; all
+            files that differ in their grids are named before the first is scored.
+    """
+    problems: list[str] = []
+    for case_id, (prediction, reference) in pairs.items():
+        with collecting(problems, f"case {case_id!r}: "):
+            what = f"prediction {prediction} and reference {reference}"
+            check_same_voxels(what, read_header(prediction).grid, read_header(reference).grid)
+    if problems:
+        raise DataError(listed(problems))
+    structures, scores = single_labels(table, tolerance_mm), []
+    for case_id, (prediction, reference) in pairs.items():
+        known, header = read_label_map(reference)
+        found, _ = read_label_map(prediction, like=header.grid)
+        scores.append(score_case(case_id, known, found, table, header.grid.spacing, structures))
+        if on_case is not None:
+            on_case(scores[-1])
+    if all(score.status == "absent" for case in scores for score in case.structures):
+        raise DataError(
+            f"none of the labels {table.values[1:6]} occurs in any of the maps; give the label table of these maps"
+        )
+    return Evaluation(tuple(scores), table, model, split, "", tolerance_mm)
+
+
+def pair_label_maps(predictions: Path, references: Path) -> dict[str, tuple[Path, Path]]:
+    """Case id -> prediction and reference, of two folders; predictions may end in `_pred`, as `predict` names them.
+
+    Raises:
+        DataError: a folder holds no label map, or a file in one has none in the other; each is named.
+    """
+    found: list[dict[str, Path]] = []
+    for folder, ending in ((predictions, "_pred"), (references, "")):
+        files = (
+            sorted(p for p in folder.iterdir() if is_volume_name(p.name)) if folder.is_dir() else []
+        )
+        if not files:
+            raise DataError(
+                f"{folder}: holds no .nii or .nii.gz file; name the folder of the label maps"
+            )
+        found.append({volume_stem(path).removesuffix(ending): path for path in files})
+    predicted, referenced = found
+    lonely = [
+        f"{path}: has no reference in {references}"
+        for name, path in predicted.items()
+        if name not in referenced
+    ]
+    lonely += [
+        f"{path}: has no prediction in {predictions}"
+        for name, path in referenced.items()
+        if name not in predicted
+    ]
+    if lonely:
+        raise DataError(listed(lonely))
+    return {name: (predicted[name], referenced[name]) for name in predicted}

@@ -14,7 +14,6 @@ grow with the number of structures.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from monaiseg.evaluation.surfaces import (
     surface_distances,
     voxels_of,
 )
+from monaiseg.machine import usable_cores
 
 Box: TypeAlias = tuple[slice, ...]
 Status: TypeAlias = Literal["found", "missed", "invented", "absent"]
@@ -83,11 +83,13 @@ class StructureScores:
     """Scores of one structure in one case. NaN: not defined."""
 
     name: str
+    values: tuple[int, ...]
+    """Its label values."""
     status: Status
     dice: float
     iou: float
     precision: float
-    """Share of the prediction that is right; 0 for a missed structure, because a miss must not improve the mean."""
+    """Share of the prediction that is right; NaN for a missed structure, of which nothing was predicted."""
     recall: float
     """Share of the reference that was found; NaN for an invented structure."""
     hd_mm: float
@@ -155,7 +157,7 @@ def score_structures(
         a, b = (_mask(indices[box], classes) for indices in maps)
         return scores(structure, measure(a, b, spacing, structure.is_lesion), diagonal_mm)
 
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(threads or usable_cores()) as pool:
         return tuple(pool.map(score, structures))
 
 
@@ -266,10 +268,11 @@ def scores(structure: Structure, evidence: Evidence, diagonal_mm: float) -> Stru
     millilitres = evidence.voxel_mm3 / 1000
     return StructureScores(
         name=structure.name,
+        values=structure.values,
         status=evidence.status,
         dice=_ratio(2 * both, reference + prediction),
         iou=_ratio(both, reference + prediction - both),
-        precision=_ratio(both, prediction or reference),
+        precision=_ratio(both, prediction),
         recall=_ratio(both, reference),
         **_distance_scores(structure, evidence, diagonal_mm),
         reference_ml=reference * millilitres,

@@ -25,7 +25,7 @@ from monaiseg.transforms.items import Item, case_name
 
 
 class ReadReferenced(Transform):
-    """Adds `label`, the class indices (1, X, Y, Z) of the file `reference`, and the `voxel_volume_mm3` of its grid."""
+    """Adds `label`, the class indices (1, X, Y, Z) of the file `reference`, and the `spacing` of its grid."""
 
     def __init__(self, table: LabelTable) -> None:
         self.table = table
@@ -37,8 +37,8 @@ class ReadReferenced(Transform):
         values, header = read_label_map(data["reference"], like=grid)
         check_same_grid(f"label map {header.path} and image {image}", header.grid, grid)
         classes = self.table.class_indices(values, others="background")
-        volume = header.grid.voxel_volume_mm3
-        return {**data, "label": torch.from_numpy(classes)[None], "voxel_volume_mm3": volume}
+        label = torch.from_numpy(classes)[None]
+        return {**data, "label": label, "spacing": header.grid.spacing}
 
 
 class ReadCased(Transform):

@@ -81,8 +81,8 @@ def test_a_bundle_scores_as_the_command_line_does(trained, by_hand, task, tmp_pa
     expected = evaluate(Predictor(by_hand, device="cpu"), task.cases["test"])
 
     told = json.loads((tmp_path / "summary.json").read_text())
-    assert told["mean_dice"] == round(expected.mean_dice, 6)
-    assert [(row["name"], row["dice"]) for row in told["labels"]] == [
+    assert told["mean_dice"]["value"] == round(expected.mean_dice, 6)
+    assert [(row["name"], row["scores"]["dice"]["value"]) for row in told["labels"]] == [
         (name, None if math.isnan(dice) else round(dice, 6))
         for name, dice in expected.label_means().items()
     ]

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from monaiseg.data.labels import LabelTable
-from monaiseg.evaluation.metrics import class_counts, score_label_maps
+from monaiseg.evaluation.metrics import class_counts
+from monaiseg.evaluation.scoring import score_case
 from monaiseg.networks.losses import build_loss
 from monaiseg.settings.loss import LossSettings
 from monaiseg.transforms.crop import FindCentresd
@@ -95,7 +96,7 @@ def test_scores_are_those_of_the_labelled_voxels():
     reference = np.array([0, 1, 1, 2, 9, 9]).reshape(6, 1, 1)
     prediction = np.array([0, 1, 2, 2, 1, 2]).reshape(6, 1, 1)
 
-    scores = score_label_maps(reference, prediction, table, 1000.0)
+    scores = score_case("S01", reference, prediction, table, (10.0, 10.0, 10.0)).structures
 
     assert [round(score.dice, 6) for score in scores] == [round(2 / 3, 6), round(2 / 3, 6)]
     assert [score.prediction_ml for score in scores] == [1.0, 2.0]
@@ -105,7 +106,7 @@ def test_a_prediction_that_leaves_voxels_unlabelled_says_background_there():
     table = LabelTable.from_values([1], ignored_value=9)
     reference, prediction = np.array([[[1, 1, 0]]]), np.array([[[1, 9, 9]]])
 
-    scores = score_label_maps(reference, prediction, table, 1000.0)
+    scores = score_case("S01", reference, prediction, table, (10.0, 10.0, 10.0)).structures
 
     assert scores[0].recall == 0.5
     assert scores[0].precision == 1.0

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import jsonschema
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -17,9 +18,9 @@ from monaiseg.data.label_checks import label_notes
 from monaiseg.data.labels import LabelTable
 from monaiseg.data.volumes import read_label_map, write_label_map
 from monaiseg.errors import DataError
-from monaiseg.evaluation.metrics import score_label_maps
-from monaiseg.evaluation.scoring import CaseScores, Evaluation, evaluate
-from monaiseg.evaluation.tables import label_rows
+from monaiseg.evaluation.scoring import CaseScores, Evaluation, evaluate, score_case
+from monaiseg.evaluation.summaries import summary_schema
+from monaiseg.evaluation.tables import label_rows, read_scores, summarise
 from monaiseg.prediction import Predictor
 from monaiseg.preparation import prepare
 
@@ -101,14 +102,14 @@ def test_volume_errors_are_over_the_cases_that_have_the_structure():
     table = LabelTable.from_values([1])
     missed, none = np.ones((10, 10, 10)), np.zeros((10, 10, 10))
     cases = [
-        CaseScores(str(n), tuple(score_label_maps(reference, none, table, 1.0)), 0.0)
+        score_case(str(n), reference.astype(int), none.astype(int), table, (1.0, 1.0, 1.0))
         for n, reference in enumerate((missed, none))
     ]
 
     (row,) = label_rows(Evaluation(tuple(cases), table, "model", "test"))
 
-    assert (row["cases"], row["dice"]) == (1, 0.0)
-    assert (row["volume_error_ml"], row["volume_bias_ml"]) == (1.0, -1.0)
+    assert (row.cases, row.missed, row.means["dice"]) == (1, 1, (0.0, 1))
+    assert (row.means["volume_error_ml"][0], row.means["volume_bias_ml"][0]) == (1.0, -1.0)
 
 
 def test_too_much_in_one_case_does_not_make_up_for_too_little_in_another():
@@ -116,13 +117,13 @@ def test_too_much_in_one_case_does_not_make_up_for_too_little_in_another():
     some, all_, none = (np.zeros((10, 10, 10), np.uint8) for _ in range(3))
     some[:5], all_[:] = 1, 1
     cases = [
-        CaseScores(str(n), tuple(score_label_maps(some, prediction, table, 1.0)), 0.0)
+        score_case(str(n), some, prediction, table, (1.0, 1.0, 1.0))
         for n, prediction in enumerate((all_, none))
     ]
 
     (row,) = label_rows(Evaluation(tuple(cases), table, "model", "test"))
 
-    assert (row["volume_error_ml"], row["volume_bias_ml"]) == (0.5, 0.0)
+    assert (row.means["volume_error_ml"][0], row.means["volume_bias_ml"][0]) == (0.5, 0.0)
 
 
 def test_a_case_without_a_label_map_is_not_taken_for_an_inverted_one(data_task):
@@ -174,3 +175,98 @@ def test_label_maps_that_cannot_be_scored_are_named_before_eval_seg_predicts(
     assert result.exit_code == 2
     assert "lost.nii.gz" in result.output
     assert not (tmp_path / "out").exists()
+
+
+def labels_in(folder, name, values):
+    folder.mkdir(exist_ok=True)
+    write_label_map(folder / name, np.array(values).reshape(2, 2, 1), Grid.of((2, 2, 1), np.eye(4)))
+
+
+def call(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_two_folders_of_label_maps_are_scored(tmp_path):
+    labels_in(tmp_path / "truth", "S01.nii.gz", [0, 1, 1, 2])
+    labels_in(tmp_path / "made", "S01_pred.nii.gz", [0, 1, 2, 2])
+    folders = ["--prediction-dir", tmp_path / "made", "--reference-dir", tmp_path / "truth"]
+
+    done = call("evaluate", *folders, "--report", tmp_path / "out", "--latex", tmp_path / "t.tex")
+
+    assert done.exit_code == 0, done.output
+    assert read_scores(tmp_path / "out" / "scores.csv") == {
+        "S01": {
+            "label 1": pytest.approx(2 / 3, abs=1e-6),
+            "label 2": pytest.approx(2 / 3, abs=1e-6),
+        }
+    }
+    assert "| label 1 | 1 | 0 | 0.667 |" in (tmp_path / "out" / "summary.md").read_text()
+    assert r"label 1 & 1 & 0 & 0.667" in (tmp_path / "t.tex").read_text()
+
+
+def test_label_maps_without_a_partner_are_named(tmp_path):
+    labels_in(tmp_path / "truth", "S01.nii.gz", [0, 1, 1, 2])
+    labels_in(tmp_path / "truth", "S02.nii.gz", [0, 1, 1, 2])
+    labels_in(tmp_path / "made", "S01.nii.gz", [0, 1, 2, 2])
+    labels_in(tmp_path / "made", "S03.nii.gz", [0, 1, 2, 2])
+    folders = ["--prediction-dir", tmp_path / "made", "--reference-dir", tmp_path / "truth"]
+
+    done = call("evaluate", *folders, "--report", tmp_path / "out")
+
+    assert done.exit_code == 2
+    assert "S03.nii.gz: has no reference" in done.output
+    assert "S02.nii.gz: has no prediction" in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_maps_that_share_no_label_with_the_table_are_refused(tmp_path):
+    """A mean of nothing would look like a result."""
+    labels_in(tmp_path / "truth", "S01.nii.gz", [0, 1, 1, 2])
+    labels_in(tmp_path / "made", "S01.nii.gz", [0, 1, 2, 2])
+    (tmp_path / "table.csv").write_text("value,name\n7,seven\n8,eight\n")
+    folders = ["--prediction-dir", tmp_path / "made", "--reference-dir", tmp_path / "truth"]
+
+    done = call(
+        "evaluate", *folders, "--report", tmp_path / "o", "--label-table", tmp_path / "table.csv"
+    )
+
+    assert done.exit_code == 2
+    assert "none of the labels" in done.output
+
+
+def test_the_summary_keeps_to_its_schema(trained, data_task):
+    (case,) = data_task.cases["test"]
+    found = evaluate(Predictor(trained.run_folder, device="cpu"), [case])
+
+    document = json.loads(summarise(found).model_dump_json())
+
+    jsonschema.validate(document, summary_schema())
+    assert document["cases"] == 1
+    assert document["labels"][0]["scores"]["dice"]["cases"] == 1
+
+
+def test_the_worst_cases_are_drawn(trained):
+    run = trained.run_folder
+
+    done = call("evaluate", run, "--pictures", 1, "--device", "cpu")
+
+    assert done.exit_code == 0, done.output
+    (picture,) = (run / "records" / "test" / "pictures").iterdir()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_equal_scores_are_no_difference_and_better_ones_are(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, gain in (("a", 0.0), ("b", 0.05)):
+        rows = [f"S{n:02d},1,hip,found,{0.8 + gain + 0.01 * rng.normal():.4f}" for n in range(20)]
+        (tmp_path / f"{name}.csv").write_text("case,value,name,status,dice\n" + "\n".join(rows))
+
+    same, better = (call("compare", tmp_path / "a.csv", tmp_path / f"{name}.csv") for name in "ab")
+
+    assert "No difference beyond noise" in same.output
+    assert "The second is better" in better.output
+    assert call("compare", tmp_path / "a.csv").exit_code == 2
+    assert (
+        "has no column 'hd_mm'"
+        in call("compare", tmp_path / "a.csv", tmp_path / "b.csv", "--metric", "hd_mm").output
+    )

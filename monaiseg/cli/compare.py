@@ -1,0 +1,114 @@
+"""`monaiseg compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from monaiseg.cli.display import print_table
+from monaiseg.errors import SettingsError
+
+if TYPE_CHECKING:
+    from monaiseg.evaluation import Comparison
+
+EXAMPLES = """\
+monaiseg compare work/scans/first work/scans/second
+
+monaiseg compare first/scores.csv second/scores.csv --metric hd95_mm
+"""
+LOW_IS_GOOD = ("_mm", "volume_error", "false_positives")
+"""Metrics with these words in their names are better the lower they are."""
+
+
+def compare(
+    scores: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="A B...",
+            help="Run folders, folders that `evaluate` wrote, or scores.csv files. Each is compared with the first.",
+            show_default=False,
+        ),
+    ],
+    metric: Annotated[str, typer.Option(help="Column of scores.csv to compare.")] = "dice",
+    split: Annotated[
+        str, typer.Option(help="Split whose scores are taken from a run folder.")
+    ] = "test",
+    negligible: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Differences up to this size mean nothing, such as those between two seeds.",
+        ),
+    ] = 0.0,
+) -> None:
+    """Compare two or more sets of scores, case by case, and say whether the difference exceeds noise.
+
+    Cases are paired by their names. Intervals are bootstrap intervals over cases; p values are those of the Wilcoxon
+    signed-rank test, over labels with Holm's correction.
+    """
+    from monaiseg.evaluation import compare as compare_scores
+    from monaiseg.evaluation import read_scores
+
+    if len(scores) < 2:
+        raise SettingsError("name at least two sets of scores to compare")
+    first, *others = (_scores_file(path, split) for path in scores)
+    higher = not any(word in metric for word in LOW_IS_GOOD)
+    for other in others:
+        found = compare_scores(
+            read_scores(first, metric),
+            read_scores(other, metric),
+            higher_is_better=higher,
+            negligible=negligible,
+        )
+        _show(f"{metric}: {other} against {first}", found)
+
+
+def _scores_file(path: Path, split: str) -> Path:
+    """The table of scores that a path means.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    places = (path, path / "scores.csv", path / "records" / split / "scores.csv")
+    for place in places:
+        if place.is_file():
+            return place
+    raise SettingsError(
+        f"{path}: holds no scores; run `monaiseg evaluate {path}` first, or name a scores.csv"
+    )
+
+
+def _show(title: str, found: Comparison) -> None:
+    rows = [
+        [
+            name,
+            f"{label.first:.4f}",
+            f"{label.second:.4f}",
+            f"{label.mean.value:+.4f}",
+            f"{label.mean.low:+.4f} to {label.mean.high:+.4f}",
+            f"{label.p_holm:.2g}",
+            f"{label.wins}/{label.ties}/{label.losses}",
+        ]
+        for name, label in (*found.labels.items(), ("all labels", found.overall))
+    ]
+    header = [
+        "label",
+        "first",
+        "second",
+        "difference",
+        "95 % interval",
+        "p (Holm)",
+        "wins/ties/losses",
+    ]
+    print_table(title, header, rows)
+    if found.most_changed:
+        typer.echo("cases that changed most:")
+        for case in found.most_changed:
+            typer.echo(f"  {case.case}: {case.first:.4f} to {case.second:.4f}")
+    for what, names in (("cases", found.unpaired_cases), ("labels", found.unpaired_labels)):
+        if names:
+            shown = ", ".join(names[:5]) + (", ..." if names[5:] else "")
+            typer.echo(f"note: {len(names)} {what} are in one set only and left out: {shown}")
+    typer.echo(found.verdict)

@@ -1,0 +1,87 @@
+"""Summaries: what `summary.json` holds, as pydantic models with a published schema."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from typing_extensions import Self
+
+from monaiseg.evaluation.comparison import Mean
+
+
+class Part(BaseModel):
+    """A part of the document: closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Interval(Part):
+    """A mean over cases with its 95 % bootstrap interval; null where there is too little to compute it from."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    cases: int
+    """Cases that the mean is of."""
+
+    @classmethod
+    def of(cls, mean: Mean) -> Self:
+        """From a mean that may be NaN."""
+        numbers = [
+            None if math.isnan(n) else round(n, 6) for n in (mean.value, mean.low, mean.high)
+        ]
+        return cls(value=numbers[0], low=numbers[1], high=numbers[2], cases=mean.cases)
+
+
+class ScoreMean(Part):
+    """The mean of a metric, and over how many cases."""
+
+    value: float | None
+    cases: int
+
+
+class LabelSummary(Part):
+    """Scores of one structure over all cases."""
+
+    name: str
+    values: tuple[int, ...]
+    """Label values: one, or those of a union."""
+    cases: int
+    """Cases in which one of the maps has it."""
+    missed: int
+    """Cases in which only the reference has it."""
+    invented: int
+    """Cases in which only the prediction has it."""
+    absent: int
+    """Cases in which neither has it; they have no scores."""
+    dice_interval: Interval
+    scores: dict[str, ScoreMean]
+    """Mean of each metric over the cases in which it is defined."""
+
+
+class Summary(Part):
+    """What an evaluation found."""
+
+    schema_version: int = 1
+    model: str
+    data_task: str
+    split: str
+    cases: int
+    tolerance_mm: float
+    """Of the surface Dice."""
+    mean_dice: Interval
+    """Mean over structures of their means over cases."""
+    seconds_per_case: float
+    """Wall time of a prediction."""
+    labels: list[LabelSummary]
+    per_case: dict[str, float | None]
+    """Mean Dice of each case."""
+
+
+def summary_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of `summary.json`."""
+    schema = Summary.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return schema
