@@ -260,7 +260,7 @@ def _memory(
     scans = fingerprint.network_shapes((*fingerprint.train, *fingerprint.val), option.patch_shape)
     centres = 4 * sum(min(2 * MAX_CENTRES, math.prod(shape)) for shape in scans)
     cached = sum(_case_bytes(shape, fingerprint) for shape in scans) + centres
-    resampled = fingerprint.prepared is None and not fingerprint.is_uniform
+    resampled = fingerprint.preprocessing is None and not fingerprint.is_uniform
     per_voxel = RESAMPLING_BYTES if resampled else PREPARING_BYTES
     channels = fingerprint.num_channels
     preparing = (
