@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from monaiseg.data import Shape
 from monaiseg.networks import plan_topology
-from monaiseg.planning.costs import Forecast
 from monaiseg.planning.fingerprint import Fingerprint
+from monaiseg.planning.forecasts import Forecast
 from monaiseg.planning.limits import Limits
 from monaiseg.planning.options import Option, patch_ladder
 from monaiseg.settings import PlanningSettings, Settings
