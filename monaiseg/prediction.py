@@ -20,10 +20,8 @@ from monaiseg.data import (
     Case,
     LabelTable,
     case_id_of,
-    caseless,
-    channels_by_case,
-    is_volume_name,
-    prediction_name,
+    files_of,
+    planned_outputs,
     read_header,
     write_label_map,
 )
@@ -46,6 +44,18 @@ Progress = Callable[[int, int], None]
 
 OTHER_SPACING = 1.25
 """Voxel sizes that differ by more than this factor are warned of: augmentation seldom scales by more."""
+
+
+@dataclass(frozen=True)
+class PredictedFile:
+    """A prediction that was written."""
+
+    image: Path
+    """The case's first image."""
+    output: Path
+    """The label map."""
+    voxels: dict[int, int]
+    """How many voxels of the label map have each label value."""
 
 
 class Predictor:
@@ -102,7 +112,7 @@ class Predictor:
         Raises:
             DataError: an image cannot be used, or there are more or fewer channels than the network takes.
         """
-        files = _files(image)
+        files = files_of(image)
         case = Case(id=case_id_of(files), images=files)
         item = self._chain(case_item(case))
         volume = item["image"]
@@ -147,12 +157,19 @@ class Predictor:
         image: str | Path | Sequence[str | Path],
         output: str | Path,
         on_progress: Progress | None = None,
-    ) -> Path:
-        """Predict and write the label map as NIfTI, on the image's grid with its header codes. Returns `output`."""
-        files = _files(image)
+    ) -> PredictedFile:
+        """Predict one case and write its label map as NIfTI, on the image's grid with its header codes.
+
+        Raises:
+            DataError: as `predict`.
+            StorageError: `output` cannot be written.
+        """
+        files = files_of(image)
         labels = self.predict(files, on_progress)
         write_label_map(output, labels, read_header(files[0]).grid, like=files[0], table=self.table)
-        return Path(output)
+        values, counts = np.unique(labels, return_counts=True)
+        voxels = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+        return PredictedFile(files[0], Path(output), voxels)
 
 
 FROM_TRAINING = (
@@ -228,15 +245,6 @@ def _described(checkpoint: Checkpoint) -> tuple[Settings, LabelTable]:
     return settings, table
 
 
-@dataclass(frozen=True)
-class PredictedFile:
-    """One written prediction: the image's first file, the label map, voxels per label value."""
-
-    image: Path
-    output: Path
-    voxels: dict[int, int]
-
-
 def predict_files(
     predictor: Predictor,
     images: Iterable[Sequence[str | Path]],
@@ -260,106 +268,6 @@ def predict_files(
     make_folder(folder)
     for files, output in plan:
         with collecting(problems):
-            yield _predict_file(predictor, files, output)
+            yield predictor.predict_file(files, output)
     if problems:
         raise DataError(listed(problems))
-
-
-def _predict_file(predictor: Predictor, files: tuple[Path, ...], output: Path) -> PredictedFile:
-    labels = predictor.predict(files)
-    write_label_map(
-        output, labels, read_header(files[0]).grid, like=files[0], table=predictor.table
-    )
-    values, counts = np.unique(labels, return_counts=True)
-    voxels = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
-    return PredictedFile(files[0], output, voxels)
-
-
-def find_images(paths: Iterable[Path], output: Path, num_channels: int = 1) -> list[list[Path]]:
-    """The images of each case at `paths`: files, or folders of them.
-
-    A file that holds all channels is a case by itself. Else they follow one another; in a folder they are found by
-    nnU-Net's names, NAME_0000, NAME_0001, ..., so that a missing file never makes a case of two scans.
-
-    Raises:
-        SettingsError: a folder holds none or is the output's, or a case lacks a channel.
-        DataError: a file cannot be read.
-    """
-    cases: list[list[Path]] = []
-    loose: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            cases += _images_in(path, output, num_channels)
-        elif _is_whole(path, num_channels):
-            cases.append([path])
-        else:
-            loose.append(path)
-        if len(loose) == num_channels:
-            cases.append(loose)
-            loose = []
-    if loose:
-        raise SettingsError(
-            f"{len(loose)} images are left over for a network of {num_channels} channels; give each case's channels "
-            "one after the other"
-        )
-    return cases
-
-
-def _images_in(folder: Path, output: Path, num_channels: int) -> list[list[Path]]:
-    if folder.resolve() == output.resolve():
-        raise SettingsError(
-            f"{output} is the folder of the images; choose another --output, or its predictions are images the "
-            "next time"
-        )
-    images = sorted(p for p in folder.iterdir() if is_volume_name(p.name) and p.name[0] != ".")
-    if not images:
-        raise SettingsError(f"{folder}: holds no .nii or .nii.gz file")
-    whole = [image for image in images if _is_whole(image, num_channels)]
-    cases, problems = channels_by_case(folder, sorted(set(images) - set(whole)))
-    problems += [
-        f"{folder}: image {name} has {len(channels)} channels, and the network takes {num_channels}"
-        for name, channels in cases.items()
-        if len(channels) != num_channels and not problems
-    ]
-    if problems:
-        raise SettingsError(listed(problems))
-    return [[image] for image in whole] + [list(channels.values()) for channels in cases.values()]
-
-
-def _is_whole(image: Path, num_channels: int) -> bool:
-    """Whether a file has all channels that the network takes."""
-    return num_channels == 1 or read_header(image).num_channels == num_channels
-
-
-def planned_outputs(
-    images: Iterable[Sequence[str | Path]], folder: str | Path
-) -> list[tuple[tuple[Path, ...], Path]]:
-    """The files of each case, and where its label map goes.
-
-    Raises:
-        SettingsError: two images would be written to one name, or an output would overwrite an input.
-    """
-    plan = [
-        (files, Path(folder) / prediction_name(case_id_of(files))) for files in map(_files, images)
-    ]
-    _check_outputs(plan)
-    return plan
-
-
-def _check_outputs(plan: Sequence[tuple[tuple[Path, ...], Path]]) -> None:
-    taken: dict[str, Path] = {}
-    inputs = {file.resolve() for files, _ in plan for file in files}
-    for files, output in plan:
-        name = caseless(output.name)
-        if name in taken:
-            raise SettingsError(
-                f"{files[0]} and {taken[name]} would both be written to {output}; predict them into "
-                "two folders"
-            )
-        if output.resolve() in inputs:
-            raise SettingsError(f"{output} is an input; choose another output folder")
-        taken[name] = files[0]
-
-
-def _files(image: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
-    return (Path(image),) if isinstance(image, str | Path) else tuple(Path(file) for file in image)

@@ -33,7 +33,7 @@ from monaiseg.data import (
     fresh_folder,
     groups_note,
     label_notes,
-    prepared_by,
+    preprocessing_of,
     read_groups,
     repeats_note,
     scan_labels,
@@ -216,7 +216,7 @@ def _preprocess(task: DataTask, settings: Settings, on_progress: Progress | None
             table=table,
             facts=facts,
             notes=notes,
-            prepared=prepared_by(settings),
+            preprocessing=preprocessing_of(settings),
         )
         write_lists(task, scratch)
     return task

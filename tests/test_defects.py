@@ -151,7 +151,7 @@ def test_defect_6_a_prediction_lies_on_its_scans_grid_and_has_label_values(
     for name in ("case_2", "case_3", "case_4"):  # LPS, PIR, LAS
         image = dataset / "images" / f"{name}.nii.gz"
 
-        path = Predictor(trained.run_folder).predict_file(image, tmp_path / f"{name}.nii.gz")
+        path = Predictor(trained.run_folder).predict_file(image, tmp_path / f"{name}.nii.gz").output
 
         values, header = read_label_map(path)
         assert header.grid.difference(read_header(image).grid) is None

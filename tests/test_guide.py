@@ -222,7 +222,7 @@ def test_a_prediction_carries_the_label_values_21_to_182(guide, tmp_path):
     write_image(tmp_path / "telling.nii.gz", telling, header.grid)
     predictor.network = _Reads()
 
-    path = predictor.predict_file(tmp_path / "telling.nii.gz", tmp_path / "labels.nii.gz")
+    path = predictor.predict_file(tmp_path / "telling.nii.gz", tmp_path / "labels.nii.gz").output
 
     values = read_label_map(path)[0]
     assert np.array_equal(values, reference)

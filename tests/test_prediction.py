@@ -16,8 +16,6 @@ from monaiseg.errors import DataError, MonaisegWarning, SettingsError, StorageEr
 from monaiseg.prediction import (
     Predictor,
     as_evaluated,
-    find_images,
-    planned_outputs,
     predict_files,
     with_settings,
 )
@@ -41,7 +39,7 @@ def test_any_of_the_48_orientations_comes_back_on_its_own_grid(
     orientation, predictor, phantom, tmp_path
 ):
     files = phantom((20, 24, 28), (1.2, 1.0, 0.8), orientation, label_values=(1, 4))
-    output = predictor.predict_file(files.image, tmp_path / "pred.nii.gz")
+    output = predictor.predict_file(files.image, tmp_path / "pred.nii.gz").output
 
     scan, prediction = nib.load(files.image), nib.load(output)
     assert prediction.shape == scan.shape
@@ -69,7 +67,9 @@ def test_a_scan_smaller_than_the_patch_is_labelled(predictor, phantom):
 
 
 def test_names_and_colours_travel_with_the_label_map(predictor, phantom, tmp_path):
-    output = predictor.predict_file(phantom(label_values=(1, 4)).image, tmp_path / "pred.nii.gz")
+    output = predictor.predict_file(
+        phantom(label_values=(1, 4)).image, tmp_path / "pred.nii.gz"
+    ).output
 
     assert read_label_table(output) == predictor.table
 
@@ -97,14 +97,6 @@ def test_two_scans_of_one_name_are_not_written_over_each_other(predictor, phanto
     assert not (tmp_path / "out").exists()
 
 
-def test_names_that_differ_in_letter_case_are_one_file_on_some_disks(phantom, tmp_path):
-    one = phantom(case_id="scan", folder=tmp_path / "a").image
-    two = phantom(case_id="SCAN", folder=tmp_path / "b").image
-
-    with pytest.raises(SettingsError, match="would both be written"):
-        planned_outputs([[one], [two]], tmp_path / "out")
-
-
 def test_all_images_that_cannot_be_read_are_named_before_the_first_prediction(
     predictor, phantom, tmp_path
 ):
@@ -121,36 +113,6 @@ def test_an_output_that_is_a_file_is_refused(predictor, phantom, tmp_path):
     with pytest.raises(StorageError, match="out: cannot be written"):
         list(predict_files(predictor, [[phantom().image]], tmp_path / "out"))
     assert (tmp_path / "out").read_text() == "mine"
-
-
-def test_channels_are_grouped_by_name_in_a_folder_and_by_order_elsewhere(tmp_path):
-    def made(*names: str, num_channels: int = 1) -> list[Path]:
-        paths = [tmp_path / f"{name}.nii.gz" for name in names]
-        for path in paths:
-            channels = np.zeros((4, 4, 4, num_channels)[: 3 + (num_channels > 1)], np.float32)
-            nib.save(nib.Nifti1Image(channels, np.eye(4)), path)
-        return paths
-
-    out = tmp_path / "out"
-    a0, a1, b0, b1 = made("A_0000", "A_0001", "B_0000", "B_0001")
-    assert find_images([tmp_path], out, 2) == [[a0, a1], [b0, b1]]
-    assert find_images([b1, a0], out, 2) == [[b1, a0]]
-    with pytest.raises(SettingsError, match="1 images are left over"):
-        find_images([a0, a1, b0], out, 2)
-    with pytest.raises(SettingsError, match="A has 2 channels, and the network takes 3"):
-        find_images([tmp_path], out, 3)
-
-    (both,) = made("D", num_channels=2)
-    assert find_images([both, a0, a1], out, 2) == [[both], [a0, a1]]
-    assert find_images([tmp_path], out, 2) == [[both], [a0, a1], [b0, b1]]
-
-    a1.unlink()
-    b0.unlink()
-    with pytest.raises(SettingsError, match=r"A lacks channel 0001\n.*B lacks channel 0000"):
-        find_images([tmp_path], out, 2)
-    made("C")
-    with pytest.raises(SettingsError, match="C.nii.gz: has no channel number"):
-        find_images([tmp_path], out, 2)
 
 
 def test_the_overlap_of_an_evaluation_wins_over_the_margins_of_the_training(trained):
@@ -188,15 +150,6 @@ def test_a_scan_that_cannot_be_used_does_not_keep_the_others_from_being_labelled
         "good_0_pred.nii.gz",
         "good_1_pred.nii.gz",
     ]
-
-
-def test_the_label_map_of_several_channels_has_the_name_of_the_case(tmp_path):
-    channels = [tmp_path / f"S01_000{n}.nii.gz" for n in range(2)]
-    others = [tmp_path / "S02_t1.nii.gz", tmp_path / "S02_flair.nii.gz"]
-
-    outputs = [output.name for _, output in planned_outputs([channels, others], tmp_path / "out")]
-
-    assert outputs == ["S01_pred.nii.gz", "S02_t1_pred.nii.gz"]
 
 
 def test_an_overlap_or_axis_that_there_is_not_is_refused(trained):

@@ -34,7 +34,9 @@ from monaiseg.data import (
     Spacing,
     case_id_of,
     check_unchanged,
+    find_images,
     kept_labels,
+    planned_outputs,
     prediction_name,
     read_data_task,
     read_header,
@@ -44,7 +46,6 @@ from monaiseg.errors import DataError, MonaisegError, SettingsError
 from monaiseg.evaluation import CaseScores, Evaluation, score_case, write_report
 from monaiseg.files import make_folder, write_atomic
 from monaiseg.networks import ResidualUNet, SegmentationLoss, build_loss
-from monaiseg.prediction import find_images, planned_outputs
 from monaiseg.preparation import prepare
 from monaiseg.settings import Settings, changed, load_settings
 from monaiseg.training import (

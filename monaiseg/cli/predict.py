@@ -61,7 +61,8 @@ def predict(
 
     Each label map has the same grid as its scan, and holds the label values, names and colours of the training data.
     """
-    from monaiseg.prediction import Predictor, find_images, predict_files
+    from monaiseg.data import find_images
+    from monaiseg.prediction import Predictor, predict_files
 
     words = list(paths or ())
     model = given(words.pop(0) if words and model is None else None, model, "model")

@@ -8,7 +8,6 @@ from monaiseg.data.cases import (
     Case,
     FoundCases,
     case_id_of,
-    channels_by_case,
     find_cases,
     prediction_name,
 )
@@ -18,7 +17,7 @@ from monaiseg.data.data_tasks import (
     DataTask,
     fresh_folder,
     kept_labels,
-    prepared_by,
+    preprocessing_of,
     read_data_task,
     write_data_task,
     write_lists,
@@ -53,11 +52,12 @@ from monaiseg.data.groups import (
     repeats_note,
     with_same_images,
 )
+from monaiseg.data.images import files_of, find_images, planned_outputs
 from monaiseg.data.label_checks import absent_note, fitted_table, label_notes, scan_labels
 from monaiseg.data.labels import LabelTable, index_dtype
 from monaiseg.data.list_files import PATHS_FILE, read_list_file
-from monaiseg.data.nifti import file_sha256, is_volume_name, volume_stem
-from monaiseg.data.pairing import caseless, check_ids
+from monaiseg.data.nifti import file_sha256, volume_stem
+from monaiseg.data.pairing import check_ids
 from monaiseg.data.phantoms import make_phantom, write_phantom, write_phantom_dataset
 from monaiseg.data.splits import choose_debug, split_cases
 from monaiseg.data.volumes import (
@@ -87,8 +87,6 @@ __all__ = [
     "absent_note",
     "alike_note",
     "case_id_of",
-    "caseless",
-    "channels_by_case",
     "check_apart",
     "check_duplicates",
     "check_ids",
@@ -99,12 +97,13 @@ __all__ = [
     "examine_cases",
     "file_notes",
     "file_sha256",
+    "files_of",
     "find_cases",
+    "find_images",
     "fitted_table",
     "fresh_folder",
     "groups_note",
     "index_dtype",
-    "is_volume_name",
     "kept_labels",
     "label_notes",
     "make_phantom",
@@ -112,8 +111,9 @@ __all__ = [
     "nearest_multiples",
     "padded_shape",
     "padded_up",
+    "planned_outputs",
     "prediction_name",
-    "prepared_by",
+    "preprocessing_of",
     "read_data_task",
     "read_groups",
     "read_header",

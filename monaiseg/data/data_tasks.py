@@ -47,7 +47,7 @@ _LABELLED = ("train", "val", "debug")
 
 @dataclass(frozen=True)
 class DataTask:
-    """Cases, splits and labels, as prepared in a folder."""
+    """Cases, splits and labels, as `prepare` wrote them into a folder."""
 
     folder: Path
     name: str
@@ -60,8 +60,8 @@ class DataTask:
     """By case id."""
     channel_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    prepared: Mapping[str, Any] | None = None
-    """What of `dataset` the volumes of train, val and debug were made by; None where they are the dataset's own."""
+    preprocessing: Mapping[str, Any] | None = None
+    """By what of `dataset` the volumes of train, val and debug were resampled and normalised; None: they are the dataset's own."""
 
     def __post_init__(self) -> None:
         for name in self.channel_names:
@@ -75,15 +75,15 @@ class DataTask:
         """The settings to read the cases of a split by: volumes that preparation has normalised stay as they are.
 
         Raises:
-            SettingsError: the volumes were prepared by other settings than these.
+            SettingsError: the volumes were preprocessed by other settings than these.
         """
-        if self.prepared is None or split == "test":
+        if self.preprocessing is None or split == "test":
             return settings
-        wanted = prepared_by(settings)
-        for key in [key for key in wanted if wanted[key] != self.prepared.get(key)]:
+        wanted = preprocessing_of(settings)
+        for key in [key for key in wanted if wanted[key] != self.preprocessing.get(key)]:
             raise SettingsError(
-                f"dataset.{key}: {json.dumps(wanted[key])} now, and {json.dumps(self.prepared.get(key))} when the "
-                f"volumes of {self.folder} were prepared (x, y, z); put it back, or prepare the data again"
+                f"dataset.{key}: {json.dumps(wanted[key])} now, and {json.dumps(self.preprocessing.get(key))} when the "
+                f"volumes of {self.folder} were preprocessed (x, y, z); put it back, or prepare the data again"
             )
         as_they_are = {"dataset.intensity.method": "none", "dataset.intensity.clip_range": None}
         return changed(settings, as_they_are)
@@ -123,7 +123,7 @@ def kept_labels(table: LabelTable, settings: Settings, owner: str) -> LabelTable
     return kept
 
 
-def prepared_by(settings: Settings) -> dict[str, Any]:
+def preprocessing_of(settings: Settings) -> dict[str, Any]:
     """What of `dataset` decides how preparation resamples and normalises volumes, sizes along X, Y, Z."""
     wanted = {
         "spacing": settings.spacing_mm,
@@ -243,7 +243,7 @@ def _dataset_json(task: DataTask) -> bytes:
         "channels": list(task.channel_names),
         "labels": task.table.to_records(),
         "notes": list(task.notes),
-        "prepared": task.prepared,
+        "preprocessing": task.preprocessing,
         "debug": [case.id for case in task.cases.get("debug", ())],
         "cases": [
             {
@@ -366,7 +366,7 @@ def _with_dataset_json(folder: Path, cases: dict[str, tuple[Case, ...]]) -> Data
             )
             recorded[record["split"]].append(case)
             facts[case.id] = CaseFacts.from_record(record["facts"])
-        prepared = document.get("prepared")
+        preprocessing = document.get("preprocessing")
         recorded["debug"] = [case for case in recorded["train"] if case.id in document["debug"]]
         task = DataTask(
             folder,
@@ -377,7 +377,7 @@ def _with_dataset_json(folder: Path, cases: dict[str, tuple[Case, ...]]) -> Data
             facts,
             tuple(map(str, document["channels"])),
             tuple(map(str, document["notes"])),
-            None if prepared is None else {**prepared},
+            None if preprocessing is None else {**preprocessing},
         )
     except DataError as error:
         raise DataError(f"{path}: {error}") from error

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import NoReturn
 
 from monaiseg.errors import SettingsError
-from monaiseg.planning.costs import MEMORY_SLACK, Forecast, forecast
 from monaiseg.planning.fingerprint import Fingerprint
+from monaiseg.planning.forecasts import MEMORY_SLACK, Forecast, forecast
 from monaiseg.planning.limits import Limits
 from monaiseg.planning.measurements import Measurements
 from monaiseg.planning.options import Option, option_row

@@ -51,8 +51,8 @@ class Fingerprint:
     """Whether it is known what each label becomes in a left-right mirror image."""
     window: tuple[float, float] | None = None
     """Where scans are in Hounsfield units: the range of those that the labelled structures have."""
-    prepared: Mapping[str, Any] | None = None
-    """By which settings preparation resampled and normalised the volumes that training reads; None: it did not."""
+    preprocessing: Mapping[str, Any] | None = None
+    """By what of `dataset` the volumes that training reads were resampled and normalised already; None: by nothing."""
 
     @classmethod
     def of(cls, task: DataTask) -> Fingerprint:
@@ -70,7 +70,7 @@ class Fingerprint:
             window=hounsfield_window(
                 [task.facts[c.id].intensity for c in task.cases.get("train", ())]
             ),
-            prepared=task.prepared,
+            preprocessing=task.preprocessing,
         )
 
     @functools.cached_property
@@ -99,7 +99,7 @@ class Fingerprint:
         return [padded_up(self._resampled(scan), patch) for scan in scans]
 
     def _resampled(self, scan: Scan) -> Shape:
-        wanted = self.spacing if self.prepared is None else None
+        wanted = self.spacing if self.preprocessing is None else None
         return resampled_shape(scan.shape, scan.spacing, wanted)
 
 

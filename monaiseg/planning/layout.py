@@ -54,14 +54,14 @@ def layout(
 
 
 def _reading(fingerprint: Fingerprint) -> dict[str, Any]:
-    """What of `dataset` says how volumes are read: by what they were prepared, or else at the median voxel size.
+    """What of `dataset` says how volumes are read: by what they were preprocessed, or else at the median voxel size.
 
     That stands in the settings even where all scans have it: new ones may have another.
     """
-    if fingerprint.prepared is None:
+    if fingerprint.preprocessing is None:
         window = fingerprint.window and {"clip_range": fingerprint.window, "method": "minmax"}
         return {"spacing": fingerprint.spacing, "intensity": window or {}}
-    known = fingerprint.prepared
+    known = fingerprint.preprocessing
     return {
         "spacing": known["spacing"],
         "img_after_resize": known["img_after_resize"] or (-1, -1, -1),

@@ -15,8 +15,8 @@ from monaiseg.data import read_data_task
 from monaiseg.errors import SettingsError
 from monaiseg.machine import free_memory, usable_cores
 from monaiseg.planning.choice import choose
-from monaiseg.planning.costs import Forecast
 from monaiseg.planning.fingerprint import Fingerprint
+from monaiseg.planning.forecasts import Forecast
 from monaiseg.planning.layout import augmentation, averaging_decay, layout
 from monaiseg.planning.limits import Limits
 from monaiseg.planning.measurements import Measurements, check_alike

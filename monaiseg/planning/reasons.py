@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from monaiseg.data import Shape
 from monaiseg.networks import plan_topology
-from monaiseg.planning.costs import Forecast
 from monaiseg.planning.fingerprint import Fingerprint
+from monaiseg.planning.forecasts import Forecast
 from monaiseg.planning.limits import Limits
 from monaiseg.planning.options import Option, patch_ladder
 from monaiseg.settings import PlanningSettings, Settings
@@ -55,8 +55,8 @@ def _choices_of_network(
     return (
         Choice(
             f"spacing {spacing} mm",
-            "the median of the volumes, which are read as they were prepared"
-            if fingerprint.prepared is not None
+            "the median of the volumes, which are read as they were preprocessed"
+            if fingerprint.preprocessing is not None
             else "as in the files; new scans of another are resampled"
             if fingerprint.is_uniform
             else "the median of the scans, which differ",
@@ -87,8 +87,8 @@ def _choices_of_network(
 
 def _choice_of_intensity(settings: Settings, fingerprint: Fingerprint) -> Choice:
     scale = settings.dataset.intensity
-    if fingerprint.prepared is not None:
-        return Choice(f"intensities by {scale.method}", "as the volumes were prepared")
+    if fingerprint.preprocessing is not None:
+        return Choice(f"intensities by {scale.method}", "as the volumes were preprocessed")
     if fingerprint.window is None:
         return Choice(f"intensities by {scale.method}", "of each image by itself")
     low, high = fingerprint.window

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from monaiseg.errors import SettingsError, listed
@@ -22,6 +23,16 @@ def parse_json(raw: bytes, source: str) -> dict[str, Any]:
     Raises:
         SettingsError: it is not JSON, or not an object; line and column are named.
     """
+    document = _loaded(_decoded(raw, source), source)
+    if not isinstance(document, dict):
+        raise SettingsError(
+            f"{source}: holds {shown(document)}; a settings file is an object with the sections "
+            "'dataset' and 'tsk_set'"
+        )
+    return document
+
+
+def _decoded(raw: bytes, source: str) -> str:
     if len(raw) > MAX_BYTES:
         raise SettingsError(f"{source}: {len(raw)} bytes; a settings file has at most {MAX_BYTES}")
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -34,20 +45,15 @@ def parse_json(raw: bytes, source: str) -> dict[str, Any]:
         ) from error
     if not text.strip():
         raise SettingsError(f"{source}: is empty; `monaiseg settings init` writes a file to edit")
+    return text
+
+
+def _loaded(text: str, source: str) -> Any:
+    """What a JSON text holds, without the liberties that Python's reader allows: NaN, infinity and repeated keys."""
     repeated: list[str] = []
 
     def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        for name in dict.fromkeys(names):
-            if names.count(name) > 1:
-                lines = [
-                    text.count("\n", 0, match.start()) + 1
-                    for match in re.finditer(rf"{re.escape(json.dumps(name))}\s*:", text)
-                ]
-                repeated.append(
-                    f"{source}: key {name!r} stands {names.count(name)} times in one section "
-                    f"(lines {', '.join(map(str, lines))}); keep one"
-                )
+        repeated.extend(f"{source}: {words}" for words in _repeated_keys(pairs, text))
         return dict(pairs)
 
     def refuse(constant: str) -> Any:
@@ -55,7 +61,7 @@ def parse_json(raw: bytes, source: str) -> dict[str, Any]:
 
     def number(digits: str) -> float:
         value = float(digits)
-        return value if abs(value) != float("inf") else refuse(digits)
+        return value if math.isfinite(value) else refuse(digits)
 
     try:
         document = json.loads(
@@ -76,12 +82,22 @@ def parse_json(raw: bytes, source: str) -> dict[str, Any]:
         raise SettingsError(f"{source}: {error}; write a smaller number") from error
     if repeated:
         raise SettingsError(listed(repeated))
-    if not isinstance(document, dict):
-        raise SettingsError(
-            f"{source}: holds {shown(document)}; a settings file is an object with the sections "
-            "'dataset' and 'tsk_set'"
-        )
     return document
+
+
+def _repeated_keys(pairs: list[tuple[str, Any]], text: str) -> Iterator[str]:
+    """A sentence on each key that stands twice in a section, with the lines on which the text has it."""
+    names = [name for name, _ in pairs]
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1:
+            lines = [
+                text.count("\n", 0, match.start()) + 1
+                for match in re.finditer(rf"{re.escape(json.dumps(name))}\s*:", text)
+            ]
+            yield (
+                f"key {name!r} stands {names.count(name)} times in one section "
+                f"(lines {', '.join(map(str, lines))}); keep one"
+            )
 
 
 def is_deep(document: Mapping[str, Any]) -> bool:

@@ -70,6 +70,12 @@ def _with_data_settings(document: dict[str, Any], path: Path, data_path: Path) -
     for name, parsed in ((path, document), (data_path, data_document)):
         if is_deep(parsed):
             raise SettingsError(f"{name}: nested too deeply; settings are {MAX_DEPTH} levels deep")
+    dataset = document.get("dataset")
+    if isinstance(dataset, dict) and dataset.get("axis_order") == "xyz":
+        raise SettingsError(
+            f'{path}: dataset.axis_order: is "xyz", and the lists of {data_path} beside it are in z, y, x order; put '
+            f"what it says into {path.name} in x, y, z order, and move it away"
+        )
     whole, different = easyreg.with_data_settings(document, data_document)
     if different:
         warnings.warn(

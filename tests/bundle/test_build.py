@@ -100,7 +100,7 @@ def test_a_packed_bundle_predicts_as_its_checkpoint_does(packed, by_hand, brains
     )
     predictor = Predictor(by_hand, device="cpu")
     image = min((brains / "images").iterdir())
-    expected = predictor.predict_file(image, tmp_path / "expected.nii.gz").read_bytes()
+    expected = predictor.predict_file(image, tmp_path / "expected.nii.gz").output.read_bytes()
 
     for name in "ab":
         assert (tmp_path / name / "brain_001_pred.nii.gz").read_bytes() == expected

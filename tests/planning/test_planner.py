@@ -18,7 +18,7 @@ from monaiseg.data.facts import CaseFacts, ChannelFacts
 from monaiseg.data.grid import padded_up
 from monaiseg.errors import SettingsError
 from monaiseg.networks.topology import plan_topology
-from monaiseg.planning import costs, measuring, probes
+from monaiseg.planning import forecasts, measuring, probes
 from monaiseg.planning.costs import step_cost
 from monaiseg.planning.fingerprint import Fingerprint, Scan, hounsfield_window
 from monaiseg.planning.layout import layout
@@ -382,7 +382,7 @@ def test_a_gpu_holds_the_scores_of_a_validation_too():
     few, many = (even((120, 120, 120), classes=n) for n in (3, 104))
     wide = even((512, 512, 304), classes=104)
     taken = [
-        costs.forecast(
+        forecasts.forecast(
             Option("standard", 16, (64, 64, 64), 2), scans, GPU, on_gpu(machine(scans)), RULES
         )
         for scans in (few, many, wide)
@@ -404,9 +404,9 @@ def test_a_step_that_did_not_fit_a_gpu_is_not_planned_again(monkeypatch):
 
 
 def test_a_gpu_has_as_many_workers_as_keep_it_busy():
-    assert costs._beside(1.0, 0.5, GPU, RULES.most_workers) == (1.0, 1)
-    assert costs._beside(0.1, 0.35, GPU, RULES.most_workers) == (0.1, 4)
-    assert costs._beside(0.1, 3.0, GPU, RULES.most_workers) == (pytest.approx(3.0 / 7), 7)
+    assert forecasts._beside(1.0, 0.5, GPU, RULES.most_workers) == (1.0, 1)
+    assert forecasts._beside(0.1, 0.35, GPU, RULES.most_workers) == (0.1, 4)
+    assert forecasts._beside(0.1, 3.0, GPU, RULES.most_workers) == (pytest.approx(3.0 / 7), 7)
 
 
 def test_scans_in_hounsfield_units_keep_their_scale():

@@ -57,6 +57,15 @@ def test_data_settings_fill_in_what_the_settings_do_not_say(name, tmp_path):
     )
 
 
+def test_data_settings_beside_settings_in_another_order_of_axes_are_refused(tmp_path):
+    path = tmp_path / "cur_task_setting.json"
+    path.write_text(dump_settings(Settings()))
+    (tmp_path / "data_setting.json").write_text(json.dumps(DATA_SETTINGS))
+
+    with pytest.raises(SettingsError, match=r'axis_order: is "xyz".*data_setting.json'):
+        load_settings(path)
+
+
 def test_data_settings_of_a_registration_say_nothing(tmp_path):
     path = tmp_path / "cur_task_setting.json"
     path.write_text("{}")

@@ -1,0 +1,104 @@
+"""Images to predict: those of each case at some paths, and where the case's label map goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from monaiseg.data.cases import case_id_of, channels_by_case, prediction_name
+from monaiseg.data.nifti import is_volume_name
+from monaiseg.data.pairing import caseless
+from monaiseg.data.volumes import read_header
+from monaiseg.errors import SettingsError, listed
+
+
+def find_images(paths: Iterable[Path], output: Path, num_channels: int = 1) -> list[list[Path]]:
+    """The images of each case at `paths`: files, or folders of them.
+
+    A file that holds all channels is a case by itself. Else they follow one another; in a folder they are found by
+    nnU-Net's names, NAME_0000, NAME_0001, ..., so that a missing file never makes a case of two scans.
+
+    Raises:
+        SettingsError: a folder holds none or is the output's, or a case lacks a channel.
+        DataError: a file cannot be read.
+    """
+    cases: list[list[Path]] = []
+    loose: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            cases += _images_in(path, output, num_channels)
+        elif _is_whole(path, num_channels):
+            cases.append([path])
+        else:
+            loose.append(path)
+        if len(loose) == num_channels:
+            cases.append(loose)
+            loose = []
+    if loose:
+        raise SettingsError(
+            f"{len(loose)} images are left over for a network of {num_channels} channels; give each case's channels "
+            "one after the other"
+        )
+    return cases
+
+
+def _images_in(folder: Path, output: Path, num_channels: int) -> list[list[Path]]:
+    if folder.resolve() == output.resolve():
+        raise SettingsError(
+            f"{output} is the folder of the images; choose another --output, or its predictions are images the "
+            "next time"
+        )
+    images = sorted(p for p in folder.iterdir() if is_volume_name(p.name) and p.name[0] != ".")
+    if not images:
+        raise SettingsError(f"{folder}: holds no .nii or .nii.gz file")
+    whole = [image for image in images if _is_whole(image, num_channels)]
+    cases, problems = channels_by_case(folder, sorted(set(images) - set(whole)))
+    problems += [
+        f"{folder}: image {name} has {len(channels)} channels, and the network takes {num_channels}"
+        for name, channels in cases.items()
+        if len(channels) != num_channels and not problems
+    ]
+    if problems:
+        raise SettingsError(listed(problems))
+    return [[image] for image in whole] + [list(channels.values()) for channels in cases.values()]
+
+
+def _is_whole(image: Path, num_channels: int) -> bool:
+    """Whether a file has all channels that the network takes."""
+    return num_channels == 1 or read_header(image).num_channels == num_channels
+
+
+def planned_outputs(
+    images: Iterable[Sequence[str | Path]], folder: str | Path
+) -> list[tuple[tuple[Path, ...], Path]]:
+    """The files of each case, and where its label map goes.
+
+    Raises:
+        SettingsError: two images would be written to one name, or an output would overwrite an input.
+    """
+    plan = [
+        (files, Path(folder) / prediction_name(case_id_of(files)))
+        for files in map(files_of, images)
+    ]
+    _check_outputs(plan)
+    return plan
+
+
+def _check_outputs(plan: Sequence[tuple[tuple[Path, ...], Path]]) -> None:
+    taken: dict[str, Path] = {}
+    inputs = {file.resolve() for files, _ in plan for file in files}
+    for files, output in plan:
+        name = caseless(output.name)
+        if name in taken:
+            raise SettingsError(
+                f"{files[0]} and {taken[name]} would both be written to {output}; predict them into "
+                "two folders"
+            )
+        if output.resolve() in inputs:
+            raise SettingsError(f"{output} is an input; choose another output folder")
+        taken[name] = files[0]
+
+
+def files_of(image: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
+    """The files of a case: one, or one a channel."""
+    return (Path(image),) if isinstance(image, str | Path) else tuple(Path(file) for file in image)

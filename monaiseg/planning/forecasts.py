@@ -1,0 +1,237 @@
+"""Forecasts: seconds and memory that a whole training by an option takes on a measured machine."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+from monaiseg.data import Shape, index_dtype
+from monaiseg.machine import MOST_READERS
+from monaiseg.networks import count_windows
+from monaiseg.planning.costs import step_cost
+from monaiseg.planning.fingerprint import Fingerprint
+from monaiseg.planning.limits import Limits
+from monaiseg.planning.measurements import Measurements
+from monaiseg.planning.options import Option
+from monaiseg.planning.probes import WINDOWS, DataProbe, StepProbe
+from monaiseg.settings import PlanningSettings
+from monaiseg.training import UNSTEADY_STEPS, Pace, Rhythm
+from monaiseg.transforms import MAX_CENTRES
+
+WORKER_BYTES = 150 << 20
+"""What a worker process has for itself."""
+WINDOW_SLACK = 1.3
+"""A window at validation takes so many times its way through the network: scores are added up and compared."""
+CLOSING_SECONDS = 0.3
+"""End of an epoch, with a checkpoint at some of them."""
+BYTES_PER_WEIGHT = 100
+"""A checkpoint in memory while it is written: weights, average and optimiser's moments, as tensors and as bytes, twice."""
+MEMORY_SLACK = 1.1
+"""The memory that is expected, times this, is what a training may take."""
+PREPARING_BYTES, RESAMPLING_BYTES = 30, 75
+"""Of each voxel and channel of a case that is being prepared, and of one that is resampled for it, which MONAI does in
+float64: 28 and 74 were measured at 192 x 224 x 192 voxels."""
+
+
+@dataclass(frozen=True)
+class ValidationForecast:
+    """How cases are looked at while training."""
+
+    overlap: float
+    cases: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a training is expected to take."""
+
+    step_seconds: float
+    """One step, with its share of the cutting and augmenting."""
+    workers: int
+    """Processes that cut and augment."""
+    epoch_seconds: float
+    """Without its validation."""
+    start_seconds: float
+    """Until the first step."""
+    end_seconds: float
+    steps: int
+    rhythm: Rhythm
+    validation: ValidationForecast
+    in_memory: bool
+    """Whether prepared cases wait in memory; else on disk."""
+    peak_bytes: int
+    """Of the training process and its workers together."""
+    device_bytes: int
+    """On the device that computes, the most that a step or a validation takes."""
+    parameters: int
+
+    def in_words(self) -> str:
+        """A line that says what to expect."""
+        return (
+            f"expected: {self.step_seconds:.2f} s a step, {self.epoch_seconds:.0f} s an epoch, at most "
+            f"{self.peak_bytes / 2**30:.1f} GiB, done after {self.end_seconds / 60:.1f} minutes"
+        )
+
+
+def forecast(
+    option: Option,
+    fingerprint: Fingerprint,
+    limits: Limits,
+    measured: Measurements,
+    rules: PlanningSettings,
+) -> Forecast:
+    """What a training by an option is expected to take."""
+    cost, data = step_cost(option, fingerprint, measured), measured.data
+    cutting = data.patch_seconds_per_voxel * option.patch_voxels * option.batch_size
+    step, workers = _beside(cost.step_seconds, cutting, limits, rules.most_workers)
+    look = _validation(option, cost, fingerprint, limits, rules)
+    start = _start_seconds(step, fingerprint, limits, data)
+    left = 60 * limits.minutes - start
+    pace = Pace(step, look.seconds, CLOSING_SECONDS)
+    rhythm = _rhythm(pace, left, rules)
+    steps = rhythm.last_step(pace, 0, left, closed=0)
+    computing = max(cost.step_bytes, _validating_bytes(option, cost, fingerprint))
+    in_memory, peak = _memory(
+        option,
+        cost,
+        fingerprint,
+        limits,
+        rules.cache_share,
+        base=data.base_bytes,
+        workers=workers,
+        computing=computing,
+    )
+    return Forecast(
+        step_seconds=step,
+        workers=workers,
+        epoch_seconds=step * rhythm.steps_per_epoch,
+        start_seconds=start,
+        end_seconds=start + rhythm.seconds(pace, 0, steps, closed=0),
+        steps=steps,
+        rhythm=rhythm,
+        validation=look,
+        in_memory=in_memory,
+        peak_bytes=peak,
+        device_bytes=computing,
+        parameters=cost.parameters,
+    )
+
+
+def _start_seconds(
+    step_seconds: float, fingerprint: Fingerprint, limits: Limits, data: DataProbe
+) -> float:
+    """From the start of the process until steps are steady: imports, reading all cases, the first steps."""
+    voxels = sum(math.prod(scan.shape) for scan in (*fingerprint.train, *fingerprint.val))
+    reading = voxels * data.read_seconds_per_voxel / min(limits.cores, MOST_READERS)
+    return data.start_seconds + reading + UNSTEADY_STEPS * step_seconds
+
+
+def _rhythm(pace: Pace, left: float, rules: PlanningSettings) -> Rhythm:
+    """Steps of an epoch and epochs between validations, so that so many seconds hold them all."""
+    validating = (rules.validations - 1) * pace.validation
+    steps = (left - pace.ending - validating) / pace.step
+    period = max(rules.epochs // rules.validations, 1)
+    return Rhythm(max(math.ceil(steps / rules.epochs), 1), period)
+
+
+def _beside(
+    computing: float, cutting: float, limits: Limits, most_workers: int
+) -> tuple[float, int]:
+    """Seconds of a step and the workers that cut for it: none, where cutting between steps is quicker.
+
+    A GPU has as many as keep it busy. On a processor a worker takes a core: one thread that waits for a core makes all
+    others wait at the end of each operation (two cores: a worker beside two threads took 1.04 of the time of none, see
+    benchmarks/RESULTS.md).
+    """
+    if limits.device != "cpu":
+        workers = min(
+            max(math.ceil(cutting / computing), 1), max(limits.cores - 1, 1), most_workers
+        )
+        return max(computing, cutting / workers), workers
+    between = computing + cutting
+    others = limits.cores - 1
+    beside = max(computing * limits.cores / others, cutting) if others else math.inf
+    return (beside, 1) if beside < between else (between, 0)
+
+
+def _validation(
+    option: Option,
+    cost: StepProbe,
+    fingerprint: Fingerprint,
+    limits: Limits,
+    rules: PlanningSettings,
+) -> ValidationForecast:
+    """The fullest validation that stays within its share of the minutes: windows first thin out, then cases."""
+    allowed = rules.validation_share * 60 * limits.minutes / rules.validations
+    for overlap in rules.overlaps:
+        seconds = [
+            WINDOW_SLACK
+            * cost.window_seconds
+            * count_windows(shape, option.patch_shape, (overlap,) * 3)
+            for shape in fingerprint.network_shapes(fingerprint.val, option.patch_shape)
+        ]
+        if sum(seconds) <= allowed:
+            break
+    totals = list(itertools.accumulate(seconds))
+    cases = max(sum(total <= allowed for total in totals), min(1, len(totals)))
+    return ValidationForecast(overlap, cases, totals[cases - 1] if cases else 0.0)
+
+
+def _validating_bytes(option: Option, cost: StepProbe, fingerprint: Fingerprint) -> int:
+    """What validation takes: scores of a slab, twice while it moves on, and windows on their way."""
+    largest = _largest(option, fingerprint)
+    longest = max(largest)
+    slab = math.prod(largest) // longest * option.patch_shape[largest.index(longest)]
+    windows = WINDOWS * option.patch_voxels
+    scores = 4 * fingerprint.num_classes * (2 * slab + 3 * windows)
+    # Half of a step's features are kept for the way back alone.
+    features = cost.step_bytes * windows // (2 * cost.voxels)
+    return scores + features + _case_bytes(largest, fingerprint)
+
+
+def _memory(
+    option: Option,
+    cost: StepProbe,
+    fingerprint: Fingerprint,
+    limits: Limits,
+    cache_share: float,
+    *,
+    base: int,
+    workers: int,
+    computing: int,
+) -> tuple[bool, int]:
+    """Whether prepared cases wait in memory, and the most that the training and its workers take, in bytes."""
+    scans = fingerprint.network_shapes((*fingerprint.train, *fingerprint.val), option.patch_shape)
+    centres = 4 * sum(min(2 * MAX_CENTRES, math.prod(shape)) for shape in scans)
+    cached = sum(_case_bytes(shape, fingerprint) for shape in scans) + centres
+    resampled = fingerprint.preprocessing is None and not fingerprint.is_uniform
+    per_voxel = RESAMPLING_BYTES if resampled else PREPARING_BYTES
+    channels = fingerprint.num_channels
+    preparing = (
+        min(limits.cores, MOST_READERS)
+        * per_voxel
+        * channels
+        * math.prod(max(scans, key=math.prod))
+    )
+    batch = 4 * (channels + 1) * option.patch_voxels * option.batch_size
+    on_host = computing if limits.device == "cpu" else 0
+    varying = max(on_host, preparing, BYTES_PER_WEIGHT * cost.parameters)
+    peak = MEMORY_SLACK * (base + workers * (WORKER_BYTES + 8 * batch) + varying)
+    kept = peak + MEMORY_SLACK * cached
+    limit = limits.memory_gb * 2**30
+    in_memory = cached <= cache_share * limit and kept <= limit
+    return in_memory, round(kept if in_memory else peak)
+
+
+def _largest(option: Option, fingerprint: Fingerprint) -> Shape:
+    """The shape of the largest case as the network gets it."""
+    scans = (*fingerprint.train, *fingerprint.val)
+    return max(fingerprint.network_shapes(scans, option.patch_shape), key=math.prod)
+
+
+def _case_bytes(shape: Shape, fingerprint: Fingerprint) -> int:
+    """Of a prepared case: intensities in float32, and class indices."""
+    index = index_dtype(fingerprint.num_classes).itemsize
+    return (4 * fingerprint.num_channels + index) * math.prod(shape)

@@ -1,0 +1,59 @@
+"""Images to predict: grouped into cases, each with a label map of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from monaiseg.data.images import find_images, planned_outputs
+from monaiseg.errors import SettingsError
+
+
+def test_names_that_differ_in_letter_case_are_one_file_on_some_disks(phantom, tmp_path):
+    one = phantom(case_id="scan", folder=tmp_path / "a").image
+    two = phantom(case_id="SCAN", folder=tmp_path / "b").image
+
+    with pytest.raises(SettingsError, match="would both be written"):
+        planned_outputs([[one], [two]], tmp_path / "out")
+
+
+def test_channels_are_grouped_by_name_in_a_folder_and_by_order_elsewhere(tmp_path):
+    def made(*names: str, num_channels: int = 1) -> list[Path]:
+        paths = [tmp_path / f"{name}.nii.gz" for name in names]
+        for path in paths:
+            channels = np.zeros((4, 4, 4, num_channels)[: 3 + (num_channels > 1)], np.float32)
+            nib.save(nib.Nifti1Image(channels, np.eye(4)), path)
+        return paths
+
+    out = tmp_path / "out"
+    a0, a1, b0, b1 = made("A_0000", "A_0001", "B_0000", "B_0001")
+    assert find_images([tmp_path], out, 2) == [[a0, a1], [b0, b1]]
+    assert find_images([b1, a0], out, 2) == [[b1, a0]]
+    with pytest.raises(SettingsError, match="1 images are left over"):
+        find_images([a0, a1, b0], out, 2)
+    with pytest.raises(SettingsError, match="A has 2 channels, and the network takes 3"):
+        find_images([tmp_path], out, 3)
+
+    (both,) = made("D", num_channels=2)
+    assert find_images([both, a0, a1], out, 2) == [[both], [a0, a1]]
+    assert find_images([tmp_path], out, 2) == [[both], [a0, a1], [b0, b1]]
+
+    a1.unlink()
+    b0.unlink()
+    with pytest.raises(SettingsError, match=r"A lacks channel 0001\n.*B lacks channel 0000"):
+        find_images([tmp_path], out, 2)
+    made("C")
+    with pytest.raises(SettingsError, match="C.nii.gz: has no channel number"):
+        find_images([tmp_path], out, 2)
+
+
+def test_the_label_map_of_several_channels_has_the_name_of_the_case(tmp_path):
+    channels = [tmp_path / f"S01_000{n}.nii.gz" for n in range(2)]
+    others = [tmp_path / "S02_t1.nii.gz", tmp_path / "S02_flair.nii.gz"]
+
+    outputs = [output.name for _, output in planned_outputs([channels, others], tmp_path / "out")]
+
+    assert outputs == ["S01_pred.nii.gz", "S02_t1_pred.nii.gz"]
