@@ -27,6 +27,21 @@ TESTED_TORCH = next(
 BUNDLE_TESTS = ("tests/bundle", "tests/training/test_distributed.py")
 SIDE_BY_SIDE = ("--numprocesses", "auto", "--maxprocesses", "4")
 """More than four processes would train the shared networks of the tests more often than they save."""
+MUTATED = {
+    "monaiseg/files.py": [
+        "monaiseg/files.py", "tests/test_files.py", "tests/data/test_data_tasks.py", "tests/data/test_list_files.py",
+    ],
+    "monaiseg/data/labels.py": [
+        "monaiseg/data/labels.py", "tests/data/test_labels.py", "tests/data/test_label_checks.py",
+    ],
+    "monaiseg/data/splits.py": ["monaiseg/data/splits.py", "tests/data/test_cases.py", "tests/data/test_groups.py"],
+    "monaiseg/training/schedule.py": [
+        "tests/training/test_run.py", "-k", "warm_up or step_falls or poly_and_cosine or plateau_falls",
+    ],
+    "monaiseg/training/sampling.py": ["tests/training/test_loaders.py"],
+    "monaiseg/evaluation/metrics.py": ["monaiseg/evaluation/metrics.py", "tests/evaluation/test_metrics.py"],
+}  # fmt: skip
+"""Modules whose every edit must make a test fail, and pytest's words for these tests."""
 
 
 def group(name: str) -> tuple[str, ...]:
@@ -37,16 +52,22 @@ def pytest(session: nox.Session, *arguments: str) -> None:
     in_runtime(session, "python", "-m", "pytest", *arguments, *session.posargs)
 
 
-def in_runtime(
-    session: nox.Session, program: str, *arguments: str, env: Mapping[str, str] | None = None
-) -> None:
-    """Runs a program of the shared environment, which is made at first and brought up to date at each session."""
+def runtime(session: nox.Session, *more: str) -> Path:
+    """Folder of the shared environment's programs; it is made at first and brought up to date at each session."""
     bin_folder = Path(".nox/runtime").absolute() / ("Scripts" if os.name == "nt" else "bin")
     python = str(bin_folder / "python")
     if not bin_folder.exists():
         session.run(sys.executable, "-m", "venv", str(bin_folder.parent), external=True)
-    wanted = ("--editable", ".", *group("test"), *group("types"))
+    wanted = ("--editable", ".", *group("test"), *group("types"), *more)
     session.run_install(python, "-m", "pip", "install", "-q", *CONSTRAINTS, *wanted, external=True)
+    return bin_folder
+
+
+def in_runtime(
+    session: nox.Session, program: str, *arguments: str, env: Mapping[str, str] | None = None
+) -> None:
+    """Runs a program of the shared environment."""
+    bin_folder = runtime(session)
     path = os.pathsep.join([str(bin_folder), os.environ.get("PATH", "")])
     session.run(
         str(bin_folder / program), *arguments, env={"PATH": path, **(env or {})}, external=True
@@ -55,10 +76,13 @@ def in_runtime(
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Ruff: rules and format."""
+    """Ruff's rules and format, imports between packages and their drawing, spelling."""
     session.install(*CONSTRAINTS, *group("lint"))
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
+    session.run("lint-imports")
+    session.run("python", "scripts/draw_structure.py", "--check")
+    session.run("codespell")
 
 
 @nox.session(venv_backend="none")
@@ -131,6 +155,30 @@ def properties(session: nox.Session) -> None:
 def crash(session: nox.Session) -> None:
     """Trainings killed, starved and cut off, a thousand times: an hour; `nox -s crash -- named` for a part."""
     in_runtime(session, "python", "tests/crash/campaign.py", *session.posargs)
+
+
+@nox.session(venv_backend="none", default=False)
+def mutants(session: nox.Session) -> None:
+    """Do the tests bite? One edit of a module at a time, and its tests must fail: `-- data/splits` for one module."""
+    mutmut = str(runtime(session, *group("mutants")) / "mutmut")
+    for module, tests in MUTATED.items():
+        if session.posargs and not any(word in module for word in session.posargs):
+            continue
+        copy = Path(session.create_tmp()).absolute() / module.replace("/", "-")
+        shutil.rmtree(copy, ignore_errors=True)
+        for folder in ("monaiseg", "tests"):
+            shutil.copytree(folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy("pyproject.toml", copy)
+        lines = ["[mutmut]", "source_paths = monaiseg", f"only_mutate = {module}"]
+        lines += [
+            "also_copy = tests",
+            "pytest_add_cli_args_test_selection =",
+            *(f"  {word}" for word in tests),
+        ]
+        (copy / "setup.cfg").write_text("\n".join(lines), encoding="utf-8")
+        with session.chdir(copy):
+            session.run(mutmut, "run", external=True, env={"CI": "true"})
+            session.run(mutmut, "results", external=True)
 
 
 @nox.session

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,13 @@ from monaiseg.preparation import prepare
 from monaiseg.settings.reading import changed
 from monaiseg.settings.settings import Settings
 from monaiseg.training.run import train
+
+
+@pytest.fixture(autouse=True)
+def _interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MONAI's workflows change where Python looks for modules, and ours who shows an error: for one test."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
 
 
 @pytest.fixture(scope="session")
