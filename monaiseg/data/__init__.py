@@ -12,6 +12,7 @@ from monaiseg.data.cases import (
     find_cases,
     prediction_name,
 )
+from monaiseg.data.conversion import converted_masks, with_orientation
 from monaiseg.data.data_tasks import (
     CACHE_FOLDER,
     VOLUMES_FOLDER,
@@ -56,6 +57,7 @@ from monaiseg.data.groups import (
 from monaiseg.data.label_checks import absent_note, fitted_table, label_notes, scan_labels
 from monaiseg.data.labels import LabelTable, index_dtype
 from monaiseg.data.list_files import PATHS_FILE, read_list_file
+from monaiseg.data.masks import OVERLAP_RULES, MaskedCase, OverlapRule, find_masked_cases
 from monaiseg.data.nifti import file_sha256, is_volume_name, volume_stem
 from monaiseg.data.pairing import caseless, check_ids
 from monaiseg.data.phantoms import make_phantom, write_phantom, write_phantom_dataset
@@ -71,6 +73,7 @@ from monaiseg.data.volumes import (
 __all__ = [
     "CACHE_FOLDER",
     "MULTIPLE",
+    "OVERLAP_RULES",
     "PATHS_FILE",
     "SPLITS",
     "VOLUMES_FOLDER",
@@ -81,6 +84,8 @@ __all__ = [
     "FoundCases",
     "Grid",
     "LabelTable",
+    "MaskedCase",
+    "OverlapRule",
     "Progress",
     "Shape",
     "Spacing",
@@ -96,10 +101,12 @@ __all__ = [
     "check_same_voxels",
     "check_unchanged",
     "choose_debug",
+    "converted_masks",
     "examine_cases",
     "file_notes",
     "file_sha256",
     "find_cases",
+    "find_masked_cases",
     "fitted_table",
     "fresh_folder",
     "groups_note",
@@ -125,6 +132,7 @@ __all__ = [
     "scan_labels",
     "split_cases",
     "volume_stem",
+    "with_orientation",
     "with_same_images",
     "write_data_task",
     "write_image",
