@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from monaiseg.data import (
+    OVERLAP_RULES,
     VOLUMES_FOLDER,
     Case,
     CaseFacts,
@@ -20,15 +21,20 @@ from monaiseg.data import (
     FoundCases,
     Grid,
     LabelTable,
+    MaskedCase,
+    OverlapRule,
     Progress,
     absent_note,
     alike_note,
     check_apart,
     check_duplicates,
+    check_ids,
     choose_debug,
+    converted_masks,
     examine_cases,
     file_notes,
     find_cases,
+    find_masked_cases,
     fitted_table,
     fresh_folder,
     groups_note,
@@ -38,6 +44,7 @@ from monaiseg.data import (
     repeats_note,
     scan_labels,
     split_cases,
+    with_orientation,
     with_same_images,
     write_data_task,
     write_image,
@@ -48,6 +55,9 @@ from monaiseg.errors import SettingsError
 from monaiseg.files import valid_name
 from monaiseg.machine import reading_threads
 from monaiseg.settings import Settings, find_settings, load_settings
+
+PREPROCESSED_FOLDER = "preprocessed"
+"""Where among a data task's volumes those for training and validation lie, normalised and resampled."""
 
 
 def prepare(
@@ -62,6 +72,9 @@ def prepare(
     seed: int = 0,
     group_by: str | None = None,
     label_table: str | Path | None = None,
+    masks: bool = False,
+    overlaps: OverlapRule = "smaller",
+    assume_orientation: str | None = None,
     preprocess: str | Path | None = None,
     on_progress: Progress | None = None,
 ) -> DataTask:
@@ -85,6 +98,10 @@ def prepare(
         label_table: CSV file with the columns value, name and, as wanted, partner and color. It may name more than there
             is. Without one, the labels are those that the label maps have, named by the dataset's `dataset.json` where
             it names them.
+        masks: makes label maps of one mask for each structure (`monaiseg.data.find_masked_cases`).
+        overlaps: what counts where masks overlap: the smaller structure, the later by name, or the case is refused.
+        assume_orientation: what the axes of files run to that say nothing of it, such as RAS; they are written again into
+            the data task's folder.
         preprocess: settings file, or the folder that holds it as `cur_task_setting.json`.
         on_progress: told of each case that is examined and, with `preprocess`, of each that is written.
 
@@ -96,25 +113,125 @@ def prepare(
     if task_type != "seg":
         raise SettingsError(f"task_type: {task_type!r} is not a kind of task here; use seg")
     folder = Path(output_root_path).absolute() / valid_name(data_task_name, "data_task_name")
-    table = None if label_table is None else LabelTable.read_csv(label_table)
-    settings = None if preprocess is None else load_settings(find_settings(preprocess))
-    found = find_cases(dataset_path)
-    _check_apart(folder, Path(dataset_path), found.cases)
-    ids, sizes = [case.id for case in found.cases], (train_size, test_size, val_size)
-    groups = {name: name for name in ids} if group_by is None else read_groups(ids, group_by)
-    _splits(found, sizes, seed, groups)  # what is wrong with the sizes is said at once
-    ignored = found.ignored_value if table is None else table.ignored_value
-    facts = examine_cases(found.cases, on_progress=on_progress, ignored_value=ignored)
-    together = with_same_images(groups, facts)
-    splits = _splits(found, sizes, seed, together)
-    table, table_notes = _label_table(found, facts, table)
-    channels, channel_notes = _channel_names(found, facts)
-    by_id = {case.id: case for case in found.cases}
-    task = DataTask(
+    if overlaps not in OVERLAP_RULES:
+        raise SettingsError(f"overlaps: {overlaps!r} is no rule; use {', '.join(OVERLAP_RULES)}")
+    source = _Source(Path(dataset_path), overlaps if masks else None, assume_orientation)
+    plan = _Plan(
         folder,
         data_task_name,
+        (train_size, test_size, val_size),
         seed,
-        {split: tuple(by_id[name] for name in ids) for split, ids in splits.items()},
+        group_by,
+        None if label_table is None else LabelTable.read_csv(label_table),
+    )
+    settings = None if preprocess is None else load_settings(find_settings(preprocess))
+    cases = _cases_of(source, folder)
+    if isinstance(cases, FoundCases) and source.orientation is None:
+        task = _examined(cases, plan, on_progress)
+        if settings is None:
+            write_data_task(task)
+            return task
+        _check_settings(task, settings)  # before anything is written
+        with fresh_folder(folder) as scratch:
+            return _written(_preprocessed(task, settings, scratch, on_progress), scratch)
+    with fresh_folder(folder) as scratch:
+        found = _converted(source, cases, scratch / VOLUMES_FOLDER, plan, on_progress)
+        task = _examined(found, plan, on_progress)
+        if settings is not None:
+            _check_settings(task, settings)
+            task = _preprocessed(task, settings, scratch, on_progress)
+        return _written(task, scratch)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where the cases lie, and what of them is written anew."""
+
+    path: Path
+    masks: OverlapRule | None
+    orientation: str | None
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What becomes of the cases."""
+
+    folder: Path
+    name: str
+    sizes: tuple[int, int, int]
+    seed: int
+    group_by: str | None
+    table: LabelTable | None
+
+    def groups(self, ids: Sequence[str]) -> dict[str, str]:
+        """The group of each case; each by itself where none are named."""
+        if self.group_by is None:
+            return {name: name for name in ids}
+        return read_groups(ids, self.group_by)
+
+
+def _cases_of(source: _Source, folder: Path) -> FoundCases | _MaskedCases:
+    """The cases of the dataset, none of whose files lie where the data task will."""
+    if source.masks is None:
+        found = find_cases(source.path)
+        files = [path for case in found.cases for path in case.files]
+        _check_apart(folder, source.path, files)
+        return found
+    masked, notes = find_masked_cases(source.path)
+    _check_apart(folder, source.path, [path for case in masked for path in case.files])
+    return _MaskedCases(tuple(masked), tuple(notes))
+
+
+@dataclass(frozen=True)
+class _MaskedCases:
+    cases: tuple[MaskedCase, ...]
+    notes: tuple[str, ...]
+
+
+def _converted(
+    source: _Source,
+    found: FoundCases | _MaskedCases,
+    folder: Path,
+    plan: _Plan,
+    on_progress: Progress | None,
+) -> FoundCases:
+    """The cases with the files that they lack, written below `folder`."""
+    if isinstance(found, _MaskedCases):
+        assert source.masks is not None
+        known = plan.table.foreground if plan.table else ()
+        named = {label.name: label.value for label in known}
+        check_ids([case.id for case in found.cases], str(source.path))
+        cases, names, notes = converted_masks(
+            found.cases, folder / "labels", source.masks, named, on_progress
+        )
+        found = FoundCases(tuple(cases), None, names, (), (*found.notes, *notes))
+    if source.orientation is None:
+        return found
+    return with_orientation(found, folder, source.orientation, on_progress)
+
+
+def _examined(found: FoundCases, plan: _Plan, on_progress: Progress | None) -> DataTask:
+    """The data task of cases whose files are there, checked; nothing is written."""
+    ids = [case.id for case in found.cases]
+    groups = plan.groups(ids)
+    _splits(found, plan.sizes, plan.seed, groups)  # what is wrong with the sizes is said at once
+    given = plan.table
+    if given is not None and given.ignored_value is None:
+        ignores = found.ignored_value if found.ignored_value not in given.values else None
+        given = replace(given, ignored_value=ignores)
+    ignored = found.ignored_value if given is None else given.ignored_value
+    facts = examine_cases(found.cases, on_progress=on_progress, ignored_value=ignored)
+    together = with_same_images(groups, facts)
+    splits = _splits(found, plan.sizes, plan.seed, together)
+    table, table_notes = _label_table(found, facts, given)
+    channels, channel_notes = _channel_names(found, facts)
+    group_note = groups_note(groups, plan.group_by) if plan.group_by else repeats_note(ids)
+    by_id = {case.id: case for case in found.cases}
+    return DataTask(
+        plan.folder,
+        plan.name,
+        plan.seed,
+        {split: tuple(by_id[name] for name in names) for split, names in splits.items()},
         table,
         facts,
         channels,
@@ -122,20 +239,15 @@ def prepare(
             *found.notes,
             *channel_notes,
             *table_notes,
-            *filter(None, [groups_note(groups, group_by) if group_by else repeats_note(ids)]),
-            *filter(None, [alike_note(facts, together)]),
+            *filter(None, [group_note, alike_note(facts, together)]),
             *check_duplicates(splits, facts),
             *label_notes(splits, facts, table),
             *file_notes(facts),
         ),
     )
-    if settings is not None:
-        return _preprocess(task, settings, on_progress)
-    write_data_task(task)
-    return task
 
 
-def _check_apart(folder: Path, dataset: Path, cases: Sequence[Case]) -> None:
+def _check_apart(folder: Path, dataset: Path, files: Sequence[Path]) -> None:
     """Raises SettingsError where writing `folder` would touch the dataset, by its path or through links."""
     target, source = folder.resolve(), dataset.resolve()
     if target == source or source in target.parents or target in source.parents:
@@ -143,7 +255,7 @@ def _check_apart(folder: Path, dataset: Path, cases: Sequence[Case]) -> None:
             f"output {folder} and dataset {dataset} lie in one another; choose an output_root_path outside of the "
             "dataset"
         )
-    inside = [path for case in cases for path in case.files if target in path.resolve().parents]
+    inside = [path for path in files if target in path.resolve().parents]
     if inside:
         raise SettingsError(f"{inside[0]} lies inside of the output {folder}; choose another name")
 
@@ -190,36 +302,40 @@ def _channel_names(
     return (), [f"dataset.json names the channels {names}, and images have {count}; names left out"]
 
 
-def _preprocess(task: DataTask, settings: Settings, on_progress: Progress | None) -> DataTask:
-    """Writes the data task with volumes of its own for training and validation."""
-    from monaiseg.transforms import resize_note  # noqa: PLC0415  most preparations need no torch
-
-    table = task.label_table(settings)
+def _check_settings(task: DataTask, settings: Settings) -> None:
+    """Raises SettingsError where the settings ask for other labels or channels than the cases have."""
+    task.label_table(settings)
     count = len(next(iter(task.facts.values())).intensity)
     if settings.dataset.num_channels != count:
         raise SettingsError(
             f"dataset.num_channels: is {settings.dataset.num_channels}, and the cases have {count} channels; use {count}"
         )
-    with fresh_folder(task.folder) as scratch:
-        chosen = [case for split in ("train", "val") for case in task.cases[split]]
-        written = _write_volumes(chosen, settings, table, scratch / VOLUMES_FOLDER, on_progress)
-        facts = {**task.facts, **examine_cases(written, ignored_value=table.ignored_value)}
-        moved = {case.id: _moved(case, scratch, task.folder) for case in written}
-        cases = {
-            split: tuple(moved.get(case.id, case) for case in members)
+
+
+def _preprocessed(
+    task: DataTask, settings: Settings, scratch: Path, on_progress: Progress | None
+) -> DataTask:
+    """The data task with volumes of its own for training and validation, written below `scratch`."""
+    from monaiseg.transforms import resize_note  # noqa: PLC0415  most preparations need no torch
+
+    table = task.label_table(settings)
+    chosen = [case for split in ("train", "val") for case in task.cases[split]]
+    folder = scratch / VOLUMES_FOLDER / PREPROCESSED_FOLDER
+    written = {
+        case.id: case for case in _write_volumes(chosen, settings, table, folder, on_progress)
+    }
+    facts = examine_cases(list(written.values()), ignored_value=table.ignored_value)
+    return replace(
+        task,
+        cases={
+            split: tuple(written.get(case.id, case) for case in members)
             for split, members in task.cases.items()
-        }
-        notes = (*task.notes, *filter(None, [resize_note(settings)]))
-        task = replace(
-            task,
-            cases=cases,
-            table=table,
-            facts=facts,
-            notes=notes,
-            preprocessing=preprocessing_of(settings),
-        )
-        write_lists(task, scratch)
-    return task
+        },
+        table=table,
+        facts={**task.facts, **facts},
+        notes=(*task.notes, *filter(None, [resize_note(settings)])),
+        preprocessing=preprocessing_of(settings),
+    )
 
 
 def _write_volumes(
@@ -260,7 +376,34 @@ def _write_volumes(
     return written
 
 
-def _moved(case: Case, old: Path, new: Path) -> Case:
-    """The case with its files below `new` instead of `old`."""
-    images = tuple(new / path.relative_to(old) for path in case.images)
-    return Case(case.id, images, case.label and new / case.label.relative_to(old))
+def _written(task: DataTask, scratch: Path) -> DataTask:
+    """The data task, its lists written into `scratch`, which will become its folder."""
+    task = _moved_task(task, scratch, task.folder)
+    write_lists(task, scratch)
+    return task
+
+
+def _moved_task(task: DataTask, old: Path, new: Path) -> DataTask:
+    """The data task after its folder was renamed from `old` to `new`; files that lie elsewhere stay there."""
+
+    def path(file: Path) -> Path:
+        return new / file.relative_to(old) if old in file.parents else file
+
+    def text(note: str) -> str:
+        return note.replace(str(old), str(new))
+
+    return replace(
+        task,
+        cases={
+            split: tuple(
+                Case(case.id, tuple(map(path, case.images)), case.label and path(case.label))
+                for case in members
+            )
+            for split, members in task.cases.items()
+        },
+        facts={
+            name: replace(found, notes=tuple((text(file), note) for file, note in found.notes))
+            for name, found in task.facts.items()
+        },
+        notes=tuple(map(text, task.notes)),
+    )

@@ -59,6 +59,28 @@ def prepare(
             "the row with the name ignore gives the value of voxels that no one has labelled."
         ),
     ] = None,
+    masks: Annotated[
+        bool,
+        typer.Option(
+            "--masks",
+            help="Make label maps of one mask for each structure: labels/NAME/STRUCTURE.nii.gz, TotalSegmentator's folders, "
+            "or layers of 4-D files.",
+        ),
+    ] = False,
+    overlaps: Annotated[
+        str,
+        typer.Option(
+            metavar="smaller|later|refuse",
+            help="Where masks overlap, the smaller structure counts, or the later by name, or the case is refused.",
+        ),
+    ] = "smaller",
+    assume_orientation: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="RAS",
+            help="What the axes of files run to whose headers say nothing of it.",
+        ),
+    ] = None,
     preprocess: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
@@ -98,6 +120,9 @@ def prepare(
             seed=seed,
             group_by=group_by,
             label_table=label_table,
+            masks=masks,
+            overlaps=overlaps,  # type: ignore[arg-type]  # any other word is refused by name
+            assume_orientation=assume_orientation,
             preprocess=preprocess,
             on_progress=advance,
         )

@@ -11,6 +11,7 @@ from monaiseg.data.cases import (
     find_cases,
     prediction_name,
 )
+from monaiseg.data.conversion import converted_masks, with_orientation
 from monaiseg.data.data_tasks import (
     CACHE_FOLDER,
     VOLUMES_FOLDER,
@@ -56,7 +57,8 @@ from monaiseg.data.images import files_of, find_images, planned_outputs
 from monaiseg.data.label_checks import absent_note, fitted_table, label_notes, scan_labels
 from monaiseg.data.labels import LabelTable, index_dtype
 from monaiseg.data.list_files import PATHS_FILE, read_list_file
-from monaiseg.data.nifti import file_sha256, volume_stem
+from monaiseg.data.masks import OVERLAP_RULES, MaskedCase, OverlapRule, find_masked_cases
+from monaiseg.data.nifti import file_sha256, is_volume_name, volume_stem
 from monaiseg.data.pairing import check_ids
 from monaiseg.data.phantoms import make_phantom, write_phantom, write_phantom_dataset
 from monaiseg.data.splits import choose_debug, split_cases
@@ -71,6 +73,7 @@ from monaiseg.data.volumes import (
 __all__ = [
     "CACHE_FOLDER",
     "MULTIPLE",
+    "OVERLAP_RULES",
     "PATHS_FILE",
     "SPLITS",
     "VOLUMES_FOLDER",
@@ -81,6 +84,8 @@ __all__ = [
     "FoundCases",
     "Grid",
     "LabelTable",
+    "MaskedCase",
+    "OverlapRule",
     "Progress",
     "Shape",
     "Spacing",
@@ -94,16 +99,19 @@ __all__ = [
     "check_same_voxels",
     "check_unchanged",
     "choose_debug",
+    "converted_masks",
     "examine_cases",
     "file_notes",
     "file_sha256",
     "files_of",
     "find_cases",
     "find_images",
+    "find_masked_cases",
     "fitted_table",
     "fresh_folder",
     "groups_note",
     "index_dtype",
+    "is_volume_name",
     "kept_labels",
     "label_notes",
     "make_phantom",
@@ -125,6 +133,7 @@ __all__ = [
     "scan_labels",
     "split_cases",
     "volume_stem",
+    "with_orientation",
     "with_same_images",
     "write_data_task",
     "write_image",

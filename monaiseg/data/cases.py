@@ -83,7 +83,8 @@ def find_cases(dataset_path: str | Path) -> FoundCases:
     else:
         raise DataError(
             f"{root}: has {_shown_entries(root)}; a dataset has images/ and labels/, or both of them inside train/, "
-            "val/ and test/, or a Decathlon or nnU-Net dataset.json with imagesTr/ and labelsTr/"
+            "val/ and test/, or a Decathlon or nnU-Net dataset.json with imagesTr/ and labelsTr/; for a mask file for each "
+            "structure use `prepare --masks`"
         )
     check_ids([case.id for case in cases], str(root))
     if description.num_cases not in (None, len(cases)):

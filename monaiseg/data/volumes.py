@@ -32,20 +32,24 @@ FLOAT32_INTEGERS = 1 << 24
 """Whole numbers up to here are exact in float32."""
 
 
-def read_header(path: str | Path, cap_bytes: int | None = None) -> VolumeHeader:
-    """Header of a NIfTI-1 or NIfTI-2 file, checked; the voxels stay unread.
+def read_header(
+    path: str | Path, cap_bytes: int | None = None, *, orientation: str | None = None
+) -> VolumeHeader:
+    """Header of a NIfTI-1 or NIfTI-2 file, checked; the voxels stay unread. `orientation` as in `read_volume`.
 
     Raises:
         DataError: the file is not there, not a regular file, not NIfTI, or says something that cannot be used.
     """
     with opened(Path(path)) as file:
-        return NiftiSource(file, Path(path), cap_bytes).header
+        return NiftiSource(file, Path(path), cap_bytes, orientation).header
 
 
 def read_volume(
-    path: str | Path, *, cap_bytes: int | None = None
+    path: str | Path, *, cap_bytes: int | None = None, orientation: str | None = None
 ) -> tuple[NDArray[Any], VolumeHeader]:
     """Voxels (X, Y, Z) or (X, Y, Z, C) and header of an image.
+
+    `orientation`, such as "RAS", is what the axes run to where the file says nothing of it.
 
     Unscaled integers keep their type (64-bit ones become int32), all else is float32. Every byte up to the end of the
     file is read, so that the checksums of gzip count.
@@ -54,7 +58,7 @@ def read_volume(
         DataError: as `read_header`; or the data are truncated, damaged, not finite, or too large for float32.
     """
     with opened(Path(path)) as file:
-        source = NiftiSource(file, Path(path), cap_bytes)
+        source = NiftiSource(file, Path(path), cap_bytes, orientation)
         stored, header = source.voxels()
         if source.scaling is None and stored.dtype.kind in "iu":
             if stored.dtype.itemsize > 2:
@@ -65,20 +69,43 @@ def read_volume(
 
 
 def read_label_map(
-    path: str | Path, *, like: Grid | None = None, cap_bytes: int | None = None
+    path: str | Path,
+    *,
+    like: Grid | None = None,
+    cap_bytes: int | None = None,
+    orientation: str | None = None,
 ) -> tuple[NDArray[Any], VolumeHeader]:
     """Label values (X, Y, Z), integers of at most 32 bits, and header of a label map.
 
     Where `like`, the grid of its image, holds the same voxels along other axes, it comes in the order of these, with a note.
+    `orientation` as in `read_volume`.
 
     Raises:
         DataError: as `read_volume`; or there are several channels, values that are not integers, or negative ones.
     """
-    with opened(Path(path)) as file:
-        source = NiftiSource(file, Path(path), cap_bytes)
-        if source.header.num_channels > 1:
+    values, header = _read_integers(Path(path), cap_bytes, orientation, most_channels=1)
+    if like is not None and header.grid.difference(like) is not None:
+        values, header = _turned(values, header, like)
+    return values, header
+
+
+def read_layers(
+    path: str | Path, *, cap_bytes: int | None = None
+) -> tuple[NDArray[Any], VolumeHeader]:
+    """Layers of label values (X, Y, Z, C), and header: label maps on one grid that may overlap; errors as `read_label_map`."""
+    values, header = _read_integers(Path(path), cap_bytes, None, most_channels=None)
+    return values if values.ndim == 4 else values[..., None], header
+
+
+def _read_integers(
+    path: Path, cap_bytes: int | None, orientation: str | None, *, most_channels: int | None
+) -> tuple[NDArray[Any], VolumeHeader]:
+    with opened(path) as file:
+        source = NiftiSource(file, path, cap_bytes, orientation)
+        if most_channels is not None and source.header.num_channels > most_channels:
             raise DataError(
-                f"has {source.header.num_channels} channels; a label map has one value a voxel"
+                f"has {source.header.num_channels} channels; a label map has one value a voxel. `prepare --masks` makes "
+                "one of layers"
             )
         values, header = source.voxels()
         if source.scaling is not None or values.dtype.kind == "f":
@@ -96,8 +123,6 @@ def read_label_map(
             )
         if high > np.iinfo(np.int32).max:
             raise DataError(f"holds the label value {high}; use values below 2147483648")
-    if like is not None and header.grid.difference(like) is not None:
-        values, header = _turned(values, header, like)
     return (values if values.dtype.itemsize < 4 else values.astype(np.int32, copy=False)), header
 
 

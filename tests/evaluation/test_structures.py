@@ -191,7 +191,9 @@ def test_a_union_of_labels_is_scored_as_one_label(seed):
     joined = [np.where(np.isin(m, (3, 12)), 1, 0) for m in (reference, prediction)]
 
     expected = one(*joined, SPACING, tolerance_mm=2.0)
-    assert repr(union) == repr(dataclasses.replace(expected, name="both", values=(3, 12)))  # NaN is not NaN
+    assert repr(union) == repr(
+        dataclasses.replace(expected, name="both", values=(3, 12))
+    )  # NaN is not NaN
 
 
 @settings(max_examples=30)

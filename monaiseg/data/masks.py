@@ -1,0 +1,295 @@
+"""Masks: one file a structure, or one layer of a 4-D file, and the label map that they make together.
+
+TotalSegmentator writes a folder of masks for each scan, 3D Slicer exports layers. Where masks overlap, a rule says which counts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monaiseg.data.cases import channels_by_case, find_cases
+from monaiseg.data.grid import Grid
+from monaiseg.data.nifti import is_volume_name, volume_stem
+from monaiseg.data.volumes import read_header, read_label_map, read_layers
+from monaiseg.errors import DataError, listed
+
+OverlapRule = Literal["smaller", "later", "refuse"]
+"""Which of two masks counts where they overlap: that of the smaller structure, as a tumour in a kidney, by its voxels in all
+cases; that of the later by name; or neither, and the case is refused."""
+OVERLAP_RULES: tuple[OverlapRule, ...] = get_args(OverlapRule)
+_FOLDERS = ("labels", "masks", "segmentations")
+
+
+@dataclass(frozen=True)
+class MaskedCase:
+    """Images of a case, and what holds its masks: a file for each structure's name, or one file of layers."""
+
+    id: str
+    images: tuple[Path, ...]
+    masks: Mapping[str, Path]
+    layers: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All its files."""
+        return (*self.images, *self.masks.values(), *([self.layers] if self.layers else []))
+
+
+def find_masked_cases(root: Path) -> tuple[list[MaskedCase], list[str]]:
+    """Cases with masks, and notes; no voxel is read.
+
+    The layouts: a folder for each case with its images in it and its masks in a folder below (TotalSegmentator's);
+    `images` and, in `labels`, `masks` or `segmentations`, a folder of masks for each image, or a file of layers.
+
+    Raises:
+        DataError: the folder has none of these layouts, or cases lack images or masks; all are named.
+    """
+    root = root.absolute()
+    if not root.is_dir():
+        raise DataError(f"{root}: is not a folder; give the folder that holds the dataset")
+    if not (root / "images").is_dir():
+        return _in_case_folders(root), []
+    folder = next((root / name for name in _FOLDERS if (root / name).is_dir()), root / _FOLDERS[0])
+    if folder.is_dir() and any(path.is_dir() for path in folder.iterdir()):
+        return _in_mask_folders(root / "images", folder), []
+    found = find_cases(root)
+    cases = [MaskedCase(case.id, case.images, {}, case.label) for case in found.cases]
+    return cases, list(found.notes)
+
+
+def _in_case_folders(root: Path) -> list[MaskedCase]:
+    cases, problems = [], []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and _is_seen(path)):
+        inner = sorted(path for path in folder.iterdir() if path.is_dir() and _is_seen(path))
+        named = [path for path in inner if path.name in _FOLDERS] or inner
+        images = _volumes(folder)
+        if not images or len(named) != 1 or not _volumes(named[0]):
+            problems.append(
+                f"{folder}: has {len(images)} images and {len(inner)} folders; a case has its images and a folder "
+                "segmentations/ with a mask for each structure"
+            )
+            continue
+        masks = {volume_stem(path): path for path in _volumes(named[0])}
+        cases.append(MaskedCase(folder.name, tuple(images), masks))
+    usual = Counter(tuple(image.name for image in case.images) for case in cases).most_common(1)
+    problems += [
+        f"{root / case.id}: has the images {', '.join(image.name for image in case.images)}, and most cases have "
+        f"{', '.join(usual[0][0])}; give all the same"
+        for case in cases
+        if tuple(image.name for image in case.images) != usual[0][0]
+    ]
+    if problems:
+        raise DataError(listed(problems))
+    if not cases:
+        raise DataError(
+            f"{root}: holds no cases; for --masks give images/ and labels/NAME/STRUCTURE.nii.gz, or a folder for each case"
+        )
+    return cases
+
+
+def _in_mask_folders(images: Path, labels: Path) -> list[MaskedCase]:
+    folders = {path.name: path for path in labels.iterdir() if path.is_dir() and _is_seen(path)}
+    files = _volumes(images)
+    by_case: dict[str, tuple[Path, ...]] = {volume_stem(path): (path,) for path in files}
+    if not by_case.keys() & folders.keys():  # NAME_0000, NAME_0001, ... as nnU-Net names channels
+        channels, faults = channels_by_case(images, files)
+        if not faults:
+            by_case = {name: tuple(found.values()) for name, found in channels.items()}
+    problems = [
+        f"{images}: image {n} has no folder {labels / n}"
+        for n in sorted(by_case.keys() - folders.keys())
+    ]
+    problems += [
+        f"{labels / n}: has no image {n} in {images}"
+        for n in sorted(folders.keys() - by_case.keys())
+    ]
+    problems += [
+        f"{path}: holds no masks" for n, path in sorted(folders.items()) if not _volumes(path)
+    ]
+    if problems:
+        raise DataError(listed(problems))
+    return [
+        MaskedCase(
+            name, by_case[name], {volume_stem(path): path for path in _volumes(folders[name])}
+        )
+        for name in sorted(folders)
+    ]
+
+
+def _is_seen(path: Path) -> bool:
+    return not path.name.startswith((".", "~"))
+
+
+def _volumes(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if is_volume_name(path.name) and _is_seen(path))
+
+
+@dataclass(frozen=True)
+class MergeOrder:
+    """Structures in the order in which they are laid over one another, each with its label value."""
+
+    values: Mapping[str, int]
+    rule: OverlapRule
+
+
+def structure_voxels(case: MaskedCase) -> dict[str, int]:
+    """Voxels of each structure of a case."""
+    return {name: int(mask.sum()) for name, mask in _masks(case, _image_grid(case))}
+
+
+def merge_order(
+    voxels: Iterable[Mapping[str, int]], named: Mapping[str, int], rule: OverlapRule
+) -> MergeOrder:
+    """Values for the structures of all cases, and the order in which they are laid over one another.
+
+    Args:
+        voxels: of each structure, for each case.
+        named: label values by structure's name, where a table gives them; else they are numbered by name.
+        rule: what counts where masks overlap.
+
+    Raises:
+        DataError: the table lacks structures.
+    """
+    totals: Counter[str] = Counter()
+    for counts in voxels:
+        totals.update(counts)
+    names = sorted(totals, key=lambda name: (layer_number(name) or 0, name))
+    missing = [name for name in names if name not in named and layer_number(name) is None]
+    if named and missing:
+        raise DataError(
+            f"the label table has no structures named {', '.join(missing[:10])}{', ...' if missing[10:] else ''}; name them "
+            "as the masks' files are"
+        )
+    values = {
+        name: layer_number(name) or named.get(name, number)
+        for number, name in enumerate(names, start=1)
+    }
+    order = sorted(names, key=lambda name: -totals[name]) if rule == "smaller" else names
+    return MergeOrder({name: values[name] for name in order}, rule)
+
+
+def layer_number(name: str) -> int | None:
+    """The label value of a structure that has no name but the number of its layer; None for others.
+
+    >>> layer_number("layer 3"), layer_number("liver")
+    (3, None)
+    """
+    head, _, tail = name.rpartition(" ")
+    return int(tail) if head == "layer" and tail.isdigit() else None
+
+
+def merged_masks(
+    case: MaskedCase, order: MergeOrder
+) -> tuple[NDArray[np.int32], Grid, dict[tuple[str, str], int]]:
+    """Label map (X, Y, Z) of a case, its grid, and the voxels in which two structures overlap: (below, above).
+
+    Raises:
+        DataError: a mask cannot be read, holds several values, or lies on another grid than the image; or masks overlap
+            where the rule refuses it.
+    """
+    grid = _image_grid(case)
+    label = np.zeros(grid.shape, np.int32)
+    names = {value: name for name, value in order.values.items()}
+    overlaps: dict[tuple[str, str], int] = {}
+    masks = dict(_masks(case, grid)) if case.layers else None
+    for name in order.values:
+        if masks is None and name in case.masks:
+            mask = _read_mask(case.masks[name], grid)
+        elif masks is not None and name in masks:
+            mask = masks[name]
+        else:
+            continue
+        below, counts = np.unique(label[mask], return_counts=True)
+        for value, count in zip(below.tolist(), counts.tolist(), strict=True):
+            if value:
+                overlaps[names[value], name] = count
+        label[mask] = order.values[name]
+    if overlaps and order.rule == "refuse":
+        shown = ", ".join(f"{a} and {b} ({n} voxels)" for (a, b), n in list(overlaps.items())[:5])
+        raise DataError(f"masks overlap: {shown}; mend them, or choose the rule smaller or later")
+    return label, grid, overlaps
+
+
+def _image_grid(case: MaskedCase) -> Grid:
+    return read_header(case.images[0]).grid
+
+
+def _masks(case: MaskedCase, grid: Grid) -> Iterable[tuple[str, NDArray[np.bool_]]]:
+    if case.layers is None:
+        for name, path in case.masks.items():
+            yield name, _read_mask(path, grid)
+        return
+    layers, header = read_layers(case.layers)
+    if words := header.grid.difference(grid):
+        raise DataError(f"{case.layers}: lies on another grid than its image: {words}")
+    yield from _layer_masks(layers, case.layers)
+
+
+def _layer_masks(layers: NDArray[Any], path: Path) -> Iterable[tuple[str, NDArray[np.bool_]]]:
+    """A mask for each layer that holds 0 and 1; else for each label value, which then is in one layer alone."""
+    values = [np.unique(layers[..., n]) for n in range(layers.shape[3])]
+    if all(set(found.tolist()) <= {0, 1} for found in values):
+        for n in range(len(values)):
+            yield f"layer {n + 1}", layers[..., n] == 1
+        return
+    places = Counter(int(value) for found in values for value in found if value)
+    if shared := sorted(value for value, count in places.items() if count > 1):
+        raise DataError(
+            f"{path}: several layers hold the value {shared[0]}; give layers of 0 and 1, or each value in one layer"
+        )
+    for n, found in enumerate(values):
+        for value in found[found > 0].tolist():
+            yield f"layer {int(value)}", layers[..., n] == value
+
+
+def _read_mask(path: Path, grid: Grid) -> NDArray[np.bool_]:
+    values, header = read_label_map(path, like=grid)
+    if words := header.grid.difference(grid):
+        raise DataError(f"{path}: lies on another grid than its image: {words}; resample it")
+    mask: NDArray[np.bool_] = values > 0
+    if mask.any() and (inside := values[mask]).min() != inside.max():
+        raise DataError(
+            f"{path}: holds several values ({inside.min()} to {inside.max()}); a mask has one. Prepare label maps without "
+            "--masks"
+        )
+    return mask
+
+
+def overlap_note(overlaps: Sequence[Mapping[tuple[str, str], int]], order: MergeOrder) -> list[str]:
+    """A line that says where masks overlap and what counts there; none where they do not."""
+    totals: Counter[tuple[str, str]] = Counter()
+    for found in overlaps:
+        totals.update(found)
+    if not totals:
+        return []
+    shown = ", ".join(f"{below} and {above} ({n})" for (below, above), n in totals.most_common(3))
+    count = sum(bool(found) for found in overlaps)
+    counts = {"smaller": "smaller structure", "later": "later by name"}[order.rule]
+    note = (
+        f"masks overlap in {totals.total()} voxels of {count} cases, most of all {shown}: there the {counts} counts, the "
+        "second of each pair"
+    )
+    return [note]
+
+
+def missing_note(cases: Sequence[MaskedCase], order: MergeOrder) -> list[str]:
+    """A line on structures that have no mask in some cases."""
+    lacking = {
+        name: count
+        for name in order.values
+        if (count := sum(case.layers is None and name not in case.masks for case in cases))
+    }
+    if not lacking:
+        return []
+    shown = ", ".join(
+        f"{name} (in {n} of {len(cases)} cases)" for name, n in list(lacking.items())[:5]
+    )
+    rest = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+    return [f"masks are missing: {shown}{rest}; there the structure counts as background"]
