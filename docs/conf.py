@@ -26,6 +26,7 @@ include_patterns = [
 ]
 exclude_patterns = [".*", "build", "dist", "**/__pycache__"]
 nitpicky = True
+smartquotes = False  # quotation marks in the reference are code
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
@@ -40,4 +41,4 @@ templates_path = ["_templates"]
 html_copy_source = False
 html_show_sphinx = False
 pygments_style = "friendly"
-copybutton_exclude = ".linenos, .gp, .go"
+copybutton_exclude = ".linenos, .gp, .go"  # prompts and output

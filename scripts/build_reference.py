@@ -271,7 +271,7 @@ def _prose(item: Any) -> str:
     for line in text.splitlines():
         if line in {"Args:", "Returns:", "Raises:", "Yields:"}:
             in_section = True
-            lines += [f"*{line[:-1]}*", ""]
+            lines += [f"*{'Parameters' if line == 'Args:' else line[:-1]}*", ""]
         elif in_section and re.match(r"    \S", line):
             lines.append(
                 re.sub(r"^    (\w+):", r"- `\1`:", line) if ":" in line else f"- {line.strip()}"
