@@ -111,9 +111,12 @@ def slow(session: nox.Session) -> None:
     pytest(session, "-m", "slow", "--timeout", "7200", *others)
 
 
-@nox.session(venv_backend="none")
+@nox.session
 def docs(session: nox.Session) -> None:
-    """The reference pages are those of the code, and every block of the pages runs."""
+    """The site, in build/docs, with every link checked; the reference pages are those of the code; every block runs."""
+    session.install(*CONSTRAINTS, *group("docs"))
+    strictly = ("--fail-on-warning", "--keep-going", "--fresh-env", "--write-all", "-q")
+    session.run("sphinx-build", *strictly, "-c", "docs", ".", "build/docs")
     in_runtime(session, "python", "scripts/build_reference.py", "--check")
     pytest(session, "tests/test_docs.py")
 
@@ -133,7 +136,7 @@ def bundle(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
-    """Made brains from raw files to pictures of what the network found."""
+    """Synthetic brains, from raw files to pictures of what the network found."""
     folder = Path(session.create_tmp()) / "demo"
     shutil.rmtree(folder, ignore_errors=True)
     in_runtime(session, "monaiseg", "demo", "--output", str(folder), *session.posargs)

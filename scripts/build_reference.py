@@ -62,7 +62,7 @@ def settings_page() -> str:
     schema = json_schema()
     opening = (
         "One JSON file with two sections, `dataset` and `tsk_set`. Every key has a default: write only what you change. "
-        "Unknown keys are refused with the nearest known name. Editors complete and check the file with "
+        "An unknown key is refused, with the nearest known name. Editors complete and check the file with "
         "[the schema](settings.schema.json), which `monaiseg settings schema` prints."
     )
     parts = ["# Settings", GENERATED, opening]
@@ -79,7 +79,7 @@ def settings_page() -> str:
             if "$ref" not in node
         ]
         parts += [title, section.get("description", "")]
-        parts += [_table(("key", "value", "default", ""), rows)] if rows else []
+        parts += [_table(("key", "value", "default", "meaning"), rows)] if rows else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -117,17 +117,28 @@ def _elsewhere(path: str) -> str:
 
 
 def command_page() -> str:
-    """Every command with its options."""
+    """Every command with its usage, its options by group, and its examples."""
     root = typer.main.get_command(app)
-    parts = ["# Command line", GENERATED, str(root.help)]
+    parts = ["# Command line", GENERATED, str(root.help), COMMON_TO_COMMANDS]
     for path, command in _commands(root, "monaiseg"):
+        context = command.context_class(command, info_name=path)
         parts += [f"## `{path}`", inspect.cleandoc(command.help or "")]
-        parts.append(_table(("option", "default", ""), [_option_row(p) for p in command.params]))
-    parts.append(
-        "Long options may be written with `_` for `-`. Exit codes: 0 done, 2 something you can put right (the message says how), "
-        "1 a bug (please report the traceback), 130 interrupted."
-    )
+        usage = re.sub(r"^Usage: |[{}]", "", command.get_usage(context))
+        parts.append(f"```text\n{usage}\n```")
+        for group, parameters in _groups(command).items():
+            rows = [_option_row(parameter, context) for parameter in parameters]
+            parts += [f"*{group}*", _table(("name", "value", "default", "meaning"), rows)]
+        if command.epilog:
+            parts += ["*Examples*", f"```console\n{_examples(command.epilog)}\n```"]
     return "\n\n".join(parts) + "\n"
+
+
+COMMON_TO_COMMANDS = """\
+`monaiseg --install-completion` teaches your shell to complete commands and options. Long options may be written with `_`
+in place of `-`, as in EasyReg.
+
+Exit codes: 0 done; 2 something that you can put right, and the message says how; 1 a bug, please report the traceback;
+130 interrupted."""
 
 
 def _commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -135,23 +146,52 @@ def _commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
     for name, child in getattr(command, "commands", {}).items():
         if hasattr(child, "commands"):
             yield from _commands(child, f"{path} {name}")
-        else:
+        elif not child.hidden:
             yield f"{path} {name}", child
 
 
-def _option_row(parameter: Any) -> tuple[str, str, str]:
-    """Names, default and help of an option or argument."""
-    is_option = parameter.param_type_name == "option"
-    names = [parameter.metavar or parameter.name.upper()]
-    if is_option:
+def _groups(command: Any) -> dict[str, list[Any]]:
+    """A command's parameters by the panel of its help that they are in; those that are hidden are left out."""
+    groups: dict[str, list[Any]] = {}
+    for parameter in command.params:
+        if not parameter.hidden:
+            is_argument = parameter.param_type_name == "argument"
+            group = parameter.rich_help_panel or ("Arguments" if is_argument else "Options")
+            groups.setdefault(group, []).append(parameter)
+    return groups
+
+
+KINDS = {"path": "path", "str": "text", "int": "whole number", "float": "number", "bool": ""}
+"""Of an option's type as the help shows it, such as `<int>` -> in words."""
+
+
+def _option_row(parameter: Any, context: Any) -> tuple[str, str, str, str]:
+    """Names, kind of value, default and help of an option or argument."""
+    if parameter.param_type_name == "argument":
+        names, kind = [parameter.metavar or parameter.name.upper()], "path"
+    else:
         names = [*parameter.opts, *parameter.secondary_opts]
-    has_default = parameter.default is not None and parameter.default is not False
+        kind = _kind(parameter.display_type_rich(context))
+    has_default = parameter.default is not None and not isinstance(parameter.default, bool)
     default = f"`{parameter.default}`" if has_default else ""
     return (
         ", ".join(f"`{name}`" for name in names),
+        kind,
         "required" if parameter.required else default,
         " ".join((parameter.help or "").split()),
     )
+
+
+def _kind(shown: str) -> str:
+    """What kind of value an option takes, from what its help shows: `<float range>` or a metavar."""
+    found = re.search(r"<(?:list\[)?(\w+)", shown)
+    return KINDS[found[1].lower()] if found else f"`{shown}`"
+
+
+def _examples(epilog: str) -> str:
+    """The commands at the end of a command's help, as they are typed."""
+    lines = [line.strip() for line in epilog.splitlines()]
+    return "\n".join(f"$ {line}" for line in lines if line.startswith("monaiseg"))
 
 
 # ---------------------------------------------------------------- Python
@@ -231,7 +271,7 @@ def _prose(item: Any) -> str:
     for line in text.splitlines():
         if line in {"Args:", "Returns:", "Raises:", "Yields:"}:
             in_section = True
-            lines += [f"*{line[:-1]}*", ""]
+            lines += [f"*{'Parameters' if line == 'Args:' else line[:-1]}*", ""]
         elif in_section and re.match(r"    \S", line):
             lines.append(
                 re.sub(r"^    (\w+):", r"- `\1`:", line) if ":" in line else f"- {line.strip()}"

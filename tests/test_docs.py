@@ -26,8 +26,8 @@ from monaiseg.settings.reading import settings_from_dict
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
-RUN_ON_PAGES = [path for path in PAGES if path.parent.name == "docs" or path.name == "README.md"]
-LANGUAGES = {"bash", "python", "json", "csv", "text", "console", "bibtex", "pycon", "floors"}
+RUN_ON_PAGES = [path for path in PAGES if path.parent != REPOSITORY or path.name == "README.md"]
+LANGUAGES = {"bash", "python", "json", "text", "console", "bibtex", "pycon"}
 
 _PIECE = re.compile(
     r"^<!-- before running\n(?P<hidden>.*?)^-->"
