@@ -23,7 +23,7 @@ from monaiseg.prediction import Predictor
 from monaiseg.settings.reading import settings_from_dict
 from monaiseg.settings.writing import dump_settings
 from monaiseg.training.checkpoint import Checkpoint, commit, load_checkpoint, newest
-from monaiseg.training.checkpoint_file import decode
+from monaiseg.training.checkpoint_file import decode, encode_record
 
 SETTINGS = settings_from_dict(
     {
@@ -243,10 +243,17 @@ def feed_meaning(raw: bytes, folder: Path) -> None:
 
 
 def draw_record(rng: Random) -> bytes:
-    """A harmed record."""
-    if rng.random() < 0.5:
+    """A harmed record; its checksum is put right now and then."""
+    if rng.random() < 0.3:
         return mutated(sound()[1], rng)
-    return json.dumps(mutated_document(json.loads(sound()[1]), rng)).encode("utf-8", "replace")
+    record = json.loads(sound()[1])
+    if rng.random() < 0.3:
+        return json.dumps(mutated_document(record, rng)).encode("utf-8", "replace")
+    del record["record_sha256"]
+    try:
+        return encode_record(mutated_document(record, rng))
+    except (TypeError, ValueError):  # what no record can hold
+        return b""
 
 
 def feed_record(raw: bytes, folder: Path) -> None:
