@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import checkpoint_files
 from bench import Bench, Plant
 from fuzz import models
 from monaiseg.training.checkpoint import Checkpoint, commit, save_best
@@ -32,15 +35,15 @@ def one_file(raw: Callable[[], bytes]) -> Plant:
     """A model of these bytes alone."""
 
     def plant(folder: Path) -> Path:
-        (folder / "model.pt").write_bytes(raw())
-        return folder / "model.pt"
+        (folder / "model.safetensors").write_bytes(raw())
+        return folder / "model.safetensors"
 
     return predict(plant)
 
 
 def saying(**changes: Any) -> Plant:
     """A sound checkpoint in which these fields say something else."""
-    return one_file(lambda: models.saved({**models.meaning(), **changes}))
+    return one_file(lambda: checkpoint_files.saying({**models.meaning(), **changes}))
 
 
 def generations(harm: Callable[[Path], Any]) -> Plant:
@@ -80,5 +83,21 @@ def turned(path: Path) -> None:
 
 
 def sound_model(folder: Path) -> Path:
-    (folder / "model.pt").write_bytes(models.sound()[0])
-    return folder / "model.pt"
+    (folder / "model.safetensors").write_bytes(models.sound()[0])
+    return folder / "model.safetensors"
+
+
+def of_torch(compression: int = zipfile.ZIP_STORED, **entries: bytes) -> bytes:
+    """A zip file as torch.save writes it, with these entries (`data_pkl` is `archive/data.pkl`)."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, entry in entries.items():
+            archive.writestr(f"archive/{name.replace('_', '.')}", entry)
+    return buffer.getvalue()
+
+
+def with_header(**changes: Any) -> bytes:
+    """The sound checkpoint whose header says something else about the first weight."""
+    header, data = checkpoint_files.apart(models.sound()[0])
+    header[f"network.{FIRST_KEY}"].update(changes)
+    return checkpoint_files.joined(header, data)

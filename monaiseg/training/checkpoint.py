@@ -1,77 +1,53 @@
 """Checkpoints: what a training needs to go on and a colleague to predict, in files that cannot run code.
 
-A *checkpoint* is one `.pt` file that describes itself: weights, settings, labels, history. Its *record*, a `.json` file
-of the same name, holds size and SHA-256; it is written last, and a file of a training counts from then on: it is a
-*commit*. A folder keeps two *generations*, `step-000000123` and the one before, the `best-epoch-0012` that the newest
-commit points to, and for good every `epoch-0050` that was asked for.
+A *checkpoint* is one `.safetensors` file that describes itself: weights, settings, labels, history. Its *record*, a
+`.json` file of the same name, holds size and SHA-256; it is written last, and a file of a training counts from then on:
+it is a *commit*. A folder keeps two *generations*, `step-000000123` and the one before, the `best-epoch-0012` that the
+newest commit points to, and for good every `epoch-0050` that was asked for.
 
-Loading is strict. torch's weights-only reader is a fence and not a proof: it checks no CRC, inflates what is compressed
-and takes tensors of any layout. So the file is surveyed first, and only plain values and dense tensors come through.
+`checkpoint_file` knows the bytes, `checkpoint_fields` what each part must hold.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import io
-import json
 import math
-import pickletools
 import platform
 import re
-import sys
 import warnings
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from monaiseg import __version__
 from monaiseg.errors import CheckpointError, DataError, MonaisegWarning, NumericsError, listed
 from monaiseg.files import TEMPORARY, read_bytes, remove, sha256_of, write_atomic
+from monaiseg.training.checkpoint_fields import (
+    FIELDS,
+    SCHEMA_VERSION,
+    check_version,
+    checked_fields,
+)
+from monaiseg.training.checkpoint_file import (
+    SUFFIX,
+    Weights,
+    decode,
+    decode_record,
+    encode,
+    encode_record,
+    first_not_finite,
+    separate,
+)
 
-SCHEMA_VERSION = 1
 MAX_BYTES = 8 << 30
 """No network of this library comes near; a larger file is something else."""
 MAX_RECORD_BYTES = 1 << 20
-MAX_ZIP_ENTRIES = 10_000
 EASYREGS_BEST = "model_best.pth.tar"
 
-_OWN_NAME = re.compile(r"(step-\d{9}|best-epoch-\d{4,})\.(pt|json)")
-_BEST_NAME = re.compile(r"best-epoch-\d{4,}\.pt")
-_ZIP_ENTRY = re.compile(
-    r"archive/(data\.pkl|version|byteorder|\.format_version|\.storage_alignment|"
-    r"\.data/serialization_id|data/\d+)"
-)
-_DTYPES = {
-    torch.float16: "HalfStorage",
-    torch.bfloat16: "BFloat16Storage",
-    torch.float32: "FloatStorage",
-    torch.float64: "DoubleStorage",
-    torch.uint8: "ByteStorage",
-    torch.int8: "CharStorage",
-    torch.int16: "ShortStorage",
-    torch.int32: "IntStorage",
-    torch.int64: "LongStorage",
-    torch.bool: "BoolStorage",
-}
-_GLOBALS = {
-    "collections OrderedDict",  # the (empty) hooks of every tensor
-    "torch._utils _rebuild_tensor_v2",
-    *(f"torch {storage}" for storage in _DTYPES.values()),
-}
-# What a pickle of protocol 2 needs for plain values and tensors; none of these builds an object.
-_OPCODES = {
-    "PROTO", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1",
-    "BINFLOAT", "BINUNICODE", "EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE", "EMPTY_LIST",
-    "APPEND", "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS", "BINPUT", "LONG_BINPUT", "BINGET",
-    "LONG_BINGET", "GLOBAL", "REDUCE", "BINPERSID",
-}  # fmt: skip
-
-Weights = Mapping[str, torch.Tensor]
+_OWN_NAME = re.compile(r"(step-\d{9}|best-epoch-\d{4,})\.(safetensors|json)")
 
 
 @dataclass(frozen=True)
@@ -109,8 +85,6 @@ class Checkpoint:
     """Names of the image channels, in the order the network takes them."""
     spacing: tuple[float, float, float]
     """Voxel size in mm along X, Y, Z that the network was laid out for."""
-    topology: Mapping[str, Any]
-    """Kernels, strides and channels of the network, for readers other than monaiseg."""
     fingerprint: Mapping[str, Any]
     """What must be the same for the same weights to come out; see `fingerprint()`."""
     optimizer: Mapping[str, Any] | None = None
@@ -132,7 +106,7 @@ class Checkpoint:
 
 
 def commit(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write the checkpoint and its record durably, then remove what is no longer needed. Returns the `.pt` file.
+    """Write the checkpoint and its record durably, then remove what is no longer needed. Returns the file.
 
     Whatever fails and whenever, a generation that `newest` loads is left, if there was one or this one was written.
 
@@ -186,15 +160,15 @@ def adopt_best(folder: Path, source: Checkpoint) -> Best | None:
 
 
 def keep(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write the checkpoint as `epoch-0050.pt`, which no commit removes."""
+    """Write the checkpoint as `epoch-0050.safetensors`, which no commit removes."""
     path, _ = _write(folder, f"epoch-{checkpoint.epoch:04d}", checkpoint)
     return path
 
 
 def _write(folder: Path, stem: str, checkpoint: Checkpoint) -> tuple[Path, str]:
     """The written file and its SHA-256. The record comes last: it is the commit point."""
-    path = folder / f"{stem}.pt"
-    payload = _encode(checkpoint)
+    path = folder / f"{stem}{SUFFIX}"
+    payload = _payload(checkpoint)
     digest = sha256_of(payload)
     record = {
         "schema_version": SCHEMA_VERSION,
@@ -205,59 +179,22 @@ def _write(folder: Path, stem: str, checkpoint: Checkpoint) -> tuple[Path, str]:
         "epoch": checkpoint.epoch,
         "epoch_closed": checkpoint.epoch_closed,
         "best": None if checkpoint.best is None else asdict(checkpoint.best),
-        "settings_sha256": sha256_of(checkpoint.settings.encode()),
-        "labels": [label["name"] for label in checkpoint.labels],
-        "versions": dict(checkpoint.versions),
     }
     write_atomic(path, payload)
-    write_atomic(_record_path(path), (json.dumps(record, indent=2) + "\n").encode())
+    write_atomic(_record_path(path), encode_record(record))
     return path, digest
 
 
-def _encode(checkpoint: Checkpoint) -> bytes:
-    """The file's bytes, already read back once by the strict loader: nothing is written that it would refuse."""
-    state: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
-    for name in _FIELDS:
-        state[name] = _plain(getattr(checkpoint, name), name)
-    if broken := _first_not_finite(state):
+def _payload(checkpoint: Checkpoint) -> bytes:
+    state: dict[str, Any] = {name: getattr(checkpoint, name) for name in FIELDS}
+    state["best"] = None if checkpoint.best is None else asdict(checkpoint.best)
+    document, tensors = separate({"schema_version": SCHEMA_VERSION, **state})
+    if broken := first_not_finite(tensors):
         raise NumericsError(
             f"step {checkpoint.step}: {broken} holds NaN or infinite numbers; nothing was written and the "
             "earlier checkpoints stay; lower `tsk_set.optim.lr` and resume"
         )
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    payload = buffer.getvalue()
-    _decode(payload, f"checkpoint of step {checkpoint.step}")
-    return payload
-
-
-def _plain(value: Any, name: str) -> Any:
-    """Rebuilt from exact built-in types and whole, dense CPU tensors, all new, so that equal values give equal bytes.
-
-    A pickle refers back to strings that it has met as the same object: equal ones become the same here.
-    """
-    if isinstance(value, torch.Tensor):
-        tensor = value.detach().cpu().as_subclass(torch.Tensor).contiguous()
-        return tensor if _is_whole(tensor) else tensor.clone()
-    if isinstance(value, Best):
-        return asdict(value)
-    if isinstance(value, Mapping):
-        return {_one(key): _plain(item, f"{name}.{key}") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        items = [_plain(item, f"{name}.{index}") for index, item in enumerate(value)]
-        return items if isinstance(value, list) else tuple(items)
-    if isinstance(value, np.generic):
-        return value.item()
-    if type(value) in _PLAIN_TYPES:
-        return _one(value)
-    raise TypeError(
-        f"{name} is a {type(value).__name__}; a checkpoint holds tensors and plain values"
-    )
-
-
-def _one(value: Any) -> Any:
-    """The same object for equal strings."""
-    return sys.intern(value) if type(value) is str else value
+    return encode(document, tensors)
 
 
 def _prune(folder: Path, checkpoint: Checkpoint) -> None:
@@ -267,7 +204,7 @@ def _prune(folder: Path, checkpoint: Checkpoint) -> None:
     """
     current = f"step-{checkpoint.step:09d}"
     earlier = (path for path in _step_records(folder) if path.stem < current)
-    older = next((path.stem for path in earlier if _is_intact(path.with_suffix(".pt"))), None)
+    older = next((path.stem for path in earlier if _is_intact(path.with_suffix(SUFFIX))), None)
     best = None if checkpoint.best is None else Path(checkpoint.best.file).stem
     own = [path for path in folder.iterdir() if _OWN_NAME.fullmatch(path.name)]
     superfluous = [path for path in own if path.stem not in {current, older, best}]
@@ -299,7 +236,7 @@ def newest(folder: str | Path) -> Checkpoint:
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Checkpoint from a `.pt` file, or the best (before the first validation the newest) of a run folder.
+    """Checkpoint from its file, or the best (before the first validation the newest) of a run folder.
 
     `checkpoints/model_best.pth.tar`, as EasyReg's users name it, is the best of that folder.
 
@@ -344,7 +281,7 @@ def _newest(folder: Path) -> Checkpoint:
     damaged: list[str] = []
     for record in _step_records(folder):
         try:
-            found = _load(record.with_suffix(".pt"))
+            found = _load(record.with_suffix(SUFFIX))
         except CheckpointError as error:
             damaged.append(str(error))
             continue
@@ -360,8 +297,8 @@ def _newest(folder: Path) -> Checkpoint:
             f"{listed(damaged)}\n{folder}: no checkpoint is left that can be used; train again under another task name"
         )
     raise CheckpointError(
-        f"{folder}: holds no committed checkpoint (step-*.pt with its .json); give the folder of a training, or the "
-        "path of one .pt file"
+        f"{folder}: holds no committed checkpoint (step-*{SUFFIX} with its .json); give the folder of a training, or "
+        f"the path of one {SUFFIX} file"
     )
 
 
@@ -395,7 +332,9 @@ def _load(path: Path, expected_sha256: str | None = None) -> Checkpoint:
             f"{path}: has SHA-256 {str(digest)[:12]}..., but the newest commit names {expected_sha256[:12]}... as "
             "best: the file was exchanged; use another checkpoint"
         )
-    checkpoint = _as_checkpoint(_decode(payload, str(path)), path)
+    state = checked_fields(decode(payload, path), path)
+    best = state.pop("best")
+    checkpoint = Checkpoint(**state, best=best and Best(**best), path=path)
     if record and record["step"] != checkpoint.step:
         raise CheckpointError(
             f"{path}: is of step {checkpoint.step}, but {record_path.name} says {record['step']}: the record is "
@@ -409,81 +348,15 @@ def _read(path: Path, most: int) -> bytes:
         return read_bytes(path, most)
     except DataError as error:
         what, _, _ = str(error).rpartition("; ")
-        raise CheckpointError(f"{what}; give a .pt file or the folder of a training") from error
+        raise CheckpointError(
+            f"{what}; give a {SUFFIX} file or the folder of a training"
+        ) from error
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    raw = _read(path, MAX_RECORD_BYTES)
-    try:
-        record = json.loads(raw)
-    except (ValueError, RecursionError):
-        record = None
-    if (
-        not isinstance(record, dict)
-        or not {"schema_version", "size", "sha256", "step"} <= record.keys()
-    ):
-        raise CheckpointError(
-            f"{path}: is not the record of a checkpoint: damaged; use another checkpoint, or remove this file to load "
-            "without its check"
-        )
-    _check_version(record["schema_version"], path)
+    record = decode_record(_read(path, MAX_RECORD_BYTES), path)
+    check_version(record["schema_version"], path)
     return record
-
-
-def _as_checkpoint(state: Any, path: Path) -> Checkpoint:
-    if type(state) is not dict or "schema_version" not in state:
-        raise CheckpointError(
-            f"{path}: is not a checkpoint of monaiseg; use one that it has written"
-        )
-    _check_version(state.pop("schema_version"), path)
-    wrong = sorted(str(name) for name in state.keys() ^ _FIELDS.keys())
-    wrong += [
-        name for name, kinds in _FIELDS.items() if name in state and type(state[name]) not in kinds
-    ]
-    if not wrong:
-        wrong = [name for name, fits in _meaning(state).items() if not fits]
-    if wrong:
-        raise CheckpointError(
-            f"{path}: {', '.join(wrong)} is missing, unknown or of the wrong kind; use another checkpoint"
-        )
-    best = state.pop("best")
-    return Checkpoint(**state, best=best and Best(**best), path=path)
-
-
-def _meaning(state: Mapping[str, Any]) -> dict[str, bool]:
-    """Whether each field holds what its users rely on."""
-    best = state["best"]
-
-    def are_weights(value: Any) -> bool:
-        return bool(value) and all(
-            type(key) is str and type(item) is torch.Tensor for key, item in value.items()
-        )
-
-    return {
-        "step": state["step"] >= 0,
-        "epoch": state["epoch"] >= 0,
-        "network": are_weights(state["network"]),
-        "averaged": state["averaged"] is None or are_weights(state["averaged"]),
-        "spacing": len(state["spacing"]) == 3
-        and all(type(mm) in (int, float) and 0 < mm < math.inf for mm in state["spacing"]),
-        "labels": all(type(label) is dict for label in state["labels"]),
-        "channels": all(type(name) is str for name in state["channels"]),
-        "history": all(type(row) is dict for row in state["history"]),
-        "best": best is None
-        or (
-            {name: type(item) for name, item in best.items()}
-            == {"epoch": int, "value": float, "file": str, "sha256": str}
-            and _BEST_NAME.fullmatch(best["file"]) is not None
-        ),
-    }
-
-
-def _check_version(version: Any, path: Path) -> None:
-    if version != SCHEMA_VERSION:
-        raise CheckpointError(
-            f"{path}: has schema_version {version!r} and this monaiseg reads {SCHEMA_VERSION}: use it with the monaiseg "
-            "that wrote it, or train again"
-        )
 
 
 def _commits_folder(path: Path) -> Path:
@@ -512,131 +385,3 @@ def _is_intact(path: Path, expected_sha256: str | None = None) -> bool:
 
 def _form(tensor: torch.Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-
-
-_PLAIN_TYPES = (str, int, float, bool, type(None))
-_MAYBE = (dict, type(None))
-_FIELDS: dict[str, tuple[type, ...]] = {
-    "step": (int,),
-    "epoch": (int,),
-    "epoch_closed": (bool,),
-    "network": (dict,),
-    "settings": (str,),
-    "labels": (list, tuple),
-    "channels": (list, tuple),
-    "spacing": (tuple, list),
-    "topology": (dict,),
-    "fingerprint": (dict,),
-    "optimizer": _MAYBE,
-    "scheduler": _MAYBE,
-    "scaler": _MAYBE,
-    "averaged": _MAYBE,
-    "best": _MAYBE,
-    "history": (list, tuple),
-    "versions": (dict,),
-}
-
-
-def _decode(payload: bytes, where: str) -> Any:
-    """Plain values and dense, finite CPU tensors, nested in dictionaries, lists and tuples.
-
-    Raises:
-        CheckpointError: the bytes are anything else.
-    """
-    try:
-        state = torch.load(_repacked(payload), map_location="cpu", weights_only=True)
-        _check_tensors(state)
-    except Exception as error:  # whatever a hostile file makes the zip and pickle readers raise
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(
-            f"{where}: is damaged or not a checkpoint of monaiseg ({reason}); use another checkpoint"
-        ) from error
-    return state
-
-
-def _repacked(payload: bytes) -> io.BytesIO:
-    """The same records in a new zip file, so that torch's zip reader sees only what has been checked here."""
-    clean = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(payload)) as source, zipfile.ZipFile(clean, "w") as target:
-        entries = source.infolist()
-        if (
-            len({entry.filename for entry in entries}) != len(entries)
-            or len(entries) > MAX_ZIP_ENTRIES
-        ):
-            raise CheckpointError(
-                f"{len(entries)} records, some twice or more than {MAX_ZIP_ENTRIES}"
-            )
-        if sum(entry.file_size for entry in entries) > len(payload):
-            raise CheckpointError(
-                f"its records claim more than the {len(payload)} bytes of the file"
-            )
-        for entry in entries:
-            if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-                raise CheckpointError(f"record {entry.filename!r} is compressed")
-            if not _ZIP_ENTRY.fullmatch(entry.filename):
-                raise CheckpointError(f"record {entry.filename!r} has no place in a checkpoint")
-            record = source.read(entry)  # compares the CRC, which torch does not
-            if entry.filename == "archive/data.pkl":
-                _check_opcodes(record)
-            target.writestr(zipfile.ZipInfo(entry.filename), record)
-    clean.seek(0)
-    return clean
-
-
-def _check_opcodes(code: bytes) -> None:
-    """Refuse a pickle that does more than build plain values and tensors, by reading it without running it."""
-    for opcode, argument, _ in pickletools.genops(code):
-        if opcode.name not in _OPCODES:
-            raise CheckpointError(
-                f"its pickle has the opcode {opcode.name}, which plain data does not need"
-            )
-        if opcode.name == "GLOBAL" and argument not in _GLOBALS:
-            raise CheckpointError(f"it refers to {argument!r}, which plain data does not need")
-
-
-def _tensors(value: Any, name: str, seen: set[int]) -> Iterator[tuple[str, torch.Tensor]]:
-    """All tensors with their names; refuses other types, and containers that stand in two places.
-
-    The latter could hold each other in a ring, or unfold to more than any memory.
-    """
-    if type(value) in (dict, list, tuple):
-        if value and id(value) in seen:
-            raise CheckpointError(f"{name[1:]} stands in two places")
-        seen.add(id(value))
-        for key, item in value.items() if type(value) is dict else enumerate(value):
-            if type(key) not in (str, int):
-                raise CheckpointError(f"{name[1:]} has a key of type {type(key).__name__}")
-            yield from _tensors(item, f"{name}.{key}", seen)
-    elif type(value) is torch.Tensor:
-        yield name[1:], value
-    elif type(value) not in _PLAIN_TYPES:
-        raise CheckpointError(f"{name[1:]} is a {type(value).__name__}")
-
-
-def _check_tensors(state: Any) -> None:
-    for name, tensor in _tensors(state, "", set()):
-        if not _is_whole(tensor) or tensor.dtype not in _DTYPES:
-            raise CheckpointError(f"{name} is not a dense tensor of its own, of a plain type")
-    if broken := _first_not_finite(state):
-        raise CheckpointError(f"{broken} holds NaN or infinite numbers")
-
-
-def _is_whole(tensor: torch.Tensor) -> bool:
-    """Whether a tensor lies densely on the CPU in a storage of just its size; asked before any value is touched."""
-    return (
-        tensor.layout is torch.strided
-        and tensor.device.type == "cpu"
-        and tensor.is_contiguous()
-        and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-    )
-
-
-def _first_not_finite(state: Any) -> str | None:
-    return next(
-        (
-            name
-            for name, tensor in _tensors(state, "", set())
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
-        ),
-        None,
-    )

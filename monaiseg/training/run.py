@@ -41,7 +41,7 @@ from monaiseg.errors import (
     lack_of_memory,
 )
 from monaiseg.files import check_room
-from monaiseg.networks import InBFloat16, ResidualUNet, Topology, build_loss, count_windows
+from monaiseg.networks import InBFloat16, ResidualUNet, build_loss, count_windows
 from monaiseg.settings import Settings, changed, dump_settings, parse_settings
 from monaiseg.training import checkpoint as checkpoints
 from monaiseg.training import distributed
@@ -532,7 +532,6 @@ class Training:
             labels=self.table.to_records(),
             channels=self.task.channel_names,
             spacing=self.spacing,
-            topology=_topology_of(self.network),
             fingerprint=self.fingerprint,
             best=self.best,
             history=self.history,
@@ -816,18 +815,6 @@ def _case_loader(loader: object) -> CaseLoader:
         f"the training's loader is a {type(loader).__name__}, whose passes cannot be repeated; make it by "
         "monaiseg.training.build_training_loader, around whatever dataset"
     )
-
-
-def _topology_of(network: nn.Module) -> dict[str, Any]:
-    """Kernels, strides and channels of our network; nothing of another's."""
-    topology = getattr(network, "topology", None)
-    if not isinstance(topology, Topology):
-        return {}
-    return {
-        "kernels": [list(kernel) for kernel in topology.kernels],
-        "strides": [list(stride) for stride in topology.strides],
-        "channels": list(topology.channels),
-    }
 
 
 def _smaller_step(settings: Settings) -> str:

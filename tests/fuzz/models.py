@@ -1,15 +1,12 @@
-"""Fuzzers of checkpoints: the file's bytes, its pickle, its zip directory, what it means, and its record."""
+"""Fuzzers of checkpoints: the file's bytes, its header, its document, what it means, and its record."""
 
 from __future__ import annotations
 
 import functools
-import io
+import hashlib
 import json
-import pickletools
 import tempfile
 import warnings
-import zipfile
-from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from random import Random
@@ -17,14 +14,16 @@ from typing import Any
 
 import torch
 
+from checkpoint_files import ZEROS, apart, document_of, joined, saying, sealed, text_of
 from fuzz import Fuzzer
-from fuzz.mutators import NASTY_NUMBERS, mutated, mutated_document, nasty
+from fuzz.mutators import NASTY_NUMBERS, NASTY_TEXTS, as_json, mutated, mutated_document, nasty
 from monaiseg.data.labels import LabelTable
 from monaiseg.networks.residual_unet import network_of
 from monaiseg.prediction import Predictor
 from monaiseg.settings.reading import settings_from_dict
 from monaiseg.settings.writing import dump_settings
 from monaiseg.training.checkpoint import Checkpoint, commit, load_checkpoint, newest
+from monaiseg.training.checkpoint_file import decode, encode_record
 
 SETTINGS = settings_from_dict(
     {
@@ -34,7 +33,7 @@ SETTINGS = settings_from_dict(
 )
 TABLE = LabelTable.from_values([1, 2], {1: "left", 2: "right"})
 SPACING = (1.0, 1.0, 1.2)
-warnings.filterwarnings("ignore")  # torch's, on what it finds in a pickle
+warnings.filterwarnings("ignore")  # torch's, on what it is handed
 
 
 @functools.cache
@@ -51,7 +50,6 @@ def sound() -> tuple[bytes, bytes]:
         labels=TABLE.to_records(),
         channels=("t1",),
         spacing=SPACING,
-        topology={"strides": [[1, 1, 1]]},
         fingerprint={"threads": 1},
         optimizer={"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]},
         history=({"epoch": 1, "loss": 0.5},),
@@ -61,25 +59,9 @@ def sound() -> tuple[bytes, bytes]:
         return path.read_bytes(), path.with_suffix(".json").read_bytes()
 
 
-@functools.cache
-def entries() -> dict[str, bytes]:
-    """The records of the sound checkpoint's zip file."""
-    with zipfile.ZipFile(io.BytesIO(sound()[0])) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def packed(records: Iterable[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED) -> bytes:
-    """Records as a zip file with right checksums."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as archive:
-        for name, record in records:
-            archive.writestr(name, record)
-    return buffer.getvalue()
-
-
 def feed_checkpoint(raw: bytes, folder: Path) -> None:
     """A checkpoint that loads holds dense finite tensors, no larger than its file, and plain values."""
-    path = folder / "model.pt"
+    path = folder / "model.safetensors"
     path.write_bytes(raw)
     check_plain(load_checkpoint(path), len(raw))
 
@@ -109,107 +91,98 @@ def check_plain(checkpoint: Checkpoint, size: int) -> None:
     assert held <= size
 
 
-# ---------------------------------------------------------------- bytes, pickle, zip directory
+# ---------------------------------------------------------------- bytes, header, document
 
 
 def draw_bytes(rng: Random) -> bytes:
-    """The file with harmed bytes, where its directory lies more often."""
+    """The file with harmed bytes, more often where its header lies; its checksum is put right now and then."""
     raw = sound()[0]
-    if rng.random() < 0.5:
-        at = rng.randrange(max(len(raw) - 4000, 0), len(raw))
-        return raw[:at] + mutated(raw[at:], rng)
-    return mutated(raw, rng)
-
-
-_NAMES = (
-    "os system", "posix system", "builtins eval", "builtins exec", "builtins getattr", "subprocess Popen",
-    "torch._utils _rebuild_sparse_tensor", "torch._utils _rebuild_qtensor", "torch._utils _rebuild_parameter",
-    "torch._utils _rebuild_meta_tensor_no_storage", "torch ComplexFloatStorage", "torch HalfStorage", "torch LongStorage",
-    "torch BoolStorage", "torch ByteStorage", "numpy.core.multiarray scalar", "_codecs encode", "collections Counter",
-    "torch.serialization load", "torch.jit load", "runpy run_path", "builtins bytearray", "torch Tensor",
-)  # fmt: skip
-
-
-def draw_pickle(rng: Random) -> bytes:
-    """A sound zip file around a harmed pickle: other globals, other numbers, other opcodes."""
-    code = entries()["archive/data.pkl"]
-    places = [(op.name, argument, at) for op, argument, at in pickletools.genops(code)]
-    for _ in range(rng.randint(1, 3)):
-        kind = rng.randrange(5)
-        if kind == 0:
-            found = [(argument, at) for name, argument, at in places if name == "GLOBAL"]
-            old, _ = rng.choice(found)
-            code = code.replace(_line(old), _line(rng.choice(_NAMES)), rng.choice((1, -1)))
-        elif kind == 1:
-            at = rng.choice(
-                [at for name, _, at in places if name in ("BININT", "BININT1", "BININT2")]
-            )
-            code = (
-                code[: at + 1]
-                + rng.choice((b"\xff", b"\0", b"\x7f", rng.randbytes(1)))
-                + code[at + 2 :]
-            )
-        elif kind == 2:
-            at = rng.choice(places)[2]
-            code = (
-                code[:at]
-                + rng.choice((b"R", b"0", b"(", b"t", b"]", b"}", b"b", b"\x81", b"Q", b"2", b"."))
-                + code[at:]
-            )
-        elif kind == 3:
-            at = rng.choice(places)[2]
-            number = rng.choice((2**31 - 1, -1, 10**12, 2**62))
-            code = code[:at] + b"\x8a\x08" + number.to_bytes(8, "little", signed=True) + code[at:]
-        else:
-            code = mutated(code, rng, 2)
-    return packed(
-        (name, code if name.endswith("data.pkl") else it) for name, it in entries().items()
-    )
-
-
-def _line(name: str) -> bytes:
-    return b"c" + name.replace(" ", "\n").encode() + b"\n"
-
-
-def draw_zip(rng: Random) -> bytes:
-    """A zip file with records lost, doubled, renamed, swapped, packed, or with a directory that lies."""
-    records = list(entries().items())
-    kind = rng.randrange(7)
+    length = 8 + int.from_bytes(raw[:8], "little")
+    kind = rng.randrange(3)
     if kind == 0:
-        records.pop(rng.randrange(len(records)))
-    elif kind == 1:
-        records.append(rng.choice(records))
-    elif kind == 2:
-        name = rng.choice(
-            (
-                "../x",
-                "/etc/x",
-                "archive/code/x.py",
-                "archive/data/99",
-                "archive/constants.pkl",
-                "x",
-                "a\0b",
-            )
-        )
-        records.insert(rng.randrange(len(records)), (name, rng.randbytes(10)))
-    elif kind == 3:
-        (a, old), (b, new) = rng.sample(records, 2)
-        records = [(n, new if n == a else old if n == b else it) for n, it in records]
-    elif kind == 4:
-        at = rng.randrange(len(records))
-        records[at] = records[at][0], mutated(records[at][1] or b"\0", rng)
-    raw = packed(
-        records,
-        rng.choice(
-            (zipfile.ZIP_STORED,) * 3 + (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-        ),
+        return mutated(raw, rng)
+    if kind == 1:
+        return mutated(raw[:length], rng) + raw[length:]
+    return resealed(raw[:length] + mutated(raw[length:], rng))
+
+
+def draw_header(rng: Random) -> bytes:
+    """A sound file under a harmed header: other types, shapes, places, names, lengths, forms of JSON."""
+    header, data = apart(sound()[0])
+    for _ in range(rng.randint(1, 2)):
+        name = rng.choice([name for name in header if name != "__metadata__"])
+        entry = header[name]
+        kind = rng.randrange(7)
+        if kind == 0:
+            header[name] = entry | {"dtype": rng.choice(_DTYPES)}
+        elif kind == 1:
+            header[name] = entry | {"shape": [rng.choice(NASTY_NUMBERS) for _ in entry["shape"]]}
+        elif kind == 2:
+            places = entry["data_offsets"]
+            header[name] = entry | {
+                "data_offsets": [place + rng.choice((-4, -1, 0, 4, 2**40)) for place in places]
+            }
+        elif kind == 3:
+            header[rng.choice(NASTY_TEXTS)] = header.pop(name)
+        elif kind == 4:
+            header[rng.choice(NASTY_TEXTS)] = entry
+        elif kind == 5:
+            header[name] = entry | {"shape": entry["shape"][::-1] + [1] * rng.randrange(8)}
+        else:
+            header = mutated_document(header, rng, 1)
+        if len(header) < 3:
+            break
+    raw = as_json(header, rng)
+    length = (
+        rng.choice((0, 1, len(raw) - 1, len(raw) + 1, 2**32, 2**63)) if rng.random() < 0.1 else None
     )
-    if kind == 5:  # sizes and places in the central directory
-        at = raw.rindex(b"PK\1\2") + rng.choice((8, 10, 16, 20, 24, 28, 30, 42))
-        raw = (
-            raw[:at] + rng.choice((b"\xff\xff\xff\xff", bytes(4), rng.randbytes(4))) + raw[at + 4 :]
-        )
-    return rng.randbytes(7) + raw if kind == 6 else raw
+    return resealed(joined(raw, data, length))
+
+
+_DTYPES = (
+    "F64",
+    "F32",
+    "F16",
+    "BF16",
+    "I64",
+    "I32",
+    "I16",
+    "I8",
+    "U8",
+    "BOOL",
+    "C64",
+    "F8_E4M3",
+    "F4",
+    "U64",
+    "",
+    "f32",
+)
+
+
+def draw_document(rng: Random) -> bytes:
+    """A sound file around a harmed document, with the right checksum."""
+    header, data = apart(sound()[0])
+    del header["__metadata__"]
+    document = {"sha256": ZEROS, "state": document_of(sound()[0])["state"]}
+    kind = rng.randrange(4)
+    if kind == 0:
+        text = mutated(text_of(document).encode(), rng).decode("utf-8", "replace")
+    elif kind == 1:
+        text = as_json(document, rng).decode("utf-8", "replace")
+    else:
+        part = rng.choice(list(document["state"]))
+        mark = rng.choice(("$tensor", "$number", "$numbered"))
+        planted = {mark: rng.choice(("nan", "network", rng.choice(list(header)), nasty(rng)))}
+        state = document["state"] | {part: planted}
+        document["state"] = mutated_document(document["state"], rng) if kind == 2 else state
+        text = json.dumps(document, separators=(",", ":"), ensure_ascii=rng.random() < 0.2)
+    return sealed(text, header, data)
+
+
+def resealed(raw: bytes) -> bytes:
+    """The file with the checksum that belongs to its content, where it still holds the sound one's."""
+    blank = raw.replace(document_of(sound()[0])["sha256"].encode(), ZEROS.encode(), 1)
+    return blank.replace(ZEROS.encode(), hashlib.sha256(blank).hexdigest().encode(), 1)
 
 
 # ---------------------------------------------------------------- what it means
@@ -218,8 +191,7 @@ def draw_zip(rng: Random) -> bytes:
 @functools.cache
 def meaning() -> dict[str, Any]:
     """The state in the sound file."""
-    state: dict[str, Any] = torch.load(io.BytesIO(sound()[0]), weights_only=True)
-    return state
+    return decode(sound()[0], "the sound checkpoint")
 
 
 def draw_meaning(rng: Random) -> bytes:
@@ -250,21 +222,14 @@ def draw_meaning(rng: Random) -> bytes:
         else:
             state[rng.choice(list(state))] = nasty(rng)
     try:
-        return saved(state)
-    except (OverflowError, RuntimeError, UnicodeError):  # what no pickle can hold
+        return saying(state)
+    except (TypeError, UnicodeError):  # what no document can hold
         return b""
-
-
-def saved(state: dict[str, Any]) -> bytes:
-    """A checkpoint file's bytes."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
 
 
 def feed_meaning(raw: bytes, folder: Path) -> None:
     """A checkpoint that a Predictor accepts has a network that labels an image."""
-    path = folder / "model.pt"
+    path = folder / "model.safetensors"
     path.write_bytes(raw)
     predictor = Predictor(path, device="cpu")
     channels = predictor.settings.dataset.num_channels
@@ -278,23 +243,30 @@ def feed_meaning(raw: bytes, folder: Path) -> None:
 
 
 def draw_record(rng: Random) -> bytes:
-    """A harmed record."""
-    if rng.random() < 0.5:
+    """A harmed record; its checksum is put right now and then."""
+    if rng.random() < 0.3:
         return mutated(sound()[1], rng)
-    return json.dumps(mutated_document(json.loads(sound()[1]), rng)).encode("utf-8", "replace")
+    record = json.loads(sound()[1])
+    if rng.random() < 0.3:
+        return json.dumps(mutated_document(record, rng)).encode("utf-8", "replace")
+    del record["record_sha256"]
+    try:
+        return encode_record(mutated_document(record, rng))
+    except (TypeError, ValueError):  # what no record can hold
+        return b""
 
 
 def feed_record(raw: bytes, folder: Path) -> None:
     """A record that is accepted belongs to its checkpoint."""
-    (folder / "step-000000003.pt").write_bytes(sound()[0])
+    (folder / "step-000000003.safetensors").write_bytes(sound()[0])
     (folder / "step-000000003.json").write_bytes(raw)
     assert newest(folder).step == 3
 
 
 FUZZERS = (
     Fuzzer("checkpoint_bytes", lambda: sound()[0], draw_bytes, feed_checkpoint),
-    Fuzzer("checkpoint_pickles", lambda: packed(entries().items()), draw_pickle, feed_checkpoint),
-    Fuzzer("checkpoint_zips", lambda: sound()[0], draw_zip, feed_checkpoint),
+    Fuzzer("checkpoint_headers", lambda: sound()[0], draw_header, feed_checkpoint),
+    Fuzzer("checkpoint_documents", lambda: sound()[0], draw_document, feed_checkpoint),
     Fuzzer("checkpoint_meanings", lambda: sound()[0], draw_meaning, feed_meaning),
     Fuzzer("checkpoint_records", lambda: sound()[1], draw_record, feed_record),
 )

@@ -84,9 +84,9 @@ ACCEPTED = [
     Row(53, "nearly whole labels", label(LABEL.astype(np.int16), scl_slope=0.9999), r"S1\.nii: label values rounded, by up to 0\.0004"),
     Row(57, "all background", label(FLAT), "case 'S1': its label map is all background"),
     Row(59, "inverted", label(np.where(LABEL == 4, 0, 1).astype(np.uint8)), "case 'S1': 98% of its label map is foreground; is it inverted"),
-    Row(60, "newest damaged", generations(lambda f: turned(f / "step-000000004.pt")), r"note: .*step-000000004\.pt: .* the file is damaged(.|\n)*the older .*step-000000003\.pt"),
-    Row(60, "newest empty", generations(lambda f: (f / "step-000000004.pt").write_bytes(b"")), r"note: .*step-000000004\.pt: (.|\n)*the older"),
-    Row(60, "newest missing", generations(lambda f: (f / "step-000000004.pt").unlink()), r"note: .*step-000000004\.pt: (.|\n)*the older"),
+    Row(60, "newest damaged", generations(lambda f: turned(f / "step-000000004.safetensors")), r"note: .*step-000000004\.safetensors: .* the file is damaged(.|\n)*the older .*step-000000003\.safetensors"),
+    Row(60, "newest empty", generations(lambda f: (f / "step-000000004.safetensors").write_bytes(b"")), r"note: .*step-000000004\.safetensors: (.|\n)*the older"),
+    Row(60, "newest missing", generations(lambda f: (f / "step-000000004.safetensors").unlink()), r"note: .*step-000000004\.safetensors: (.|\n)*the older"),
 ]  # fmt: skip
 
 

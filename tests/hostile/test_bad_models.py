@@ -10,25 +10,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
+import checkpoint_files
 from bench import Bench, Row, call, check_refusal, ids, table
 from bench_models import (
     FIRST_KEY,
     NARROW,
     generations,
+    of_torch,
     one_file,
     predict,
     saying,
     turned,
     with_best,
+    with_header,
 )
 from fuzz import models
 
 
 def with_turned_weight() -> bytes:
     """The sound checkpoint with one bit of a weight turned."""
-    raw, weight = bytearray(models.sound()[0]), max(models.entries().values(), key=len)
-    raw[raw.index(weight) + len(weight) // 2] ^= 1
+    raw = bytearray(models.sound()[0])
+    raw[-100] ^= 1
     return bytes(raw)
 
 
@@ -60,23 +64,25 @@ def other_labels(bench: Bench) -> Sequence[str]:
 
 
 MODELS_REFUSED = [
-    Row(60, "missing", predict(lambda f: f / "model.pt"), r"model\.pt: cannot be read \(No such file.*give a \.pt file"),
-    Row(60, "empty", one_file(lambda: b""), r"model\.pt: is damaged or not a checkpoint .*; use another checkpoint"),
-    Row(60, "truncated", one_file(lambda: models.sound()[0][:-100]), r"model\.pt: is damaged .*; use another checkpoint"),
-    Row(60, "flipped bit", one_file(with_turned_weight), r"model\.pt: is damaged .*Bad CRC-32.*; use another checkpoint"),
-    Row(60, "no generation left", generations(lambda f: [turned(p) for p in f.glob("*.pt")]), r"no checkpoint is left that can be used; train again"),
-    Row(61, "code", one_file(lambda: models.packed({**models.entries(), "archive/data.pkl": b"cos\nsystem\n(S'true'\ntR."}.items())), r"model\.pt: .*(refers to|opcode).*; use another"),
-    Row(61, "deflated", one_file(lambda: models.packed(models.entries().items(), zipfile.ZIP_DEFLATED)), r"is compressed|claim more than.*; use another"),
-    Row(61, "foreign zip", one_file(lambda: models.packed([("evil.sh", b"true")])), r"'evil\.sh' has no place in a checkpoint\); use another"),
-    Row(61, "sparse", saying(optimizer={"a": torch.eye(3).to_sparse()}), r"model\.pt: .*; use another checkpoint"),
-    Row(61, "terabytes in four bytes", saying(network={"a": torch.zeros(1).expand(10**6, 10**6)}), r"is not a dense tensor of its own.*; use another"),
+    Row(60, "missing", predict(lambda f: f / "model.safetensors"), r"model\.safetensors: cannot be read \(No such file.*give a \.safetensors file"),
+    Row(60, "empty", one_file(lambda: b""), r"model\.safetensors: is damaged or not a checkpoint .*; use another checkpoint"),
+    Row(60, "truncated", one_file(lambda: models.sound()[0][:-100]), r"model\.safetensors: is damaged .*tensors end at byte \d+, the file at \d+\); use another checkpoint"),
+    Row(60, "flipped bit", one_file(with_turned_weight), r"model\.safetensors: is damaged .*its SHA-256 is .*; use another checkpoint"),
+    Row(60, "no generation left", generations(lambda f: [turned(p) for p in f.glob("*.safetensors")]), r"no checkpoint is left that can be used; train again"),
+    Row(61, "code", one_file(lambda: of_torch(data_pkl=b"cos\nsystem\n(S'true'\ntR.")), r"model\.safetensors: .*can hold code and are not read; use another checkpoint: train with EasyReg's settings"),
+    Row(61, "deflated", one_file(lambda: of_torch(zipfile.ZIP_DEFLATED, data_pkl=b".")), r"can hold code and are not read; use another"),
+    Row(61, "foreign zip", one_file(lambda: of_torch(evil_sh=b"true")), r"can hold code and are not read; use another"),
+    Row(61, "sparse", one_file(lambda: with_header(dtype="SPARSE")), r"'SPARSE', which no checkpoint has\); use another"),
+    Row(61, "terabytes in four bytes", one_file(lambda: with_header(shape=[10**6, 10**6])), r"takes 4000000000000 bytes and has the bytes .*; use another"),
+    Row(61, "a key twice", one_file(lambda: checkpoint_files.joined(b'{"a": {}, "a": {}}', b"")), r"its header has the key 'a' twice\); use another"),
+    Row(61, "of another program", one_file(lambda: save({"a": torch.ones(1)}, {"format": "pt"})), r"of another program\); use another"),
     Row(62, "weight missing", saying(network=without(FIRST_KEY)), rf"do not fit the network: {FIRST_KEY} is missing; use the network settings"),
     Row(62, "other width", saying(settings=NARROW), r"do not fit the network: .* and \d+ more; use the network settings"),
     Row(62, "terabytes by its settings", saying(settings=NARROW.replace('"channels": 4', '"channels": 65536, "max_channels": 65536')), r"do not fit the network"),
     Row(64, "newer schema", saying(schema_version=99), r"has schema_version 99 and this monaiseg reads 1: use it with the monaiseg that wrote it"),
     Row(65, "NaN weights", saying(network={**models.meaning()["network"], FIRST_KEY: torch.full_like(models.meaning()["network"][FIRST_KEY], np.nan)}), r"holds NaN or infinite numbers\); use another"),
-    Row(67, "best altered", with_best(turned), r"best-epoch-0001\.pt: .*; use another checkpoint, or give .*step-"),
-    Row(67, "best missing", with_best(Path.unlink), r"best-epoch-0001\.pt: cannot be read .*, or give .*step-"),
+    Row(67, "best altered", with_best(turned), r"best-epoch-0001\.safetensors: .*; use another checkpoint, or give .*step-"),
+    Row(67, "best missing", with_best(Path.unlink), r"best-epoch-0001\.safetensors: cannot be read .*, or give .*step-"),
     Row(68, "labels the other way round", other_labels, r"label 1 is 'left' in the model and 'right' in .*; evaluate"),
     Row(69, "bundle without metadata", predict(bundle_without_metadata), r"holds no committed checkpoint .*; give the folder of a training"),
     Row(9, "label name that is code, in a checkpoint", saying(labels=[{"value": 0, "name": "background"}, {"value": 1, "name": "$import os"}]), r"describes no network .*'\$import os' holds \$"),

@@ -28,6 +28,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+import checkpoint_files
 from audit import listen
 from children import in_child
 from drawings import GRID, LABEL, SHAPE, nifti_bytes, write_case
@@ -82,9 +83,10 @@ PREDICT = ["predict", "-m", "model.pt", "-i", "data/images/S1.nii.gz", "-o", "ou
 # ---------------------------------------------------------------- plants
 
 
-def model(raw: bytes) -> list[str]:
-    Path("model.pt").write_bytes(raw)
-    return PREDICT
+def model(raw: bytes, name: str = "model.pt") -> list[str]:
+    """The model's bytes, under the name of one of torch's or of ours."""
+    Path(name).write_bytes(raw)
+    return [name if word == "model.pt" else word for word in PREDICT]
 
 
 def pickled(protocol: int) -> list[str]:
@@ -92,7 +94,19 @@ def pickled(protocol: int) -> list[str]:
 
 
 def with_pickle(code: bytes) -> list[str]:
-    return model(models.packed({**models.entries(), "archive/data.pkl": code}.items()))
+    """A zip file of torch's around this pickle."""
+    return model(of_torch({"archive/data.pkl": code}))
+
+
+def of_torch(changes: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    """The sound weights as torch.save writes them, with these entries of the zip file in place of its own."""
+    buffer, packed = io.BytesIO(), io.BytesIO()
+    torch.save(dict(models.meaning()["network"]), buffer)
+    with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(packed, "w", compression) as target:
+        entries = {name: source.read(name) for name in source.namelist()}
+        for name, entry in {**entries, **changes}.items():
+            target.writestr(name, entry)
+    return packed.getvalue()
 
 
 def legacy() -> list[str]:
@@ -104,21 +118,35 @@ def legacy() -> list[str]:
 def saying(**changes: Any) -> list[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return model(models.saved({**models.meaning(), **changes}))
+        return checkpoint({**models.meaning(), **changes})
+
+
+def checkpoint(state: dict[str, Any]) -> list[str]:
+    return model(checkpoint_files.saying(state), "model.safetensors")
 
 
 def holding(plant: Callable[[], Any]) -> list[str]:
+    """A file of torch.save with such a tensor, which ours cannot hold."""
+    buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return saying(optimizer={"planted": plant()})
+        torch.save({**models.meaning(), "optimizer": {"planted": plant()}}, buffer)
+    return model(buffer.getvalue())
 
 
 def with_entry(name: str) -> list[str]:
-    return model(models.packed([*models.entries().items(), (name, CODE.encode())]))
+    return model(of_torch({name: CODE.encode()}))
+
+
+def with_header(change: Callable[[dict[str, Any]], Any]) -> list[str]:
+    """A safetensors file whose header was changed."""
+    header, data = checkpoint_files.apart(models.sound()[0])
+    change(header)
+    return model(checkpoint_files.joined(header, data), "model.safetensors")
 
 
 def sound_model() -> list[str]:
-    return model(models.sound()[0])
+    return model(models.sound()[0], "model.safetensors")
 
 
 def record_is_a_device() -> list[str]:
@@ -227,12 +255,17 @@ REFUSED: dict[str, Callable[[], list[str]]] = {
     "checkpoint: quantized": lambda: holding(lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)),
     "checkpoint: 10^12 elements in four bytes": lambda: holding(lambda: torch.zeros(1).expand(10**6, 10**6)),
     "checkpoint: on no device": lambda: holding(lambda: torch.zeros(4, device="meta")),
-    "checkpoint: deflated": lambda: model(models.packed(models.entries().items(), zipfile.ZIP_DEFLATED)),
+    "checkpoint: deflated": lambda: model(of_torch({}, zipfile.ZIP_DEFLATED)),
+    "checkpoint: a tensor beyond the file": lambda: with_header(lambda header: header["network.head.conv.conv.bias"].update(data_offsets=[0, 2**40])),
+    "checkpoint: a tensor of terabytes": lambda: with_header(lambda header: header["network.head.conv.conv.bias"].update(shape=[2**40])),
+    "checkpoint: a tensor's name leads out": lambda: with_header(lambda header: header.update({"../../canary": header.pop("network.head.conv.conv.bias")})),
+    "checkpoint: its header is code": lambda: with_header(lambda header: header.update(__metadata__={"monaiseg": CODE})),
     "checkpoint: a label name is code": lambda: saying(labels=LABELS),
     "checkpoint: settings of terabytes": lambda: saying(settings='{"tsk_set": {"network": {"channels": 65536, "max_channels": 65536}}}'),
     "checkpoint: its record is a device": record_is_a_device,
-    "checkpoint: a link to a device": lambda: linked("model.pt", "/dev/zero", lambda: PREDICT),
-    "checkpoint: a pipe": lambda: piped("model.pt", PREDICT),
+    "checkpoint: a link to a device": lambda: linked("model.safetensors", "/dev/zero", sound_model),
+    "checkpoint: a link to a device, of torch's name": lambda: linked("model.pt", "/dev/zero", lambda: PREDICT),
+    "checkpoint: a pipe": lambda: piped("model.safetensors", sound_model()),
     "bundle: scripts, configurations, logging.conf": bundle,
     "settings: a target to call": lambda: settings(dataset={"_target_": "os.mkdir", "path": "canary"}),
     "settings: an expression for a number": lambda: settings(tsk_set={"epochs": f"${CODE}"}),
@@ -312,7 +345,7 @@ def test_what_is_planted_neither_runs_nor_writes_elsewhere(name, switches, place
     assert not list(place.rglob("canary"))
     assert Path("outside").read_text() == "as it was"
     assert {path.name for path in place.iterdir()} <= {
-        "data", "out", "outside", "model.pt", "model.json", "bundle", "settings.json", "list.txt", "labels.csv",
+        "data", "out", "outside", "model.pt", "model.safetensors", "model.json", "bundle", "settings.json", "list.txt", "labels.csv",
     }  # fmt: skip
 
 
@@ -429,7 +462,7 @@ def test_no_text_of_a_header_reaches_outputs_logs_or_tensorboard(place, small):
         shown += result.output
 
     written = [path for path in (place / "out").rglob("*") if path.is_file()]
-    assert {".pt", ".json", ".csv", ".txt", ".gz"} <= {path.suffix for path in written}
+    assert {".safetensors", ".json", ".csv", ".txt", ".gz"} <= {path.suffix for path in written}
     assert any("tfevents" in path.name for path in written)
     assert any("Canary" in gzip.decompress(p.read_bytes()).decode("latin-1") for p in (place / "data").rglob("*.gz"))  # fmt: skip
     assert "Canary" not in shown

@@ -129,7 +129,7 @@ def test_a_loss_that_is_no_number_stops_the_training_before_the_weights_change(t
 
     with pytest.raises(
         NumericsError,
-        match=rf"step 2: the loss is {value} on cases S02 at learning rate 0.25; .*step-000000001\.pt is as good",
+        match=rf"step 2: the loss is {value} on cases S02 at learning rate 0.25; .*step-000000001\.safetensors is as good",
     ):
         engine.run()
     assert engine.network.weight.item() == 0.25

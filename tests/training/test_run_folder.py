@@ -182,7 +182,11 @@ def test_a_new_training_does_not_start_among_the_checkpoints_of_another(run):
 
 def test_a_training_that_was_killed_before_its_first_commit_may_start_or_resume(run):
     run.checkpoints.mkdir(parents=True)
-    for name in ("step-000000000.pt", "best-epoch-0003.pt", "best-epoch-0003.json"):
+    for name in (
+        "step-000000000.safetensors",
+        "best-epoch-0003.safetensors",
+        "best-epoch-0003.json",
+    ):
         (run.checkpoints / name).write_bytes(b"?")
 
     assert not run.is_trained

@@ -10,6 +10,7 @@ from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
 
 from monaiseg.errors import NumericsError
+from monaiseg.training.checkpoint_file import SUFFIX
 from monaiseg.training.handlers.batches import in_words, learning_rate_of, loss_of
 
 
@@ -33,7 +34,7 @@ class NanGuard:
             return
         commits = sorted(self.checkpoints.glob("step-*.json"))
         last = (
-            f"{commits[-1].with_suffix('.pt')} is as good as before"
+            f"{commits[-1].with_suffix(SUFFIX)} is as good as before"
             if commits
             else "nothing is committed yet"
         )

@@ -1,0 +1,79 @@
+"""Resume: whether a training is the same as then, and what has changed in words."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from checkpoint_files import TABLE, made
+from monaiseg.data.labels import LabelTable
+from monaiseg.settings.reading import settings_from_dict
+from monaiseg.settings.settings import Settings
+from monaiseg.training import resume
+from monaiseg.training.checkpoint import commit, newest
+from monaiseg.training.resume import difference, fingerprint
+
+
+def fingerprinted(document=None, data=None, **changes):
+    settings = settings_from_dict(document or {})
+    arguments = {"num_threads": 1} | changes
+    return fingerprint(settings, data or {"train/S01": "0f"}, TABLE.digest(), **arguments)
+
+
+def test_the_same_training_has_the_same_fingerprint_after_a_commit(tmp_path):
+    commit(tmp_path, made(10, fingerprint=fingerprinted()))
+
+    assert difference(newest(tmp_path).fingerprint, fingerprinted()) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (
+            {"document": {"tsk_set": {"optim": {"lr": 0.5}}}},
+            "tsk_set.optim.lr: 0.001 then, 0.5 now",
+        ),
+        ({"document": {"tsk_set": {"seed": 7}}}, "tsk_set.seed: 0 then, 7 now"),
+        ({"num_threads": 2}, "threads: 1 then, 2 now"),
+        ({"world_size": 2}, "world size: 1 then, 2 now"),
+        ({"device": "NVIDIA A100"}, "device: cpu then, NVIDIA A100 now"),
+        ({"data": {"train/S01": "1f"}}, "cases changed: train/S01"),
+        ({"data": {"train/S01": "0f", "val/S02": "2f"}}, "cases new: val/S02"),
+        ({"data": {"train/S02": "0f"}}, "cases no longer there: train/S01"),
+    ],
+)
+def test_what_has_changed_since_is_said_in_words(changed, words):
+    default_rate = Settings().tsk_set.optim.lr
+    expected = words.replace("0.001 then", f"{default_rate} then")
+
+    assert expected in difference(fingerprinted(), fingerprinted(**changed))
+
+
+def test_another_label_table_is_another_training():
+    other = LabelTable.from_values([1, 5]).digest()
+
+    assert difference(fingerprinted(), fingerprinted() | {"labels": other}) == [
+        "label table: other values, names or partners than then"
+    ]
+
+
+def test_other_versions_are_a_difference():
+    old = fingerprinted()
+    old["versions"] = old["versions"] | {"torch": "2.10.0"}
+
+    assert difference(old, fingerprinted()) == [f"torch: 2.10.0 then, {torch.__version__} now"]
+
+
+def test_settings_without_an_effect_on_the_weights_are_no_difference():
+    document = {
+        "dataset": {"cache": {"where": "disk"}},
+        "tsk_set": {
+            "num_workers": 3,
+            "task_name": "b",
+            "save_fig_on": False,
+            "checkpoint_period": 1,
+        },
+    }
+
+    assert difference(fingerprinted(), fingerprinted(document)) == []
+    assert set(type(Settings().tsk_set).model_fields) >= resume._WITHOUT_EFFECT
