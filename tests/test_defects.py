@@ -33,7 +33,7 @@ from monaiseg.settings.writing import dump_settings
 from monaiseg.training import checkpoint as checkpoints
 from monaiseg.training.loaders import build_training_loader
 from monaiseg.training.run import train
-from monaiseg.training.schedule import LearningRate
+from monaiseg.training.handlers.learning_rate import LearningRate
 from monaiseg.transforms.case_chain import CaseChain
 from monaiseg.transforms.chains import load_chain
 from monaiseg.transforms.items import case_item

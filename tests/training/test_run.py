@@ -23,7 +23,7 @@ from monaiseg.settings.writing import dump_settings
 from monaiseg.training import checkpoint as checkpoints
 from monaiseg.training.engines import build_optimizer, network_spacing
 from monaiseg.training.run import train
-from monaiseg.training.schedule import LearningRate
+from monaiseg.training.handlers.learning_rate import LearningRate
 
 
 def changed(settings: Settings, **tsk: object) -> Settings:
@@ -147,9 +147,14 @@ def test_a_resume_that_would_not_be_exact_is_refused_with_the_difference(short, 
 
 
 def test_a_resume_where_the_processor_computes_otherwise_is_refused(short, data_task, monkeypatch):
-    monkeypatch.setattr("monaiseg.training.engines.computes_in_bfloat16", lambda _: True)
+    def processor(has_bfloat16: bool) -> None:
+        for module in ("engines", "recipe"):
+            name = f"monaiseg.training.{module}.computes_in_bfloat16"
+            monkeypatch.setattr(name, lambda _: has_bfloat16)
+
+    processor(has_bfloat16=True)
     run(changed(short, epochs=1), data_task, "run")
-    monkeypatch.setattr("monaiseg.training.engines.computes_in_bfloat16", lambda _: False)
+    processor(has_bfloat16=False)
 
     with pytest.raises(CheckpointError, match="device: cpu in bfloat16 then, cpu now"):
         run(changed(short, epochs=1), data_task, "run", resume=True)
@@ -207,7 +212,7 @@ def test_commits_within_an_epoch_wait_for_the_gradients_that_are_accumulated(
     steps = []
     commit = checkpoints.commit
     monkeypatch.setattr(
-        "monaiseg.training.run.checkpoints.commit",
+        "monaiseg.training.checkpoint.commit",
         lambda folder, saved: (steps.append(saved.step), commit(folder, saved)),
     )
     slow = changed(
