@@ -110,7 +110,8 @@ class SegmentationLoss(nn.Module):
         """Mean over voxels of -log p of the right class, weighted by class; 0 where no voxel has any weight."""
         weights = self.class_weight[classes]
         total, weight = self.summed(torch.stack([(weights * right).sum(), weights.sum()]))
-        return -total / weight.clamp(min=SMOOTH)
+        loss: Tensor = -total / weight.clamp(min=SMOOTH)
+        return loss
 
     def _focal(self, right: Tensor, known: Tensor | None) -> Tensor:
         """Lin et al., https://arxiv.org/abs/1708.02002: easy voxels weigh (1 - p) ** gamma."""

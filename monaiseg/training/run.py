@@ -192,7 +192,7 @@ def fit(
         MonaisegError: what the user can put right, as `train` names it.
     """
     begun = time.monotonic()
-    loader = trainer.data_loader
+    loader: Any = trainer.data_loader
     complete = state.is_complete(len(loader))
     for line in _introduction(trainer, recipe, state, complete=complete):
         say(line)
@@ -257,7 +257,7 @@ def _introduction(
     together = "" if recipe.num_ranks == 1 else f", {recipe.num_ranks} processes"
     yield (
         f"{len(recipe.cases('train'))} cases, {table.num_classes} classes, "
-        f"{len(trainer.data_loader)} steps an epoch, {length}, {parameters / 1e6:.2f} million weights, "
+        f"{trainer.state.epoch_length} steps an epoch, {length}, {parameters / 1e6:.2f} million weights, "
         f"{recipe.device} with {recipe.num_threads} threads{together}"
     )
 
@@ -299,8 +299,8 @@ def _fault(
     loader = trainer.data_loader
     if isinstance(error, RuntimeError):
         known = loader.fault(error) if isinstance(loader, CaseLoader) else worker_fault(error)
-        if known := known or distributed.fault(error):
-            return known
+        if fault := known or distributed.fault(error):
+            return fault
     if (lack := lack_of_memory(error)) is None:
         return None
     state = cast(Any, trainer.state)

@@ -58,7 +58,7 @@ class RunState:
     def checkpoint(self, description: Mapping[str, Any], *, epoch_closed: bool) -> Checkpoint:
         """All of it as it is now; `description` is what does not change."""
         return Checkpoint(
-            **_NOTHING_SAID | description,
+            **{**_NOTHING_SAID, **description},
             step=self.step,
             epoch=self.epoch,
             epoch_closed=epoch_closed,

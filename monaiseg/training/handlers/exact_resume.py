@@ -97,7 +97,7 @@ class ExactResume:
     # ------------------------------------------------------------ going on
 
     def _place(self, engine: Any) -> None:
-        """ignite begins anew when an engine that is at its end is run: an epoch that is open is not yet counted."""
+        """Ignite begins anew when an engine that is at its end is run: an epoch that is open is not yet counted."""
         state, length = self.state, engine.state.epoch_length
         if state.epochs is not None and state.budget is None:
             engine.state.max_epochs = state.epochs
@@ -182,7 +182,8 @@ class _FromTheMiddle:
         self.loader, self.done = loader, done
 
     def __iter__(self) -> Iterator[Any]:
-        batches, done, self.done = iter(self.loader), self.done, 0
+        batches: Iterator[Any] = iter(self.loader)
+        done, self.done = self.done, 0
         for _ in range(done):
             next(batches)
         return batches
@@ -190,7 +191,7 @@ class _FromTheMiddle:
 
 def _leave_out(engine: Any, done: int) -> None:
     """Let the next pass over the data begin after so many batches; monaiseg's sampler does so without drawing them."""
-    sampler = getattr(engine.state.dataloader, "sampler", None)
+    sampler: Any = getattr(engine.state.dataloader, "sampler", None)
     if hasattr(sampler, "skip"):
         sampler.skip = done * sampler.batch_size
     elif done:

@@ -33,7 +33,7 @@ class SeededSteps:
         engine.add_event_handler(Events.ITERATION_STARTED, self._seed_step)
 
     def _seed_epoch(self, engine: Any) -> None:
-        sampler = getattr(engine.data_loader, "sampler", None)
+        sampler: Any = getattr(engine.data_loader, "sampler", None)
         if hasattr(sampler, "epoch"):
             sampler.epoch = engine.state.epoch
             return

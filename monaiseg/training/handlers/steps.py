@@ -52,7 +52,7 @@ def weights_change(engine: Any) -> bool:
     """Whether the step in work ends an accumulation of gradients, by the rule of MONAI's trainer."""
     every, length = getattr(engine, "accumulation_steps", 1), engine.state.epoch_length
     place = int(engine.state.iteration - 1) % length + 1
-    return place % every == 0 or place == length
+    return bool(place % every == 0 or place == length)
 
 
 def last_step_of(engine: Engine) -> float:

@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 from monaiseg.training import distributed
 from monaiseg.training.budget import CALIBRATION_STEPS, Budget
 from monaiseg.training.handlers.learning_rate import LearningRate
-from monaiseg.training.handlers.steps import RunEvents, last_step_of, listen, weights_change
+from monaiseg.training.handlers.steps import RunEvents, listen, weights_change
 
 log = logging.getLogger("monaiseg")
 
@@ -27,7 +27,8 @@ class TimeBudget:
     Args:
         budget: the clock and the pace.
         rate: a learning rate that is to reach its end with the last step.
-        commit: writes a checkpoint; the first decision inside an epoch is committed at once.
+        commit: writes a checkpoint; the first decision inside an epoch is committed at once. None: no checkpoints are
+            written, and the end is decided anew after each epoch.
     """
 
     def __init__(
@@ -77,7 +78,9 @@ class TimeBudget:
             self._decide(engine)
         self._has_committed = True
 
-    def _end_epoch(self) -> None:
+    def _end_epoch(self, engine: Engine) -> None:
+        if self.commit is None and engine.state.iteration < self.budget.last_step:
+            self._decide(engine)
         self.budget.closed(committed=self._has_committed)
         self._has_committed = False
 
