@@ -110,8 +110,8 @@ def local_size() -> int:
 
 
 def is_first() -> bool:
-    """Whether this process writes."""
-    return rank() == 0
+    """Whether this process writes and speaks; also before and after it is in the group that torchrun starts."""
+    return rank() == 0 if distributed.is_initialized() else os.environ.get("RANK", "0") == "0"
 
 
 def share_of(items: Sequence[T]) -> list[T]:

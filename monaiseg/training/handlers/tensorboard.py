@@ -92,7 +92,8 @@ class TensorBoardLog:
         self._scalar("loss/train", sum(self._losses) / len(self._losses), step)
         self._scalar("learning_rate", learning_rate_of(engine), step)
         self._scalar("seconds_per_iteration", sum(self._seconds) / len(self._seconds), step)
-        self._losses, self._seconds = [], []
+        self._losses.clear()
+        self._seconds.clear()
 
     def _scalar(self, name: str, value: float, step: int) -> None:
         self._write(lambda writer: writer.add_scalar(name, value, step))
