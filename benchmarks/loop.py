@@ -21,6 +21,7 @@ import psutil
 from common import machine, prepare
 from contest import Spent
 from ignite.engine import Events
+from monai.engines.trainer import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 
 from monaiseg.data.data_tasks import read_data_task
@@ -28,7 +29,8 @@ from monaiseg.settings.reading import load_settings
 from monaiseg.settings.settings import Settings
 from monaiseg.training.devices import choose_device
 from monaiseg.training.engines import build_optimizer
-from monaiseg.training.run import Training, build_training
+from monaiseg.training.recipe import Recipe
+from monaiseg.training.run import build_training, fit
 from monaiseg.training.run_folder import RunFolder
 
 SETTINGS = Path(__file__).parent.parent / "scripts" / "settings_for_hippocampus" / "seg_train"
@@ -38,13 +40,14 @@ class Clock:
     """Times each epoch of a training, and after it the bare computation on the same batches.
 
     Args:
-        training: about to run.
+        trainer: about to run.
+        settings: of its optimiser.
     """
 
-    def __init__(self, training: Training) -> None:
-        self.trainer = training.trainer
-        self.network = copy.deepcopy(training.network)  # its weights go their own way
-        self.optimizer = build_optimizer(self.network, training.settings.tsk_set.optim)
+    def __init__(self, trainer: SupervisedTrainer, settings: Settings) -> None:
+        self.trainer = trainer
+        self.network = copy.deepcopy(trainer.network)  # its weights go their own way
+        self.optimizer = build_optimizer(self.network, settings.tsk_set.optim)
         self.batches: list[Any] = []
         self.loop: list[Spent] = []
         self.bare: list[Spent] = []
@@ -52,7 +55,8 @@ class Clock:
         self.trainer.add_event_handler(Events.EPOCH_STARTED, self._start)
         self.trainer.add_event_handler(IterationEvents.MODEL_COMPLETED, self._first)
         self.trainer.add_event_handler(Events.ITERATION_COMPLETED, self._keep)
-        self.trainer.add_event_handler(Events.ITERATION_COMPLETED(every=training.steps), self._turn)
+        steps = len(trainer.data_loader)
+        self.trainer.add_event_handler(Events.ITERATION_COMPLETED(every=steps), self._turn)
 
     def _start(self) -> None:
         self.started = Spent.by(psutil.Process())
@@ -82,9 +86,10 @@ def timed(settings: Settings, task: Path) -> tuple[Clock, float]:
     """The clock of a training by these settings, and the seconds from nothing to the end of its first step."""
     started = time.perf_counter()
     with RunFolder.of(task, "loop").opened(resume=False) as folder:
-        training = build_training(settings, read_data_task(task), folder, choose_device(-1))
-        clock = Clock(training)
-        training.run()
+        recipe = Recipe.of(settings, read_data_task(task), choose_device(-1))
+        trainer, state = build_training(recipe, folder)
+        clock = Clock(trainer, settings)
+        fit(trainer, recipe, state, folder, say=lambda _: None)
     assert clock.first_step is not None
     return clock, clock.first_step - started
 

@@ -37,7 +37,7 @@ def made(step: int = 10, **changes: Any) -> Checkpoint:
         labels=TABLE.to_records(),
         channels=("t1",),
         spacing=(1.0, 1.0, 1.2),
-        fingerprint={"threads": 1, "data": {"train/S01": "0f"}},
+        conditions={"threads": 1, "data": {"train/S01": "0f"}},
         optimizer=torch.optim.AdamW(NETWORK.parameters()).state_dict(),
         history=[{"epoch": 1, "loss": 0.5, "dice/mean": float("nan")}],
     )

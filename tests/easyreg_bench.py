@@ -28,9 +28,9 @@ from monaiseg.settings.reading import settings_from_dict
 from monaiseg.settings.settings import Settings
 from monaiseg.training.devices import device_of
 from monaiseg.training.engines import build_optimizer
+from monaiseg.training.handlers.learning_rate import LearningRate
 from monaiseg.training.loaders import build_training_loader
 from monaiseg.training.sampling import SeededDataset, limited
-from monaiseg.training.schedule import LearningRate
 from monaiseg.transforms.case_chain import CaseChain
 from monaiseg.transforms.chains import cached_chain, load_chain, training_chain
 from monaiseg.transforms.items import case_item

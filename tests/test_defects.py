@@ -31,9 +31,9 @@ from monaiseg.settings.reading import load_settings, settings_from_dict
 from monaiseg.settings.settings import Settings
 from monaiseg.settings.writing import dump_settings
 from monaiseg.training import checkpoint as checkpoints
+from monaiseg.training.handlers.learning_rate import LearningRate
 from monaiseg.training.loaders import build_training_loader
 from monaiseg.training.run import train
-from monaiseg.training.schedule import LearningRate
 from monaiseg.transforms.case_chain import CaseChain
 from monaiseg.transforms.chains import load_chain
 from monaiseg.transforms.items import case_item

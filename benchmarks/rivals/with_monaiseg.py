@@ -19,7 +19,8 @@ from ignite.engine import Engine, Events
 from monaiseg.data.data_tasks import read_data_task
 from monaiseg.settings.reading import settings_from_dict
 from monaiseg.training.devices import choose_device
-from monaiseg.training.run import build_training
+from monaiseg.training.recipe import Recipe
+from monaiseg.training.run import build_training, fit
 from monaiseg.training.run_folder import RunFolder
 
 
@@ -31,19 +32,20 @@ def steps(task: Path, text: str) -> None:
         tempfile.TemporaryDirectory(dir=task) as name,
         RunFolder.of(task, Path(name).name).opened(resume=False) as folder,
     ):
-        training = build_training(settings, read_data_task(task), folder, choose_device(-1))
+        recipe = Recipe.of(settings, read_data_task(task), choose_device(-1))
+        trainer, state = build_training(recipe, folder)
 
         def wait(engine: Engine) -> None:
             if not turns.next():
                 engine.terminate()
 
-        training.trainer.add_event_handler(Events.ITERATION_COMPLETED, wait)
-        training.trainer.add_event_handler(
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, wait)
+        trainer.add_event_handler(
             Events.EPOCH_STARTED, lambda engine: engine.state.epoch == 1 and turns.next()
         )
-        weights = sum(weight.numel() for weight in training.network.parameters())
+        weights = sum(weight.numel() for weight in state.network.parameters())
         turns.ready(samples=settings.batch_size, weights=weights)
-        training.run()
+        fit(trainer, recipe, state, folder, say=lambda _: None)
 
 
 def minutes(task: Path, budget: float, seed: int, output: Path) -> None:

@@ -50,18 +50,21 @@ from monaiseg.preparation import prepare
 from monaiseg.settings import Settings, changed, load_settings
 from monaiseg.training import (
     PreparedCases,
+    Recipe,
     RunFolder,
-    Training,
     TrainingResult,
     build_optimizer,
     case_ids,
     device_of,
     distributed,
+    first_state,
+    fit,
     initial_network,
     limited,
     load_checkpoint,
     opened,
     prepare_items,
+    train_handlers,
     validated,
 )
 from monaiseg.transforms import CaseChain, Item, case_item
@@ -130,21 +133,41 @@ def device(settings: Settings) -> torch.device:
 def network(
     settings: Settings, labels: LabelTable, spacing: Sequence[float], **changes: Any
 ) -> ResidualUNet:
-    """The network before its first step; `changes` to `tsk_set.network`, as `--network_def#channels 16` gives them."""
-    changes = {f"tsk_set.network.{name}": value for name, value in changes.items()}
-    return initial_network(changed_settings(settings, **changes), labels, as_spacing(spacing))
+    """The network before its first step.
+
+    Raises:
+        SettingsError: there are `changes`: `--network_def#channels 16` would bypass the settings.
+    """
+    _refuse("network_def", "tsk_set.network", changes)
+    return initial_network(settings, labels, as_spacing(spacing))
 
 
 def loss(settings: Settings, labels: LabelTable) -> SegmentationLoss:
-    """The loss of the settings."""
-    has_ignored = labels.ignored_index is not None
-    return build_loss(settings.tsk_set.loss, labels.num_classes, has_ignored=has_ignored)
+    """The loss of the settings; its sums over a batch are taken over all processes that train together."""
+    return build_loss(
+        settings.tsk_set.loss,
+        labels.num_classes,
+        has_ignored=labels.ignored_index is not None,
+        summed=distributed.summed,
+    )
 
 
 def optimizer(network: nn.Module, settings: Settings, **changes: Any) -> Optimizer:
-    """The optimiser of the settings; `changes` to `tsk_set.optim`, as `--optimizer#lr 0.01` gives them."""
-    changes = {f"tsk_set.optim.{name}": value for name, value in changes.items()}
-    return build_optimizer(network, changed_settings(settings, **changes).tsk_set.optim)
+    """The optimiser of the settings.
+
+    Raises:
+        SettingsError: there are `changes`: `--optimizer#lr 0.01` would bypass the settings.
+    """
+    _refuse("optimizer", "tsk_set.optim", changes)
+    return build_optimizer(network, settings.tsk_set.optim)
+
+
+def _refuse(part: str, section: str, changes: Mapping[str, Any]) -> None:
+    """Every part is made of the same settings, which are saved with the training; no part has its own."""
+    for name, value in changes.items():
+        raise SettingsError(
+            f"--{part}#{name}: give it as --settings#{section}.{name} {value}, so that it is saved with the training"
+        )
 
 
 def as_spacing(spacing: Sequence[float]) -> Spacing:
@@ -249,15 +272,25 @@ def inference_data(dataset_dir: str, output_dir: str, settings: Settings) -> lis
     return [case_item(Case(case_id_of(files), tuple(files))) for files in images]
 
 
+def recipe(
+    settings: Settings,
+    task: DataTask,
+    labels: LabelTable,
+    spacing: Sequence[float],
+    device: torch.device,
+) -> Recipe:
+    """Everything that is decided about the training."""
+    return Recipe.of(settings, task, device, table=labels, spacing=as_spacing(spacing))
+
+
 class BundleTraining:
     """A training that a bundle describes: it runs in `output_dir`, and leaves the best weights in `ckpt_dir`.
 
     Args:
-        settings: every choice of the training.
-        task: the prepared data task.
+        recipe: of the training.
         trainer: as `monaiseg.training.build_trainer` makes it.
         evaluator: validates; left out where there is nothing to validate on.
-        spacing: voxel size in mm along X, Y, Z that the network was laid out for.
+        network: that is trained, as `network` makes it.
         output_dir: folder of the run folder.
         ckpt_dir: folder of `model.pt`.
         resume: go on where the training in `output_dir` stopped.
@@ -266,29 +299,21 @@ class BundleTraining:
 
     def __init__(
         self,
-        settings: Settings,
-        task: DataTask,
+        recipe: Recipe,
         trainer: SupervisedTrainer,
         evaluator: SupervisedEvaluator,
-        spacing: Sequence[float],
+        network: nn.Module,
         output_dir: str,
         ckpt_dir: str,
         resume: bool = False,
         accept_inexact: bool = False,
     ) -> None:
+        self.recipe, self.trainer, self.network = recipe, trainer, network
         self.resume, self.accept_inexact = resume, accept_inexact
         self.weights = Path(ckpt_dir) / WEIGHTS_FILE
-        folder = RunFolder(Path(output_dir).absolute() / RUN_FOLDER)
-        evaluators = {"val": evaluator} if evaluator.state.epoch_length else {}
-        self.training = Training(
-            settings,
-            task,
-            folder,
-            trainer,
-            evaluators,
-            as_spacing(spacing),
-            started=_begun.pop("training", None),
-        )
+        self.folder = RunFolder(Path(output_dir).absolute() / RUN_FOLDER)
+        self.evaluators = {"val": evaluator} if evaluator.state.epoch_length else {}
+        self.started = _begun.pop("training", None)
 
     def run(self) -> TrainingResult:
         """Train to the end, and write the best weights.
@@ -297,22 +322,33 @@ class BundleTraining:
             SystemExit: a signal asked to stop; with the exit code 130, after the step was committed and the best weights
                 so far were written.
         """
-        started, training = time.perf_counter(), self.training
-        with opened(training.folder, resume=self.resume):
-            training.restore(resume=self.resume, extend=None, accept_inexact=self.accept_inexact)
-            training.describe(self._say)
-            training.run()
+        with opened(self.folder, resume=self.resume):
+            result = self._train()
             if distributed.is_first():
-                write_weights(load_checkpoint(training.folder.path).weights, self.weights)
-        result = training.result(time.perf_counter() - started)
+                write_weights(load_checkpoint(self.folder.path).weights, self.weights)
         if result.interrupted:
-            step = training.trainer.state.iteration
+            step = self.trainer.state.iteration
             self._say(
                 f"stopped and committed after step {step}; the same command with --resume True goes on"
             )
             distributed.leave()
             raise SystemExit(130)
         return result
+
+    def _train(self) -> TrainingResult:
+        state = first_state(
+            self.recipe,
+            self.network,
+            self.trainer.optimizer,
+            self.folder,
+            steps=self.trainer.state.epoch_length,
+            started=self.started,
+            resume=self.resume,
+            accept_inexact=self.accept_inexact,
+        )
+        for handler in train_handlers(self.recipe, state, self.folder, self.evaluators):
+            handler.attach(self.trainer)
+        return fit(self.trainer, self.recipe, state, self.folder, self._say)
 
     def _say(self, line: str) -> None:
         if distributed.is_first():

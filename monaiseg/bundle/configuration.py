@@ -91,7 +91,7 @@ def _common(spacing: Spacing) -> Config:
 def _train(spacing: Spacing) -> Config:
     common = _common(spacing)
     common["settings"] |= {
-        "tsk_set.epochs": "@max_epochs",
+        "tsk_set.epochs": "@train::trainer::max_epochs",
         "tsk_set.val_period": "@val_interval",
     }
     return {
@@ -105,13 +105,20 @@ def _train(spacing: Spacing) -> Config:
         "optimizer": _of("optimizer", network="@network", settings="@settings"),
         "train": _train_section(),
         "validate": _validate_section(),
-        "training": _of(
-            "BundleTraining",
+        "recipe": _of(
+            "recipe",
             settings="@settings",
             task="@data_task",
+            labels="@labels",
+            spacing="@spacing",
+            device="@device",
+        ),
+        "training": _of(
+            "BundleTraining",
+            recipe="@recipe",
             trainer="@train::trainer",
             evaluator="@validate::evaluator",
-            spacing="@spacing",
+            network="@network",
             output_dir="@output_dir",
             ckpt_dir="@ckpt_dir",
             resume="@resume",

@@ -69,9 +69,11 @@ def train(
     """Train a network on a prepared dataset.
 
     The run gets a folder of its own in the dataset's folder: settings, checkpoints, history, TensorBoard files. A run that
-    was stopped or killed goes on with --resume, to the same weights bit for bit on the same computer.
+    was stopped or killed goes on with --resume, to the same weights bit for bit on the same computer. Processes that
+    torchrun starts share every batch: torchrun --standalone --nproc_per_node 2 -m monaiseg train DATASET
     """
     started = time.monotonic()  # importing torch takes seconds of the budget
+    from monaiseg.training import distributed
     from monaiseg.training import train as train_network
 
     folder, task_name = _run_of(
@@ -95,6 +97,8 @@ def train(
         started=started,
         say=typer.echo,
     )
+    if not distributed.is_first():
+        raise typer.Exit(130 if result.interrupted else 0)
     run = folder / task_name
     if result.interrupted:
         more = [] if device is None and gpu_id is None else ["--gpu-id", gpu_id]

@@ -7,6 +7,7 @@ that softmax: with many classes, one-hot maps and a second softmax would cost se
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,15 +21,24 @@ SMOOTH = 1e-5
 """Added to numerators and denominators of overlaps, as in monai.losses."""
 
 
+def unchanged(sums: Tensor) -> Tensor:
+    """The sums of one process are those of all."""
+    return sums
+
+
 def build_loss(
-    settings: LossSettings, num_classes: int, *, has_ignored: bool = False
+    settings: LossSettings,
+    num_classes: int,
+    *,
+    has_ignored: bool = False,
+    summed: Callable[[Tensor], Tensor] = unchanged,
 ) -> SegmentationLoss:
-    """The loss of these settings for a network of `num_classes` outputs; `has_ignored` as `SegmentationLoss` has it.
+    """The loss of these settings for a network of `num_classes` outputs; the rest is as `SegmentationLoss` has it.
 
     Raises:
         SettingsError: there are more or fewer class weights than classes.
     """
-    return SegmentationLoss(settings, num_classes, has_ignored=has_ignored)
+    return SegmentationLoss(settings, num_classes, has_ignored=has_ignored, summed=summed)
 
 
 class SegmentationLoss(nn.Module):
@@ -39,13 +49,20 @@ class SegmentationLoss(nn.Module):
         num_classes: classes with background.
         has_ignored: whether targets may hold the index `num_classes`: voxels that no one has labelled, which are left out
             of every sum.
+        summed: adds up sums over a batch whose patches several processes share, and lets gradients through. The mean
+            over the processes of this loss is then the loss of the whole batch.
     """
 
     def __init__(
-        self, settings: LossSettings, num_classes: int, *, has_ignored: bool = False
+        self,
+        settings: LossSettings,
+        num_classes: int,
+        *,
+        has_ignored: bool = False,
+        summed: Callable[[Tensor], Tensor] = unchanged,
     ) -> None:
         super().__init__()
-        self.settings, self.has_ignored = settings, has_ignored
+        self.settings, self.has_ignored, self.summed = settings, has_ignored, summed
         weights = settings.ce.class_weight or (1.0,) * num_classes
         if len(weights) != num_classes:
             raise SettingsError(
@@ -92,20 +109,26 @@ class SegmentationLoss(nn.Module):
     def _cross_entropy(self, right: Tensor, classes: Tensor) -> Tensor:
         """Mean over voxels of -log p of the right class, weighted by class; 0 where no voxel has any weight."""
         weights = self.class_weight[classes]
-        return -(weights * right).sum() / weights.sum().clamp(min=SMOOTH)
+        total, weight = self.summed(torch.stack([(weights * right).sum(), weights.sum()]))
+        loss: Tensor = -total / weight.clamp(min=SMOOTH)
+        return loss
 
     def _focal(self, right: Tensor, known: Tensor | None) -> Tensor:
         """Lin et al., https://arxiv.org/abs/1708.02002: easy voxels weigh (1 - p) ** gamma."""
         # The lower end: at p = 1 the slope of a power below 1 is infinite.
         wrong = (-torch.expm1(right)).clamp(min=1e-7)
         losses = -(wrong**self.settings.focal_gamma * right)
-        return losses.mean() if known is None else losses.sum() / known.sum().clamp(min=1)
+        if known is None:
+            return losses.mean()
+        total, voxels = self.summed(torch.stack([losses.sum(), known.sum().to(losses)]))
+        loss: Tensor = total / voxels.clamp(min=1)
+        return loss
 
     def _overlap(self, right: Tensor, predicted: Tensor, classes: Tensor) -> Tensor:
         both, referenced = _sums_by_class(right.exp(), classes, predicted.shape[1])  # (B, K) each
         sums = torch.stack([both, predicted, referenced])  # (3, B, K)
         if self.settings.batch_dice:
-            sums = sums.sum(dim=1, keepdim=True)  # (3, 1, K)
+            sums = self.summed(sums.sum(dim=1, keepdim=True))  # (3, 1, K)
         if not self.settings.include_background:
             sums = sums[:, :, 1:]
         match self.settings.type:

@@ -24,9 +24,13 @@ from monaiseg.training.engines import (
 )
 from monaiseg.training.handlers.batches import case_ids
 from monaiseg.training.loaders import build_training_loader, case_loader, training_loader
-from monaiseg.training.run import Training, TrainingResult, opened, train
+from monaiseg.training.recipe import Recipe
+from monaiseg.training.resume import first_state
+from monaiseg.training.run import TrainingResult, build_training, fit, opened, train
 from monaiseg.training.run_folder import RunFolder
 from monaiseg.training.sampling import SeededDataset, limited, validated
+from monaiseg.training.state import RunState, restored
+from monaiseg.training.wiring import train_handlers
 
 __all__ = [
     "UNSTEADY_STEPS",
@@ -34,21 +38,25 @@ __all__ = [
     "Checkpoint",
     "Pace",
     "PreparedCases",
+    "Recipe",
     "Rhythm",
     "RunFolder",
+    "RunState",
     "SeededDataset",
-    "Training",
     "TrainingResult",
     "build_evaluator",
     "build_inferer",
     "build_optimizer",
     "build_trainer",
+    "build_training",
     "build_training_loader",
     "case_ids",
     "case_loader",
     "check_weights",
     "choose_device",
     "device_of",
+    "first_state",
+    "fit",
     "initial_network",
     "limited",
     "load_checkpoint",
@@ -56,7 +64,9 @@ __all__ = [
     "newest",
     "opened",
     "prepare_items",
+    "restored",
     "train",
+    "train_handlers",
     "training_loader",
     "validated",
     "versions",

@@ -7,6 +7,7 @@ resumed training goes on by it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -103,6 +104,8 @@ class Budget:
         self._clock = clock
         self._since = clock()
         self._started = self._since if started is None else started
+        self.last_step = math.inf
+        """As decided; infinite until it is."""
         self._unsteady = UNSTEADY_STEPS
         self._steps: list[float] = []  # since the last decision
         self._state = {"spent": 0.0, "step": 0.0, "validation": 0.0, "closing": 0.0}
@@ -119,8 +122,8 @@ class Budget:
         guess = FORWARD_SHARE * self.windows * step
         return Pace(max(step, 1e-6), self._state["validation"] or guess, self._state["closing"])
 
-    def last_step(self, done: int, closed: int) -> int:
-        """Decide the last step after step `done`, with `closed` epochs closed; steps are measured anew from here."""
+    def choose_last_step(self, done: int, closed: int) -> int:
+        """The last step that the clock allows after step `done`, with `closed` epochs closed; steps are measured anew."""
         last = self.rhythm.last_step(self.pace, done, self.seconds - self.spent, closed)
         self._state["step"], self._steps = self.pace.step, []
         return last
@@ -161,9 +164,10 @@ class Budget:
     # ------------------------------------------------------------ there and back
 
     def state_dict(self) -> dict[str, float]:
-        """What a checkpoint keeps: seconds spent so far, and the pace."""
-        return self._state | {"spent": self.spent}
+        """What a checkpoint keeps: seconds spent so far, the pace and the last step."""
+        return self._state | {"spent": self.spent, "last_step": self.last_step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on as `state_dict` left it."""
         self._state = {name: float(state[name]) for name in self._state}
+        self.last_step = state["last_step"]

@@ -85,8 +85,8 @@ class Checkpoint:
     """Names of the image channels, in the order the network takes them."""
     spacing: tuple[float, float, float]
     """Voxel size in mm along X, Y, Z that the network was laid out for."""
-    fingerprint: Mapping[str, Any]
-    """What must be the same for the same weights to come out; see `fingerprint()`."""
+    conditions: Mapping[str, Any]
+    """What must be the same for the same weights to come out; see `monaiseg.training.resume`."""
     optimizer: Mapping[str, Any] | None = None
     scheduler: Mapping[str, Any] | None = None
     scaler: Mapping[str, Any] | None = None
@@ -134,7 +134,7 @@ def save_best(folder: Path, checkpoint: Checkpoint, value: float) -> Best:
         scheduler=None,
         scaler=None,
         best=None,
-        fingerprint={part: it for part, it in checkpoint.fingerprint.items() if part != "data"},
+        conditions={part: it for part, it in checkpoint.conditions.items() if part != "data"},
     )
     path, digest = _write(folder, f"best-epoch-{checkpoint.epoch:04d}", usable)
     return Best(checkpoint.epoch, float(value), path.name, digest)

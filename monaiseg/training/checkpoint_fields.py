@@ -24,7 +24,7 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "labels": (list,),
     "channels": (list,),
     "spacing": (list,),
-    "fingerprint": (dict,),
+    "conditions": (dict,),
     "optimizer": _MAYBE,
     "scheduler": _MAYBE,
     "scaler": _MAYBE,

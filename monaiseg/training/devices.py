@@ -77,6 +77,11 @@ def _check_installed() -> None:
             )
 
 
+def name_of(device: torch.device) -> str:
+    """Name of the GPU, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
 def computes_in_bfloat16(device: torch.device) -> bool:
     """Whether this is a processor with instructions for bfloat16 (AVX-512 BF16 or AMX): others would emulate them."""
     # Older versions of torch do not say what the processor can do.

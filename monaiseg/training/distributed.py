@@ -6,20 +6,21 @@ need where no group has been joined: nothing. What ranks tell one another is JSO
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 from weakref import WeakSet
 
 import torch
-import torch.distributed.nn.functional
 from torch import distributed, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.parallel import DistributedDataParallel
 
-from monaiseg.errors import SettingsError
+from monaiseg.errors import MonaisegError, SettingsError
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)
@@ -27,15 +28,35 @@ PATIENCE = timedelta(days=1)
 _shared: WeakSet[DistributedDataParallel] = WeakSet()
 
 
-def join() -> torch.device:
+def is_launched() -> bool:
+    """Whether torchrun has started this process, with others or alone."""
+    return "WORLD_SIZE" in os.environ
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[None]:
+    """In the group of processes that torchrun has started, while the block runs; in one that is joined, just there."""
+    if not is_launched() or distributed.is_initialized():
+        yield
+        return
+    join(device)
+    try:
+        yield
+    finally:
+        leave()
+
+
+def join(device: torch.device | None = None) -> torch.device:
     """Join the group of processes that torchrun has started, if it has; returns the device of this one.
+
+    `device` None: its own GPU, or the CPU where there is none.
 
     Raises:
         SettingsError: there are fewer GPUs than processes of this computer.
     """
-    if "WORLD_SIZE" not in os.environ or distributed.is_initialized():
-        return local_device()
-    device = local_device()
+    device = local_device() if device is None else device
+    if not is_launched() or distributed.is_initialized():
+        return device
     backend = "nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, timeout=PATIENCE)
     return device
@@ -89,8 +110,8 @@ def local_size() -> int:
 
 
 def is_first() -> bool:
-    """Whether this process writes."""
-    return rank() == 0
+    """Whether this process writes and speaks; also before and after it is in the group that torchrun starts."""
+    return rank() == 0 if distributed.is_initialized() else os.environ.get("RANK", "0") == "0"
 
 
 def share_of(items: Sequence[T]) -> list[T]:
@@ -128,6 +149,40 @@ def means(values: Sequence[float]) -> list[float]:
     total = torch.tensor(values, dtype=torch.float64, device=_device())
     distributed.all_reduce(total)
     return [float(value) for value in total / size()]
+
+
+def summed(values: torch.Tensor) -> torch.Tensor:
+    """The sum over all ranks, for each of them; gradients go back to what each has given."""
+    return values if size() == 1 else _Summed.apply(values)  # type: ignore[no-untyped-call]  # torch's
+
+
+class _Summed(torch.autograd.Function):
+    """A loss of such a sum is the same number L on all ranks. Rank r's part of dL/dw is dL/dsum x dsum_r/dw.
+
+    `DistributedDataParallel` takes the mean of the parts; so that it is their sum, the gradient of every rank's L counts.
+    """
+
+    @staticmethod
+    def forward(_: Any, values: torch.Tensor) -> torch.Tensor:
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(_: Any, gradient: torch.Tensor) -> torch.Tensor:
+        total = gradient.clone()
+        distributed.all_reduce(total)
+        return total
+
+
+def fault(error: RuntimeError) -> MonaisegError | None:
+    """What it means that a message to the other ranks failed; None if `error` is not about that."""
+    if not any(word in str(error) for word in ("gloo", "Connection closed by peer", "NCCL")):
+        return None
+    return MonaisegError(
+        "another process of this training has ended; its message says why; then go on by --resume"
+    )
 
 
 def take_from_first(tensors: Iterable[torch.Tensor]) -> None:

@@ -25,6 +25,7 @@ from monaiseg.settings import OptimSettings, Settings
 from monaiseg.training import distributed
 from monaiseg.training.devices import computes_in_bfloat16
 from monaiseg.training.handlers.dice import DiceOfLabels
+from monaiseg.training.handlers.validation import is_better
 from monaiseg.training.sampling import derive
 from monaiseg.transforms import sampled_spacing
 
@@ -41,7 +42,7 @@ def build_trainer(
     inferer: Inferer | None = None,
     train_handlers: Sequence[Any] | None = None,
 ) -> SupervisedTrainer:
-    """MONAI's engine for the steps of a training; what happens around them is `Training`'s.
+    """MONAI's engine for the steps of a training; what happens around them is `train_handlers`'s.
 
     A loss of one output also serves a network of several: then the coarser ones weigh 1/2, 1/4, ...
 
@@ -117,7 +118,7 @@ def build_evaluator(
         network=network,
         inferer=inferer or SlidingWindow(settings, table, device, mirrored=False),
         key_val_metric=key_val_metric or {"dice": DiceOfLabels(table.num_classes)},
-        metric_cmp_fn=lambda new, best: new > best,
+        metric_cmp_fn=is_better,
         val_handlers=val_handlers,
         decollate=False,
     )

@@ -54,7 +54,7 @@ def test_a_bundle_trains_to_the_weights_of_the_command_line_bit_for_bit(
     assert same_weights(trained / "eval" / "training", by_hand)
     assert same_weights(task.folder / "typed", by_hand)
     bundled = checkpoints.newest(trained / "eval" / "training")
-    assert difference(bundled.fingerprint, checkpoints.newest(by_hand).fingerprint) == []
+    assert difference(bundled.conditions, checkpoints.newest(by_hand).conditions) == []
     best = checkpoints.load_checkpoint(by_hand)
     plain = torch.load(trained / "models" / "model.pt", weights_only=True)
     assert all(torch.equal(plain[name], value) for name, value in best.weights.items())
@@ -129,9 +129,9 @@ def test_the_minutes_of_a_budget_begin_before_the_data_are_read(bundle, task):
     made = workflow(
         bundle, "train", dataset_dir=str(task.folder), **{"settings#tsk_set.budget_minutes": 5.0}
     )
-    training = made.parser.get_parsed_content("training").training
+    training = made.parser.get_parsed_content("training")
 
-    assert before <= training.budget._started < training.budget._since
+    assert before <= training.started < time.monotonic()
 
 
 def test_a_training_resumes_in_its_output_folder(bundle, task):
@@ -180,8 +180,8 @@ def test_what_is_overridden_reaches_the_checkpoint(bundle, task):
         dataset_dir=str(task.folder),
         max_epochs=1,
         **{
-            "network_def#channels": 6,
-            "optimizer#lr": 0.002,
+            "settings#tsk_set.network.channels": 6,
+            "settings#tsk_set.optim.lr": 0.002,
             "settings#tsk_set.batch_size": 1,
             "settings#tsk_set.loss.type": "ce",
         },
@@ -192,6 +192,21 @@ def test_what_is_overridden_reaches_the_checkpoint(bundle, task):
     assert (told["network"]["channels"], told["optim"]["lr"]) == (6, 0.002)
     assert (told["batch_size"], told["loss"]["type"]) == (1, "ce")
     Predictor(bundle / "eval" / "training", device="cpu")  # its settings rebuild the network
+
+
+@pytest.mark.parametrize(
+    ("part", "advice"),
+    [
+        ("network_def#channels", r"give it as --settings#tsk_set\.network\.channels 6"),
+        ("optimizer#lr", r"give it as --settings#tsk_set\.optim\.lr 6"),
+    ],
+)
+def test_what_would_bypass_the_settings_is_refused_with_the_way_through_them(
+    part, advice, bundle, task
+):
+    with pytest.raises(RuntimeError) as caught:
+        run_workflow(bundle, "train", dataset_dir=str(task.folder), **{part: 6})
+    assert re.search(advice, str(caught.value.__cause__))
 
 
 def test_other_losses_datasets_and_handlers_can_be_given(bundle, task, trained):
@@ -291,7 +306,14 @@ def runner(*words: object, cwd: Path) -> str:
 
 def test_the_runner_trains_in_a_process_of_its_own(bundle, task, by_hand):
     words = ["--config_file", TRAIN, "--dataset_dir", task.folder, "--max_epochs", "2"]
-    more = ["--settings#tsk_set.seed", "0", "--network_def#channels", "4", "--val_interval", "1"]
+    more = [
+        "--settings#tsk_set.seed",
+        "0",
+        "--settings#tsk_set.network.channels",
+        "4",
+        "--val_interval",
+        "1",
+    ]
     runner("run", *words, *more, "--device", "cpu", cwd=bundle)
 
     assert same_weights(bundle / "eval" / "training", by_hand)
@@ -349,7 +371,7 @@ def test_the_cards_commands_work_as_printed(short, table, brains, by_hand, tmp_p
     assert len(commands) == 9
     assert (folder / "lpba.zip").read_bytes() == (folder / "again" / "lpba.zip").read_bytes()
     assert same_weights(folder / "eval" / "training", by_hand)
-    assert checkpoints.newest(folder / "eval_two" / "training").fingerprint["world size"] == 2
+    assert checkpoints.newest(folder / "eval_two" / "training").conditions["world size"] == 2
     maps = sorted(path.name for path in (folder / "predictions").iterdir())
     assert len(maps) == 5
     for name in maps:

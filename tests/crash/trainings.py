@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 import torch._dynamo  # the first optimiser imports it: once is enough
+from monai.engines.trainer import SupervisedTrainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from monaiseg import cli
@@ -37,7 +38,8 @@ from monaiseg.training import checkpoint as checkpoints
 from monaiseg.training import loaders
 from monaiseg.training import run as training
 from monaiseg.training.handlers.dice import DiceOfLabels
-from monaiseg.training.handlers.history import HistoryCsv
+from monaiseg.training.handlers.history import History
+from monaiseg.training.handlers.seeded_steps import SeededSteps
 
 DATA_TASK, TASK = "phantoms", "run"
 DONE, REFUSED, FAILED, STOPPED = 0, 2, 1, 130
@@ -279,15 +281,15 @@ def at_every_point(act: Callable[[str], object]) -> None:
 
         setattr(owner, name, then)
 
-    before(training.Training, "run", "start of the run")
-    before(training.Training, "_start_step", "start of a step")
-    before(training.Training, "_end_step", "after a step")
+    before(SupervisedTrainer, "run", "start of the run")
+    before(SeededSteps, "_seed_step", "start of a step")
+    before(History, "_note_loss", "after a step")
     before(checkpoints, "_prune", "inside a commit, before older ones go")
     after(checkpoints, "write_atomic", "inside a commit, after a file")
     after(checkpoints, "commit", "after a commit")
     before(DiceOfLabels, "update", "inside a validation")
     after(checkpoints, "save_best", "after the best")
-    before(HistoryCsv, "write", "before the history")
+    before(History, "_note_epoch", "before the history")
 
 
 def kill_at(number: int) -> Callable[[], None]:

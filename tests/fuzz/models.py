@@ -50,7 +50,7 @@ def sound() -> tuple[bytes, bytes]:
         labels=TABLE.to_records(),
         channels=("t1",),
         spacing=SPACING,
-        fingerprint={"threads": 1},
+        conditions={"threads": 1},
         optimizer={"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]},
         history=({"epoch": 1, "loss": 0.5},),
     )

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
+from monai.engines.trainer import SupervisedTrainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
@@ -27,7 +28,7 @@ from monaiseg.data.data_tasks import DataTask
 from monaiseg.data.volumes import read_label_map
 from monaiseg.settings.reading import load_settings, settings_from_dict
 from monaiseg.training import checkpoint as checkpoints
-from monaiseg.training.run import Training, train
+from monaiseg.training.run import train
 from sections import document
 
 KEYS = [
@@ -91,27 +92,27 @@ def watched(values: dict[str, Any], task: Path, name: str) -> SimpleNamespace:
     """Train, and note what happens on the way."""
     seen = SimpleNamespace(rates=[], weights=[], commits=[], start=None)
 
-    def weights(training: Training) -> dict[str, torch.Tensor]:
-        return {k: v.detach().clone() for k, v in training.network.named_parameters()}
+    def weights(trainer: SupervisedTrainer) -> dict[str, torch.Tensor]:
+        return {k: v.detach().clone() for k, v in trainer.network.named_parameters()}
 
-    def noting(training: Training) -> None:
-        seen.start = weights(training)
-        training.trainer.add_event_handler(
+    def noting(trainer: SupervisedTrainer) -> None:
+        seen.start = weights(trainer)
+        trainer.add_event_handler(
             Events.ITERATION_COMPLETED,
             lambda _: (
-                seen.rates.append(training.optimizer.param_groups[0]["lr"]),
-                seen.weights.append(weights(training)),
+                seen.rates.append(trainer.optimizer.param_groups[0]["lr"]),
+                seen.weights.append(weights(trainer)),
             ),
         )
-        run(training)
+        run(trainer)
 
     def committing(folder: Path, saved: Any) -> Path:
         seen.commits.append(saved.epoch)
         return commit(folder, saved)
 
-    run, commit = Training.run, checkpoints.commit
+    run, commit = SupervisedTrainer.run, checkpoints.commit
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "run", noting)
+        patch.setattr(SupervisedTrainer, "run", noting)
         patch.setattr(checkpoints, "commit", committing)
         seen.result = train(
             settings_from_dict(document(values)),

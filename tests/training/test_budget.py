@@ -9,6 +9,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ignite.engine import Events
 
 from monaiseg.data.data_tasks import DataTask
 from monaiseg.errors import SettingsError
@@ -17,8 +18,10 @@ from monaiseg.settings.settings import Settings
 from monaiseg.settings.writing import dump_settings
 from monaiseg.training import checkpoint as checkpoints
 from monaiseg.training.budget import Budget, Pace, Rhythm
-from monaiseg.training.run import Training, train
-from monaiseg.training.schedule import Course
+from monaiseg.training.handlers.learning_rate import Course
+from monaiseg.training.handlers.seeded_steps import SeededSteps
+from monaiseg.training.handlers.validation import Validation
+from monaiseg.training.run import train
 
 seconds = st.floats(0.01, 100)
 rhythms = st.builds(Rhythm, steps_per_epoch=st.integers(1, 20), val_period=st.integers(1, 5))
@@ -112,20 +115,23 @@ def play(settings: Settings, data_task: DataTask, monkeypatch: pytest.MonkeyPatc
         document["tsk_set"] |= tsk
         document["dataset"]["seg"]["partition"] = {"overlap": 0.0}
 
-        def step(self, engine, original=Training._end_step):
+        def step(_, engine):
             clock.stepped()
             if engine.state.iteration == kill_at:
                 raise Killed
-            original(self, engine)
 
-        def validate(self, epoch, original=Training._validate):
-            clock.now += clock.validation
-            return original(self, epoch)
+        def validate(self, engine, name, evaluator, original=Validation._look_at_cases):
+            clock.now += clock.validation * (name == "val")
+            original(self, engine, name, evaluator)
+
+        def attach(self, engine, original=SeededSteps.attach):
+            original(self, engine)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, functools.partial(step, self))
 
         with monkeypatch.context() as patch:
-            patch.setattr("monaiseg.training.run.Budget", functools.partial(Budget, clock=clock))
-            patch.setattr(Training, "_end_step", step)
-            patch.setattr(Training, "_validate", validate)
+            patch.setattr("monaiseg.training.resume.Budget", functools.partial(Budget, clock=clock))
+            patch.setattr(SeededSteps, "attach", attach)
+            patch.setattr(Validation, "_look_at_cases", validate)
             result = train(
                 settings_from_dict(document),
                 output_root_path=data_task.folder.parent,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,21 +21,10 @@ from monaiseg.settings.settings import Settings
 from monaiseg.settings.writing import dump_settings
 from monaiseg.training import checkpoint as checkpoints
 from monaiseg.training.run import train
+from monaiseg.training.run_folder import RunFolder
 from monaiseg.training.sampling import EpochSampler
 
-PROGRAM = """
-import json, sys
-from pathlib import Path
-from monaiseg.training import distributed
-from monaiseg.training import newest
-from monaiseg.settings import load_settings
-from monaiseg.training import train
-root, name, options = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-distributed.join()
-result = train(load_settings(root / f"{name}.json"), output_root_path=root, data_task_name="phantoms", task_name=name, **options)
-distributed.leave()
-sys.exit(130 if result.interrupted else 0)
-"""
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 
 LEAVING = """
 import sys, torch
@@ -64,23 +54,33 @@ say("left:")
 """
 
 
-def start_two(task: DataTask, name: str, settings: Settings, **options: object) -> subprocess.Popen:
-    """Two processes on one computer, as torchrun starts them."""
+def command(task: DataTask, name: str, settings: Settings, *options: str) -> list[str]:
+    """What a user types after `torchrun`."""
     root = task.folder.parent
-    (root / f"{name}.json").write_text(dump_settings(settings))
-    (root / "program.py").write_text(PROGRAM)
-    words = ["--standalone", "--nproc_per_node", "2", str(root / "program.py"), str(root), name]
+    file = root / f"{name}.json"
+    file.write_text(dump_settings(settings))
+    place = ["-o", str(root), "-dtn", task.folder.name, "-tn", name]
+    return ["-m", "monaiseg", "train", "-ts", str(file), *place, *options]
+
+
+def started(words: list[str], **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *words, json.dumps(options)],
+        words,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
 
 
-def train_by_two(task: DataTask, name: str, settings: Settings, **options: object) -> str:
-    process = start_two(task, name, settings, **options)
+def start_two(task: DataTask, name: str, settings: Settings, *options: str) -> subprocess.Popen:
+    """Two processes on one computer, by torchrun."""
+    together = ["--standalone", "--nproc_per_node", "2"]
+    return started([*TORCHRUN, *together, *command(task, name, settings, *options)])
+
+
+def train_by_two(task: DataTask, name: str, settings: Settings, *options: str) -> str:
+    process = start_two(task, name, settings, *options)
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     return output
@@ -109,19 +109,29 @@ def test_nothing_of_the_group_is_left_and_nothing_waits_for_ever(tmp_path):
 
 
 @pytest.fixture
-def separable(settings: Settings) -> Settings:
-    """Two epochs in float32 whose loss is a mean over patches, so that a batch may be computed in parts."""
+def short(settings: Settings) -> Settings:
+    """Two epochs in float32, with augmentation; the loss sums over the batch."""
     return changed(
         settings,
         {
             "tsk_set.epochs": 2,
             "tsk_set.val_period": 1,
             "tsk_set.amp": False,
-            "tsk_set.loss.type": "ce",
+            "tsk_set.loss.batch_dice": True,
             "tsk_set.optim.lr": 0.001,
             "dataset.seg.augmentation.enabled": True,
         },
     )
+
+
+def assert_same_training(two: Path, one: Path) -> None:
+    """Sums are taken in another order, so the weights differ in their last digits only."""
+    found, wanted = checkpoints.newest(two), checkpoints.newest(one)
+    for name, weights in wanted.network.items():
+        torch.testing.assert_close(found.network[name], weights, rtol=0, atol=1e-4)
+    losses = [row["loss"] for row in wanted.history]
+    assert [row["loss"] for row in found.history] == pytest.approx(losses, rel=1e-4)
+    assert found.best.value == pytest.approx(wanted.best.value, abs=0.01)
 
 
 def test_ranks_share_every_batch_and_draw_what_one_process_draws():
@@ -137,38 +147,98 @@ def test_ranks_share_every_batch_and_draw_what_one_process_draws():
     assert keys(1, 2, skip=4) == second[2:]
 
 
+def train_alone(task: DataTask, name: str, settings: Settings, **options: object) -> Path:
+    return train(
+        settings,
+        output_root_path=task.folder.parent,
+        data_task_name=task.folder.name,
+        task_name=name,
+        **options,
+    ).run_folder
+
+
 @pytest.mark.slow
-def test_two_processes_train_what_one_trains(separable, data_task):
-    """Sums are taken in another order, so the weights differ in their last digits only."""
-    train_by_two(data_task, "two", separable)
-    alone = train(
-        separable,
-        output_root_path=data_task.folder.parent,
-        data_task_name=data_task.folder.name,
-        task_name="one",
-    )
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"type": "dice_ce"},
+        {"type": "gdice"},
+        {"type": "ce", "ce": {"class_weight": [0.1, 1.0, 5.0], "include_background": False}},
+    ],
+    ids=lambda loss: loss["type"],
+)
+def test_two_processes_train_what_one_trains(loss, short, data_task):
+    chosen = changed(short, {f"tsk_set.loss.{key}": value for key, value in loss.items()})
+    said = train_by_two(data_task, "two", chosen)
+    one = train_alone(data_task, "one", chosen)
 
-    two, one = (checkpoints.newest(data_task.folder / name) for name in ("two", "one"))
-    for name, weights in one.network.items():
-        torch.testing.assert_close(two.network[name], weights, rtol=1e-3, atol=1e-5)
-    assert [row["loss"] for row in two.history] == pytest.approx(
-        [row["loss"] for row in one.history], rel=1e-4
-    )
-    assert two.best.value == pytest.approx(alone.best.value, abs=0.01)
-
+    assert_same_training(data_task.folder / "two", one)
+    assert said.count("steps an epoch") == said.count("best mean Dice") == 1
+    assert "2 processes" in said
     with pytest.raises(CheckpointError, match="world size: 2 then, 1 now"):
-        train(
-            separable,
-            output_root_path=data_task.folder.parent,
-            data_task_name=data_task.folder.name,
-            task_name="two",
-            resume=True,
-        )
+        train_alone(data_task, "two", chosen, resume=True)
+
+
+@pytest.fixture
+def nodes() -> Iterator[list[list[str]]]:
+    """Commands that run another one on either of two computers, each with a network of its own and a cable between."""
+    names = [f"monaiseg-{os.getpid()}-{letter}" for letter in "ab"]
+    try:
+        for name in names:
+            made = subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False)
+            if made.returncode:
+                pytest.skip("no networks of one's own can be made here")
+        cable = "ip link add a netns {} type veth peer name b netns {}".format(*names)
+        subprocess.run(cable.split(), check=True)
+        for name, end, address in zip(names, "ab", ("10.77.0.1/24", "10.77.0.2/24"), strict=True):
+            for words in (f"addr add {address} dev {end}", f"link set {end} up", "link set lo up"):
+                subprocess.run(["ip", "-n", name, *words.split()], check=True)
+        yield [["ip", "netns", "exec", name] for name in names]
+    except FileNotFoundError:
+        pytest.skip("there is no program `ip` here")
+    finally:
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 
 @pytest.mark.slow
-def test_two_processes_stop_at_one_step_and_resume_to_the_same_weights(separable, data_task):
-    long = changed(separable, {"tsk_set.epochs": 4, "tsk_set.max_batch_num_per_epoch": [8, -1, -1]})
+def test_two_computers_train_what_one_trains(nodes, short, data_task):
+    """Two network namespaces stand for two computers, which see the same disk."""
+    words = command(data_task, "two", short)
+    meeting = ["--nnodes", "2", "--nproc_per_node", "1"]
+    meeting += ["--master_addr", "10.77.0.1", "--master_port", "29507"]
+    processes = [
+        started(
+            [*node, *TORCHRUN, *meeting, "--node_rank", str(number), *words],
+            GLOO_SOCKET_IFNAME="ab"[number],
+        )
+        for number, node in enumerate(nodes)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "steps an epoch" in outputs[0]
+    assert "steps an epoch" not in outputs[1]
+    assert_same_training(data_task.folder / "two", train_alone(data_task, "one", short))
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_taken_is_named_once_and_blames_no_process_of_the_same_training(
+    short, data_task
+):
+    with RunFolder.of(data_task.folder, "taken").opened(resume=False):
+        process = start_two(data_task, "taken", short)
+        output, _ = process.communicate(timeout=200)
+
+    assert process.returncode != 0
+    assert output.count("trains here") == 1
+    assert f"process {os.getpid()} on" in output
+
+
+@pytest.mark.slow
+def test_two_processes_stop_at_one_step_and_resume_to_the_same_weights(short, data_task):
+    long = changed(short, {"tsk_set.epochs": 4, "tsk_set.max_batch_num_per_epoch": [8, -1, -1]})
     train_by_two(data_task, "whole", long)
     process = start_two(data_task, "stopped", long)
     history = data_task.folder / "stopped" / "history.csv"
@@ -178,7 +248,7 @@ def test_two_processes_stop_at_one_step_and_resume_to_the_same_weights(separable
     process.communicate(timeout=900)
 
     assert checkpoints.newest(data_task.folder / "stopped").step < 32
-    train_by_two(data_task, "stopped", long, resume=True)
+    train_by_two(data_task, "stopped", long, "--resume")
 
     whole, resumed = (checkpoints.newest(data_task.folder / n) for n in ("whole", "stopped"))
     assert all(torch.equal(whole.network[name], value) for name, value in resumed.network.items())
@@ -186,12 +256,12 @@ def test_two_processes_stop_at_one_step_and_resume_to_the_same_weights(separable
 
 
 @pytest.mark.slow
-def test_the_fault_of_one_process_ends_all(separable, data_task):
+def test_the_fault_of_one_process_ends_all(short, data_task):
     """The second process alone draws from this case in the first step."""
     (case,) = data_task.cases["val"]
     Path(case.images[0]).write_bytes(b"damaged")
 
-    process = start_two(data_task, "faulty", changed(separable, {"dataset.cache.where": "none"}))
+    process = start_two(data_task, "faulty", changed(short, {"dataset.cache.where": "none"}))
     output, _ = process.communicate(timeout=900)
 
     assert process.returncode != 0

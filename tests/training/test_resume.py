@@ -11,19 +11,19 @@ from monaiseg.settings.reading import settings_from_dict
 from monaiseg.settings.settings import Settings
 from monaiseg.training import resume
 from monaiseg.training.checkpoint import commit, newest
-from monaiseg.training.resume import difference, fingerprint
+from monaiseg.training.resume import conditions, difference
 
 
-def fingerprinted(document=None, data=None, **changes):
+def conditions_of(document=None, data=None, **changes):
     settings = settings_from_dict(document or {})
     arguments = {"num_threads": 1} | changes
-    return fingerprint(settings, data or {"train/S01": "0f"}, TABLE.digest(), **arguments)
+    return conditions(settings, data or {"train/S01": "0f"}, TABLE.digest(), **arguments)
 
 
-def test_the_same_training_has_the_same_fingerprint_after_a_commit(tmp_path):
-    commit(tmp_path, made(10, fingerprint=fingerprinted()))
+def test_the_same_training_has_the_same_conditions_after_a_commit(tmp_path):
+    commit(tmp_path, made(10, conditions=conditions_of()))
 
-    assert difference(newest(tmp_path).fingerprint, fingerprinted()) == []
+    assert difference(newest(tmp_path).conditions, conditions_of()) == []
 
 
 @pytest.mark.parametrize(
@@ -46,22 +46,22 @@ def test_what_has_changed_since_is_said_in_words(changed, words):
     default_rate = Settings().tsk_set.optim.lr
     expected = words.replace("0.001 then", f"{default_rate} then")
 
-    assert expected in difference(fingerprinted(), fingerprinted(**changed))
+    assert expected in difference(conditions_of(), conditions_of(**changed))
 
 
 def test_another_label_table_is_another_training():
     other = LabelTable.from_values([1, 5]).digest()
 
-    assert difference(fingerprinted(), fingerprinted() | {"labels": other}) == [
+    assert difference(conditions_of(), conditions_of() | {"labels": other}) == [
         "label table: other values, names or partners than then"
     ]
 
 
 def test_other_versions_are_a_difference():
-    old = fingerprinted()
+    old = conditions_of()
     old["versions"] = old["versions"] | {"torch": "2.10.0"}
 
-    assert difference(old, fingerprinted()) == [f"torch: 2.10.0 then, {torch.__version__} now"]
+    assert difference(old, conditions_of()) == [f"torch: 2.10.0 then, {torch.__version__} now"]
 
 
 def test_settings_without_an_effect_on_the_weights_are_no_difference():
@@ -75,5 +75,5 @@ def test_settings_without_an_effect_on_the_weights_are_no_difference():
         },
     }
 
-    assert difference(fingerprinted(), fingerprinted(document)) == []
+    assert difference(conditions_of(), conditions_of(document)) == []
     assert set(type(Settings().tsk_set).model_fields) >= resume._WITHOUT_EFFECT

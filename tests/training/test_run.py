@@ -1,9 +1,8 @@
-"""Training: the same weights however often it is stopped, the best model kept, rates that do what they say."""
+"""Training: the same weights however often it is stopped, the best model kept."""
 
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from monaiseg.data.data_tasks import DataTask
 from monaiseg.data.grid import ras_axes
 from monaiseg.errors import CheckpointError, NumericsError, OutOfMemoryError, SettingsError
-from monaiseg.settings.optimisation import OptimSettings
 from monaiseg.settings.reading import changed as changed_at
 from monaiseg.settings.reading import load_settings, settings_from_dict
 from monaiseg.settings.settings import Settings
@@ -23,7 +21,6 @@ from monaiseg.settings.writing import dump_settings
 from monaiseg.training import checkpoint as checkpoints
 from monaiseg.training.engines import build_optimizer, network_spacing
 from monaiseg.training.run import train
-from monaiseg.training.schedule import LearningRate
 
 
 def changed(settings: Settings, **tsk: object) -> Settings:
@@ -147,9 +144,14 @@ def test_a_resume_that_would_not_be_exact_is_refused_with_the_difference(short, 
 
 
 def test_a_resume_where_the_processor_computes_otherwise_is_refused(short, data_task, monkeypatch):
-    monkeypatch.setattr("monaiseg.training.engines.computes_in_bfloat16", lambda _: True)
+    def processor(has_bfloat16: bool) -> None:
+        for module in ("engines", "recipe"):
+            name = f"monaiseg.training.{module}.computes_in_bfloat16"
+            monkeypatch.setattr(name, lambda _: has_bfloat16)
+
+    processor(has_bfloat16=True)
     run(changed(short, epochs=1), data_task, "run")
-    monkeypatch.setattr("monaiseg.training.engines.computes_in_bfloat16", lambda _: False)
+    processor(has_bfloat16=False)
 
     with pytest.raises(CheckpointError, match="device: cpu in bfloat16 then, cpu now"):
         run(changed(short, epochs=1), data_task, "run", resume=True)
@@ -207,7 +209,7 @@ def test_commits_within_an_epoch_wait_for_the_gradients_that_are_accumulated(
     steps = []
     commit = checkpoints.commit
     monkeypatch.setattr(
-        "monaiseg.training.run.checkpoints.commit",
+        "monaiseg.training.checkpoint.commit",
         lambda folder, saved: (steps.append(saved.step), commit(folder, saved)),
     )
     slow = changed(
@@ -325,49 +327,6 @@ def test_every_loss_and_optimiser_trains(loss, optimizer, settings, data_task):
     )
 
     assert run(brief, data_task, "brief").epochs == 1
-
-
-# ---------------------------------------------------------------- learning rate
-
-
-def rate(kind: str, **schedule: object) -> LearningRate:
-    settings = OptimSettings.model_validate({"lr": 1.0, "lr_scheduler": {"type": kind, **schedule}})
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    return LearningRate(optimizer, settings, steps_per_epoch=10, epochs=10, warmup_epochs=2)
-
-
-def test_the_warm_up_rises_from_a_tenth_and_ends():
-    schedule = rate("constant")
-
-    assert schedule.at(1) == pytest.approx(0.1)
-    assert schedule.at(11) == pytest.approx(0.55)
-    assert [schedule.at(step) for step in (21, 50, 100)] == [1.0, 1.0, 1.0]
-
-
-def test_step_falls_at_its_epochs():
-    schedule = rate("step", step={"step_size": 3, "gamma": 0.5})
-
-    assert [schedule.at(10 * epoch + 1) for epoch in (2, 3, 5, 6)] == [1.0, 0.5, 0.5, 0.25]
-
-
-@pytest.mark.parametrize("kind", ["poly", "cosine"])
-def test_poly_and_cosine_fall_from_the_full_rate_to_nothing(kind):
-    schedule = rate(kind)
-    values = [schedule.at(step) for step in range(21, 101)]
-
-    assert values[0] == pytest.approx(1.0)
-    assert values[-1] < 0.03
-    assert all(a > b for a, b in itertools.pairwise(values))
-
-
-def test_plateau_falls_when_dice_stops_rising_and_not_before():
-    schedule = rate("plateau", plateau={"patience": 1, "factor": 0.5, "min_lr": 0.3})
-    seen = []
-    for dice in (0.1, 0.5, 0.8, 0.8, 0.8, 0.9, 0.9, 0.9):
-        schedule.validated(dice)
-        seen.append(schedule.at(50))
-
-    assert seen == [1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.3]
 
 
 # ---------------------------------------------------------------- voxel size of the network

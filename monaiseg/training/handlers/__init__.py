@@ -1,22 +1,40 @@
 """Handlers: what happens around the steps of MONAI's engines, one idea a module.
 
-A *step* is one batch, counted from 1 through the whole run: ignite's `state.iteration`.
+Each can be one of the `train_handlers` of any `SupervisedTrainer`. What they share is in `state` of the engine:
+`metrics` holds the scores of an epoch, `last_step` where a time budget ends it.
 """
 
 from monaiseg.training.handlers.dice import DiceOfLabels
-from monaiseg.training.handlers.history import HistoryCsv
+from monaiseg.training.handlers.exact_resume import ExactResume
+from monaiseg.training.handlers.gradient_clipping import GradientClipping
+from monaiseg.training.handlers.history import History
 from monaiseg.training.handlers.label_filter import LabelFilter
+from monaiseg.training.handlers.label_maps import SaveLabelMaps
+from monaiseg.training.handlers.learning_rate import LearningRate
 from monaiseg.training.handlers.nan_guard import NanGuard
 from monaiseg.training.handlers.progress import ProgressDisplay
-from monaiseg.training.handlers.stop import StopOnSignal
-from monaiseg.training.handlers.tensorboard import TensorBoardLog
+from monaiseg.training.handlers.seeded_steps import SeededSteps
+from monaiseg.training.handlers.stop_on_signal import StopOnSignal
+from monaiseg.training.handlers.tensorboard import CasePicture, TensorBoardLog
+from monaiseg.training.handlers.time_budget import TimeBudget
+from monaiseg.training.handlers.validation import Validation
+from monaiseg.training.handlers.weight_averaging import WeightAveraging
 
 __all__ = [
+    "CasePicture",
     "DiceOfLabels",
-    "HistoryCsv",
+    "ExactResume",
+    "GradientClipping",
+    "History",
     "LabelFilter",
+    "LearningRate",
     "NanGuard",
     "ProgressDisplay",
+    "SaveLabelMaps",
+    "SeededSteps",
     "StopOnSignal",
     "TensorBoardLog",
+    "TimeBudget",
+    "Validation",
+    "WeightAveraging",
 ]

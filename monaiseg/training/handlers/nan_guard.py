@@ -18,10 +18,10 @@ class NanGuard:
     """Stops a training whose loss is not a finite number, before that can reach the weights.
 
     Args:
-        checkpoints: folder of the training's commits.
+        checkpoints: folder of the training's commits, to name the last one.
     """
 
-    def __init__(self, checkpoints: Path) -> None:
+    def __init__(self, checkpoints: Path | None = None) -> None:
         self.checkpoints = checkpoints
 
     def attach(self, engine: Engine) -> None:
@@ -32,7 +32,7 @@ class NanGuard:
         loss, batch = loss_of(engine), cast(Any, engine.state.batch)
         if math.isfinite(loss):
             return
-        commits = sorted(self.checkpoints.glob("step-*.json"))
+        commits = sorted(self.checkpoints.glob("step-*.json")) if self.checkpoints else []
         last = (
             f"{commits[-1].with_suffix(SUFFIX)} is as good as before"
             if commits

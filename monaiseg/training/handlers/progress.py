@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ignite.engine import Engine, Events
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from monaiseg.training.handlers.batches import log, loss_of
+from monaiseg.training.handlers.steps import at_the_end, is_broken_off, last_step_of
 
 
 class _Screen(Console):
@@ -40,59 +40,52 @@ class ProgressDisplay:
         )
         self._line = self._bar.add_task("")
         self._first = 0
-        self._steps: float = 0
-        self._epoch_length = 1
         self._started = 0.0
         self._dice = ""
 
-    @contextlib.contextmanager
-    def shown(self) -> Iterator[None]:
-        """The live line stands on the screen while the block runs."""
-        with self._bar:
-            yield
-
     def attach(self, engine: Engine) -> None:
-        """Follow the steps of a training."""
+        """Follow the steps of a training, and say what each epoch came to."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._follow)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._say)
+        at_the_end(engine, self._bar.stop)
 
-    def end_at(self, last_step: float) -> None:
-        """The training now ends with this step; infinite where that is not decided yet."""
-        self._steps = last_step
-        self._bar.update(self._line, total=last_step if math.isfinite(last_step) else None)
+    def _start(self, engine: Engine) -> None:
+        self._started, self._first = time.monotonic(), engine.state.iteration
+        self._bar.start()
+        self._bar.update(self._line, completed=self._first)
 
-    def epoch(self, row: Mapping[str, Any]) -> None:
-        """Say what an epoch's row holds: epoch, step, loss and, after a validation, `dice/mean`."""
-        if "dice/mean" in row:
-            self._dice = f", Dice {row['dice/mean']:.4f}"
-        line = self._sentence(row["epoch"], row["step"], row["loss"])
+    def _follow(self, engine: Engine) -> None:
+        last = last_step_of(engine)
+        self._bar.update(
+            self._line,
+            completed=engine.state.iteration,
+            total=last if math.isfinite(last) else None,
+            description=self._sentence(engine, loss_of(engine)),
+        )
+
+    def _say(self, engine: Engine) -> None:
+        """Epoch, mean loss and, after a validation, Dice."""
+        if is_broken_off(engine):
+            return
+        scores = engine.state.metrics
+        if "dice/mean" in scores:
+            self._dice = f", Dice {scores['dice/mean']:.4f}"
+        line = self._sentence(engine, scores["loss"] if "loss" in scores else loss_of(engine))
         log.info("%s", line)
         if not self.console.is_terminal:
             with contextlib.suppress(OSError):  # sent to a file whose disk is full
                 self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def _start(self, engine: Engine) -> None:
+    def _sentence(self, engine: Engine, loss: float) -> str:
         state: Any = engine.state
-        self._started, self._first = time.monotonic(), state.iteration
-        self._epoch_length = state.epoch_length
-        self.end_at(state.max_epochs * state.epoch_length)
-        self._bar.update(self._line, completed=state.iteration)
-
-    def _follow(self, engine: Engine) -> None:
-        step = engine.state.iteration
-        self._bar.update(
-            self._line,
-            completed=step,
-            description=self._sentence(engine.state.epoch, step, loss_of(engine)),
-        )
-
-    def _sentence(self, epoch: int, step: int, loss: float) -> str:
-        if not math.isfinite(self._steps):
-            return f"epoch {epoch}, loss {loss:.4f}{self._dice}"
-        speed = (time.monotonic() - self._started) / max(step - self._first, 1)
-        left = _duration(speed * (self._steps - step))
-        epochs = math.ceil(self._steps / self._epoch_length)
-        return f"epoch {epoch} of {epochs}, loss {loss:.4f}{self._dice}, {left} left"
+        last = last_step_of(engine)
+        if not math.isfinite(last):
+            return f"epoch {state.epoch}, loss {loss:.4f}{self._dice}"
+        speed = (time.monotonic() - self._started) / max(state.iteration - self._first, 1)
+        left = _duration(speed * (last - state.iteration))
+        epochs = math.ceil(last / state.epoch_length)
+        return f"epoch {state.epoch} of {epochs}, loss {loss:.4f}{self._dice}, {left} left"
 
 
 def _duration(seconds: float) -> str:

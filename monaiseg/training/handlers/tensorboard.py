@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,67 +14,69 @@ import numpy as np
 from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
-from typing_extensions import Self
 
 from monaiseg.data import LabelTable
 from monaiseg.errors import MonaisegWarning
 from monaiseg.evaluation import slice_picture
-from monaiseg.training.handlers.batches import learning_rate_of, loss_of
+from monaiseg.training.handlers.batches import case_ids, learning_rate_of, loss_of
+from monaiseg.training.handlers.steps import RunEvents, at_the_end, is_broken_off, listen, scores_of
 
 
 class TensorBoardLog:
-    """Loss, learning rate, seconds, Dice of each named label and pictures, as TensorBoard events in a folder."""
+    """Loss, learning rate, seconds, scores and pictures, as TensorBoard events in a folder.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Unlike MONAI's `TensorBoardStatsHandler` it takes back what a killed run wrote after its last checkpoint, and goes
+    on without when the disk is full.
+
+    Args:
+        folder: where to.
+        every: steps between two entries, each the mean since the last one.
+        waiting: losses of the steps since the last entry; it grows and is emptied. A checkpoint keeps them.
+    """
+
+    def __init__(self, folder: Path, every: int = 1, waiting: list[float] | None = None) -> None:
+        self.folder, self.every = folder, every
+        self._losses = [] if waiting is None else waiting
         self._writer: SummaryWriter | None = None
-        self._step = 0
-        self._losses: list[float] = []
         self._seconds: list[float] = []
         self._since = 0.0
 
-    def state_dict(self) -> list[float]:
-        """Losses of the steps since the last entry, for the checkpoint."""
-        return self._losses
-
-    def stand_at(self, step: int, losses: Sequence[float] = ()) -> None:
-        """The training goes on after this step: TensorBoard drops what a killed one had written of later ones.
-
-        `losses` is what `state_dict` gave then.
-        """
-        self._step, self._losses = step, list(losses)
-
-    def __enter__(self) -> Self:
-        with self._once_only():
-            self._writer = SummaryWriter(str(self.folder), purge_step=self._step + 1)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._write(lambda writer: writer.close())
-        self._writer = None
-
-    def attach(self, engine: Engine, every: int) -> None:
-        """Write loss, learning rate and seconds of a step at every so-manieth step, as means since the last time."""
+    def attach(self, engine: Engine) -> None:
+        """Write every so many steps, and the scores in `state.metrics` after each epoch."""
+        engine.add_event_handler(Events.STARTED, self._open)
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_clock)  # validation is no step
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
-        engine.add_event_handler(Events.ITERATION_COMPLETED(every=every), self._write_step)
-
-    def epoch(self, row: Mapping[str, Any]) -> None:
-        """Write the scores in an epoch's row under their names: `dice/mean`, `dice/<label name>`, `dice_debug/...`."""
-        for name, value in row.items():
-            if name.startswith("dice") and math.isfinite(value):
-                self._scalar(name, value, row["step"])
-        self.flush()
-
-    def flush(self) -> None:
-        """Hand everything to the disk; to be called before a commit, which says that it is there."""
-        self._write(lambda writer: writer.flush())
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self._write_step)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write_scores)
+        # A resume does not write again what is at or before the step of a checkpoint.
+        listen(engine, RunEvents.COMMITTING, self._flush)
+        at_the_end(engine, self._close)
 
     def slices(self, case_id: str, picture: NDArray[np.uint8], step: int) -> None:
         """Write a picture (rows, columns, 3) of a case."""
         self._write(
             lambda writer: writer.add_image(f"slices/{case_id}", picture, step, dataformats="HWC")
         )
+
+    def _open(self, engine: Engine) -> None:
+        """TensorBoard drops what a killed run had written of steps that this one does again."""
+        with self._once_only():
+            self._writer = SummaryWriter(str(self.folder), purge_step=engine.state.iteration + 1)
+
+    def _close(self) -> None:
+        self._write(lambda writer: writer.close())
+        self._writer = None
+
+    def _flush(self) -> None:
+        self._write(lambda writer: writer.flush())
+
+    def _write_scores(self, engine: Engine) -> None:
+        if is_broken_off(engine):
+            return
+        for name, value in scores_of(engine).items():
+            if math.isfinite(value):
+                self._scalar(name, value, engine.state.iteration)
+        self._flush()
 
     def _start_clock(self, _: Engine) -> None:
         self._since = time.perf_counter()
@@ -90,7 +92,8 @@ class TensorBoardLog:
         self._scalar("loss/train", sum(self._losses) / len(self._losses), step)
         self._scalar("learning_rate", learning_rate_of(engine), step)
         self._scalar("seconds_per_iteration", sum(self._seconds) / len(self._seconds), step)
-        self._losses, self._seconds = [], []
+        self._losses.clear()
+        self._seconds.clear()
 
     def _scalar(self, name: str, value: float, step: int) -> None:
         self._write(lambda writer: writer.add_scalar(name, value, step))
@@ -114,6 +117,32 @@ class TensorBoardLog:
                 MonaisegWarning,
                 stacklevel=2,
             )
+
+
+class CasePicture:
+    """A picture of the last validation case, the same one every time.
+
+    Args:
+        board: where it goes.
+        table: the network's classes.
+        evaluator: that sees the cases.
+        every: in epochs that divide by this.
+    """
+
+    def __init__(
+        self, board: TensorBoardLog, table: LabelTable, evaluator: Engine, every: int = 1
+    ) -> None:
+        self.board, self.table, self.evaluator, self.every = board, table, evaluator, every
+
+    def attach(self, engine: Engine) -> None:
+        """Draw after each validation."""
+        listen(engine, RunEvents.VALIDATED, self._draw)
+
+    def _draw(self, engine: Engine) -> None:
+        state: Any = self.evaluator.state
+        if engine.state.epoch % self.every == 0:
+            (case_id,) = case_ids(state.batch)
+            self.board.slices(case_id, picture_of(state, self.table), engine.state.iteration)
 
 
 def picture_of(state: Any, table: LabelTable) -> NDArray[np.uint8]:

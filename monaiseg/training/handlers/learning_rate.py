@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step, so that a resumed training cannot be a step behind.
+"""Learning rate: a function of the step, so that a resumed training cannot be a step behind.
 
 What is remembered: how far validation has made `plateau` fall and, under a budget, where the training was last decided
 to end.
@@ -10,9 +10,11 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ignite.engine import Engine, Events
 from torch.optim import Optimizer
 
 from monaiseg.settings import OptimSettings
+from monaiseg.training.handlers.steps import RunEvents, listen
 
 WARMUP_START = 0.1
 """Share of the learning rate that the warm-up starts from, EasyReg's."""
@@ -51,6 +53,9 @@ class Course:
 class LearningRate:
     """Sets an optimiser's learning rate before each step.
 
+    torch's schedulers count calls, and `ReduceLROnPlateau` is no function of the step at all: where one stands after a
+    kill depends on when it was saved. Here the rate of step N is that of step N.
+
     Args:
         optimizer: every parameter group gets the same rate.
         settings: schedule and base rate.
@@ -59,6 +64,7 @@ class LearningRate:
             where the end is, they do not fall.
         warmup_epochs: epochs over which the rate rises linearly from a tenth to its full value.
         base: rate after the warm-up in place of `settings.lr`; a checkpoint remembers it.
+        watched: the score in `state.metrics` that `plateau` looks at after each validation.
     """
 
     def __init__(
@@ -70,8 +76,9 @@ class LearningRate:
         epochs: int | None,
         warmup_epochs: float,
         base: float | None = None,
+        watched: str = "dice/mean",
     ) -> None:
-        self.optimizer = optimizer
+        self.optimizer, self.watched = optimizer, watched
         self.settings = settings
         self.steps_per_epoch = steps_per_epoch
         self.is_open = epochs is None
@@ -82,6 +89,18 @@ class LearningRate:
         self._fallen = 1.0  # plateau: product of the falls so far
         self._best = -math.inf
         self._waited = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Set the rate before each step, and look at the score of each validation."""
+        engine.add_event_handler(
+            Events.ITERATION_STARTED, lambda: self.apply(engine.state.iteration)
+        )
+        listen(engine, RunEvents.VALIDATED, self._listen)
+
+    def _listen(self, engine: Engine) -> None:
+        score = engine.state.metrics.get(self.watched, math.nan)
+        if not math.isnan(score):  # NaN: no validation case has any structure
+            self.validated(score)
 
     @property
     def base(self) -> float:

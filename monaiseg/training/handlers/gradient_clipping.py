@@ -1,0 +1,33 @@
+"""Gradient clipping: no step is longer than a given norm of the gradient allows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ignite.engine import Engine
+from monai.engines.utils import IterationEvents
+from torch import nn
+
+from monaiseg.training.handlers.steps import weights_change
+
+
+class GradientClipping:
+    """Scales the gradient down to a norm, once a change of the weights: accumulated batches are clipped together.
+
+    Args:
+        norm: greatest norm of the gradient of all weights.
+    """
+
+    def __init__(self, norm: float) -> None:
+        self.norm = norm
+
+    def attach(self, engine: Engine) -> None:
+        """Clip after the backward pass, before the optimiser's step."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip)
+
+    def _clip(self, engine: Any) -> None:
+        if not weights_change(engine):
+            return
+        if engine.scaler is not None:
+            engine.scaler.unscale_(engine.optimizer)
+        nn.utils.clip_grad_norm_(engine.network.parameters(), self.norm)

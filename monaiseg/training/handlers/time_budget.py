@@ -1,0 +1,112 @@
+"""Time budget: ends a run by the clock, with its last validation and checkpoint on time."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from monaiseg.training import distributed
+from monaiseg.training.budget import CALIBRATION_STEPS, Budget
+from monaiseg.training.handlers.learning_rate import LearningRate
+from monaiseg.training.handlers.steps import RunEvents, listen, weights_change
+
+log = logging.getLogger("monaiseg")
+
+
+class TimeBudget:
+    """Decides the last step from the measured pace and the time left, anew with each checkpoint of an epoch.
+
+    `ignite.handlers.TimeLimit` stops where the clock stands, with no validation and a learning rate that has not
+    fallen. The decision is told to the other handlers as `state.last_step` and `state.max_epochs`. Attach it after
+    `ExactResume`: the time of its checkpoints is counted.
+
+    Args:
+        budget: the clock and the pace.
+        rate: a learning rate that is to reach its end with the last step.
+        commit: writes a checkpoint; the first decision inside an epoch is committed at once. None: no checkpoints are
+            written, and the end is decided anew after each epoch.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        rate: LearningRate | None = None,
+        commit: Callable[[Engine], None] | None = None,
+    ) -> None:
+        self.budget, self.rate, self.commit = budget, rate, commit
+        self._has_committed = False
+
+    def attach(self, engine: Engine) -> None:
+        """Measure, decide and end."""
+        self._tell(engine)
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._end_step)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
+        listen(engine, RunEvents.VALIDATED, self.budget.validated)
+        listen(engine, RunEvents.CLOSED, self._decide_with_a_commit)
+
+    def _start(self, engine: Engine) -> None:
+        self._tell(engine)
+        self.budget.begun()
+
+    def _end_step(self, engine: Any) -> None:
+        """Decide where to end once the first steps are measured, and end here where time is up."""
+        step, length = engine.state.iteration, engine.state.epoch_length
+        self.budget.stepped()
+        if distributed.any_of(step < self.budget.last_step and self.budget.is_spent(step)):
+            self._end_at(engine, step)
+        elif not self._is_decided and step >= CALIBRATION_STEPS:
+            self._decide_inside_epoch(engine)
+        if step == self.budget.last_step and step % length:
+            engine.terminate_epoch()
+
+    def _decide_inside_epoch(self, engine: Any) -> None:
+        if engine.state.iteration % engine.state.epoch_length == 0 or not weights_change(engine):
+            return
+        self._decide(engine)
+        if self.commit is not None:
+            self.commit(engine)
+        self.budget.closed(committed=True)
+
+    def _decide_with_a_commit(self, engine: Engine) -> None:
+        """The checkpoint of an epoch's end carries a new decision; only one that is committed is gone by."""
+        if engine.state.iteration < self.budget.last_step:
+            self._decide(engine)
+        self._has_committed = True
+
+    def _end_epoch(self, engine: Engine) -> None:
+        if self.commit is None and engine.state.iteration < self.budget.last_step:
+            self._decide(engine)
+        self.budget.closed(committed=self._has_committed)
+        self._has_committed = False
+
+    def _decide(self, engine: Engine) -> None:
+        step, length = engine.state.iteration, engine.state.epoch_length or 1
+        self._end_at(
+            engine, distributed.from_first(self.budget.choose_last_step(step, step // length))
+        )
+        log.info(
+            "budget: %.0f of %.0f seconds spent after step %d; the last one will be step %g",
+            self.budget.spent, self.budget.seconds, step, self.budget.last_step,
+        )  # fmt: skip
+
+    def _end_at(self, engine: Engine, last_step: int) -> None:
+        self.budget.last_step = last_step
+        if self.rate is not None:
+            self.rate.end_at(engine.state.iteration, last_step)
+        self._tell(engine)
+
+    def _tell(self, engine: Any) -> None:
+        """Epochs enough for the last step; while that is not decided, for the next one."""
+        last = self.budget.last_step
+        engine.state.last_step = last
+        ahead = last if self._is_decided else engine.state.iteration + 1
+        engine.state.max_epochs = math.ceil(ahead / engine.state.epoch_length)
+
+    @property
+    def _is_decided(self) -> bool:
+        return math.isfinite(self.budget.last_step)

@@ -1,0 +1,140 @@
+"""Validation: what the averaged weights score on whole cases, between two epochs, and whether that is the best so far."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from ignite.engine import Engine, Events
+from monai.engines.evaluator import SupervisedEvaluator
+from torch import nn
+
+from monaiseg.errors import OutOfMemoryError, lack_of_memory
+from monaiseg.training import distributed
+from monaiseg.training.checkpoint import Best
+from monaiseg.training.handlers.batches import in_words
+from monaiseg.training.handlers.steps import RunEvents, allow, is_broken_off, last_step_of
+from monaiseg.training.handlers.weight_averaging import WeightAveraging
+
+
+def is_better(new: float, best: float) -> bool:
+    """The rule by which the best model is chosen, as MONAI's evaluator takes it: `metric_cmp_fn=is_better`.
+
+    The greater score is better. NaN, where no validation case has any structure, is better than nothing.
+    """
+    return not math.isnan(new) and (math.isnan(best) or new > best)
+
+
+class Validation:
+    """Runs MONAI's evaluators after epochs, and keeps the best model by the rule of the first one's `metric_cmp_fn`.
+
+    `monai.handlers.ValidationHandler` does neither know of averaged weights nor of a signal that must not wait for the
+    last case. Scores go to the trainer's `state.metrics`: `dice/mean`, `dice/<label>`, and of another evaluator than
+    "val" `dice_<name>/mean`, where `dice` is the name of its key metric.
+
+    Args:
+        evaluators: by name; each a `SupervisedEvaluator` with a key metric. "val" decides which model is best.
+        every: validate after every so many epochs, and after the last step.
+        labels: names for the `metric_details` of the key metric.
+        average: averaged weights that are validated in place of the network's own.
+        save_best: called with a score that is the best so far; returns the pointer to what it has saved.
+        best: the best before this run.
+        stop: whether a signal has asked to stop; asked after each case.
+    """
+
+    def __init__(
+        self,
+        evaluators: Mapping[str, SupervisedEvaluator],
+        *,
+        every: int = 1,
+        labels: Sequence[str] = (),
+        average: WeightAveraging | None = None,
+        save_best: Callable[[float], Best] | None = None,
+        best: Best | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.evaluators, self.every, self.labels = dict(evaluators), every, tuple(labels)
+        self.average, self.save_best, self.stop = average, save_best, stop
+        self._scores: list[str] = []
+        for evaluator in self.evaluators.values():
+            # At -1, where MONAI begins, it takes any first score as best, also NaN, and asks no rule.
+            evaluator.state.best_metric_epoch = 0
+            evaluator.state.best_metric = math.nan if best is None else best.value
+            evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._end_case)
+
+    def attach(self, engine: Engine) -> None:
+        """Validate at the ends of epochs."""
+        allow(engine)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._forget)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._validate)
+
+    def _forget(self, engine: Engine) -> None:
+        for name in self._scores:
+            engine.state.metrics.pop(name, None)
+
+    def _validate(self, engine: Any) -> None:
+        state = engine.state
+        if state.epoch % self.every and state.iteration < last_step_of(engine):
+            return
+        network = distributed.plain(engine.network)
+        # Batch normalisation counts what each process saw; all validate the network that the first one saves.
+        averages = [] if self.average is None else self.average.buffers
+        distributed.take_from_first([*network.buffers(), *averages])
+        state.broken_off = False
+        with self._averaged(network):
+            for name, evaluator in self.evaluators.items():
+                if not is_broken_off(engine):
+                    self._look_at_cases(engine, name, evaluator)
+        if is_broken_off(engine):
+            engine.terminate()
+            return
+        scores = {k: v for name in self.evaluators for k, v in self._scores_of(name).items()}
+        self._scores = list(scores)
+        state.metrics.update(scores)
+        self._keep_best(state.epoch)
+        engine.fire_event(RunEvents.VALIDATED)
+
+    def _averaged(self, network: nn.Module) -> contextlib.AbstractContextManager[object]:
+        return (
+            contextlib.nullcontext(network) if self.average is None else self.average.swapped_in()
+        )
+
+    def _look_at_cases(self, engine: Any, name: str, evaluator: SupervisedEvaluator) -> None:
+        state = cast(Any, evaluator.state)
+        state.training_step = engine.state.iteration
+        try:
+            evaluator.run(engine.state.epoch)
+        except (RuntimeError, MemoryError) as error:
+            if (lack := lack_of_memory(error)) is None:
+                raise
+            raise OutOfMemoryError.of(
+                f"epoch {engine.state.epoch}, {name}, {in_words(state.batch)}",
+                str(state.device),
+                lack,
+                "lower dataset.seg.patch_size, or end what else takes memory; then resume",
+            ) from error
+        engine.state.broken_off = bool(getattr(state, "broken_off", False))
+
+    def _end_case(self, evaluator: Any) -> None:
+        """A validation can take minutes: a signal ends it after a case, and a resume begins it anew."""
+        evaluator.state.broken_off = distributed.any_of(self.stop())
+        if evaluator.state.broken_off:
+            evaluator.terminate()
+
+    def _scores_of(self, name: str) -> dict[str, float]:
+        """The mean and, where the metric has them, the labels' scores."""
+        state = cast(Any, self.evaluators[name].state)
+        metric = state.key_metric_name
+        title = metric if name == "val" else f"{metric}_{name}"
+        details = state.metric_details.get(metric, [])
+        labels = {
+            f"{title}/{label}": value for label, value in zip(self.labels, details, strict=False)
+        }
+        return {f"{title}/mean": float(state.metrics[metric]), **labels}
+
+    def _keep_best(self, epoch: int) -> None:
+        state = cast(Any, getattr(self.evaluators.get("val"), "state", None))
+        if state is not None and state.best_metric_epoch == epoch and self.save_best is not None:
+            self.save_best(float(state.best_metric))

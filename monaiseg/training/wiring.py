@@ -1,0 +1,105 @@
+"""Wiring: the handlers of a training, in the order that they act in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from ignite.engine import Engine
+from monai.engines.evaluator import SupervisedEvaluator
+
+from monaiseg.training import distributed
+from monaiseg.training.handlers.exact_resume import ExactResume
+from monaiseg.training.handlers.gradient_clipping import GradientClipping
+from monaiseg.training.handlers.history import History
+from monaiseg.training.handlers.label_filter import LabelFilter
+from monaiseg.training.handlers.label_maps import SaveLabelMaps
+from monaiseg.training.handlers.nan_guard import NanGuard
+from monaiseg.training.handlers.progress import ProgressDisplay
+from monaiseg.training.handlers.seeded_steps import SeededSteps
+from monaiseg.training.handlers.stop_on_signal import StopOnSignal
+from monaiseg.training.handlers.tensorboard import CasePicture, TensorBoardLog
+from monaiseg.training.handlers.time_budget import TimeBudget
+from monaiseg.training.handlers.validation import Validation
+from monaiseg.training.recipe import Recipe
+from monaiseg.training.run_folder import RunFolder
+from monaiseg.training.state import RunState
+
+
+class Handler(Protocol):
+    """What MONAI takes as one of `train_handlers`."""
+
+    def attach(self, engine: Engine) -> None:
+        """Listen to the engine's events."""
+
+
+def train_handlers(
+    recipe: Recipe,
+    state: RunState,
+    folder: RunFolder,
+    evaluators: Mapping[str, SupervisedEvaluator],
+) -> list[Handler]:
+    """What happens around the steps of a training, for `SupervisedTrainer(train_handlers=...)`.
+
+    Args:
+        recipe: of the training.
+        state: that it begins with.
+        folder: where it writes.
+        evaluators: for "val" and "debug", as `build_evaluator` makes them.
+    """
+    tsk, table = recipe.settings.tsk_set, recipe.table
+    stop = StopOnSignal()
+    checkpoints = ExactResume(
+        folder.checkpoints,
+        state,
+        recipe.description,
+        every_epochs=tsk.checkpoint_period,
+        every_steps=tsk.checkpoint_steps,
+        keep_every=tsk.keep_period,
+    )
+    validation = Validation(
+        evaluators,
+        every=tsk.val_period,
+        labels=[label.name for label in table.foreground],
+        average=state.average,
+        save_best=checkpoints.save_best,
+        best=state.best,
+        stop=lambda: stop.requested,
+    )
+    if tsk.save_running_resolution_3d_img:
+        for split, evaluator in evaluators.items():
+            place = folder.records / "3D"
+            SaveLabelMaps(place, table, split, tsk.save_val_fig_epoch).attach(evaluator)
+    return [
+        LabelFilter(table),
+        SeededSteps(tsk.seed),
+        NanGuard(folder.checkpoints),
+        *([] if tsk.gradient_clip is None else [GradientClipping(tsk.gradient_clip)]),
+        *([] if state.average is None else [state.average]),
+        validation,
+        *([] if state.rate is None else [state.rate]),
+        History(folder.history, state.history, state.losses),
+        *(_shown(recipe, state, folder, evaluators) if distributed.is_first() else []),
+        stop,
+        checkpoints,
+        *(
+            []
+            if state.budget is None
+            else [TimeBudget(state.budget, state.rate, checkpoints.commit)]
+        ),
+    ]
+
+
+def _shown(
+    recipe: Recipe,
+    state: RunState,
+    folder: RunFolder,
+    evaluators: Mapping[str, SupervisedEvaluator],
+) -> list[Handler]:
+    """What the first process shows for all."""
+    tsk = recipe.settings.tsk_set
+    board = TensorBoardLog(folder.path, tsk.print_step[0], state.unshown)
+    shown: list[Handler] = [ProgressDisplay(), board]
+    if tsk.save_fig_on and "val" in evaluators:
+        shown.append(CasePicture(board, recipe.table, evaluators["val"], tsk.save_val_fig_epoch))
+    return shown
