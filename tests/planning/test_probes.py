@@ -1,0 +1,73 @@
+"""Probes: what is measured, and what is said where nothing can be."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from monaiseg.errors import SettingsError
+from monaiseg.planning import measuring, probes
+from monaiseg.planning.layout import layout
+from monaiseg.planning.limits import Limits
+from monaiseg.planning.options import Option
+from monaiseg.planning.probes import run_probes
+from monaiseg.settings.settings import Settings
+from monaiseg.settings.writing import dump_settings
+from plans import GIB, GPU, RULES, even, machine, on_gpu
+
+
+def _starved() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+
+def _broken() -> None:
+    raise RuntimeError("shapes differ")
+
+
+def test_memory_that_runs_out_in_a_probe_leaves_the_option_out():
+    assert probes._apart(_starved) is None
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        probes._apart(_broken)
+
+
+def test_what_keeps_a_probe_from_measuring_is_said(monkeypatch):
+    monkeypatch.setattr("monaiseg.planning.probes.sys.executable", shutil.which("false"))
+
+    with pytest.raises(SettingsError, match=r"could not be measured: the process ended with 1;"):
+        run_probes([], (Settings(), (16, 16, 16), 2), (1.0, 1.0, 1.0), cores=1, device="cpu")
+
+
+def test_without_a_gpu_to_measure_a_plan_for_one_wants_measurements(data_task):
+    from monaiseg.planning.planner import plan
+
+    with pytest.raises(SettingsError, match="--measurements"):
+        plan(
+            data_task.folder.parent,
+            data_task.folder.name,
+            minutes=10,
+            memory_gb=4,
+            gpu_memory_gb=8,
+        )
+
+
+def test_a_step_that_did_not_fit_a_gpu_is_not_planned_again(monkeypatch):
+    monkeypatch.setattr("monaiseg.planning.measuring.free_memory", lambda: GIB)  # of the computer
+    scans = even((120, 120, 120))
+    option = Option("standard", 32, (64, 64, 64), 2)
+
+    failed = measuring._too_large(option, scans, GPU, on_gpu(machine(scans)))
+
+    assert failed.step_bytes > GPU.gpu_memory_gb * GIB
+
+
+def test_the_step_of_more_classes_than_a_byte_holds_is_measured():
+    settings = layout(
+        Option("folded", 16, (16, 16, 16), 1), even((16, 16, 16)), Limits(1, 1, 1), RULES
+    )
+
+    measured = probes._step_costs(dump_settings(settings), 300, (1.0, 1.0, 1.0), 1, "cpu")
+
+    assert measured["num_classes"] == 300
+    assert measured["step_seconds"] > 0
