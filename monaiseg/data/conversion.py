@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from monaiseg.data.volumes import (
     write_label_map,
 )
 from monaiseg.errors import DataError, SettingsError, listed
+from monaiseg.machine import reading_threads
 
 _Kind = TypeVar("_Kind", Case, MaskedCase)
 _Found = TypeVar("_Found")
@@ -143,7 +143,7 @@ def _each(
 
     done: list[_Found] = []
     problems: list[str] = []
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(reading_threads()) as pool:
         for number, result in enumerate(pool.map(guarded, cases), start=1):
             if isinstance(result, _Fault):
                 problems.append(result.text)

@@ -27,7 +27,7 @@ def test_a_plan_is_measured_written_and_trained_on_time(data_task, tmp_path, mon
 
     assert first.exit_code == again.exit_code == 0
     assert first.stdout.count("\n") > 10
-    assert f'monaiseg train -ts "{settings}"' in first.stdout
+    assert f"monaiseg train {data_task.folder} --settings {settings} --name first" in first.stdout
     assert load_settings(settings) == load_settings(tmp_path / "again.json")
 
     words[words.index("--cores") + 1] = "2"
