@@ -31,7 +31,7 @@ from monaiseg.preparation import prepare
 from monaiseg.settings.reading import changed
 from monaiseg.settings.writing import dump_settings
 from monaiseg.training import checkpoint as checkpoints
-from monaiseg.training.resume import difference
+from monaiseg.training.conditions import difference
 from monaiseg.transforms.chains import cached_chain
 from monaiseg.transforms.items import case_item
 from monaiseg.transforms.load import ReadReferenced

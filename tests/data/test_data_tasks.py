@@ -27,7 +27,7 @@ def task(cases, tmp_path) -> DataTask:
     members = cases(4)
     facts = examine_cases(members)
     splits = {"train": members[:2], "val": members[2:3], "test": members[3:], "debug": members[:1]}
-    folder = tmp_path / "out" / "task"
+    folder = tmp_path / "home" / "out" / "task"
     return DataTask(folder, "task", 7, splits, scan_labels(facts), facts, ("T1",), ("a note",))
 
 
@@ -65,12 +65,12 @@ def test_a_folder_that_is_no_data_task_names_those_that_are_near(task, wanted, t
     with pytest.raises(
         DataError, match=f"not a prepared dataset.*use {re.escape(str(task.folder))}$"
     ):
-        read_data_task(tmp_path / wanted)
+        read_data_task(tmp_path / "home" / wanted)
 
 
 def test_where_no_data_task_is_near_the_command_that_makes_one_is_named(tmp_path):
     with pytest.raises(DataError, match="make one with `monaiseg prepare`"):
-        read_data_task(tmp_path / "work" / "scans")
+        read_data_task(tmp_path / "home" / "work" / "scans")
 
 
 def test_a_file_that_is_gone_is_named_when_the_task_is_read(task):

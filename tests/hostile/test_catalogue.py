@@ -20,8 +20,8 @@ from bench import REPOSITORY, Bench, call
 from bench_models import as_checkpoint, predict, sound_model
 from fuzz import models
 from monaiseg.training.checkpoint import commit, newest
+from monaiseg.training.conditions import difference
 from monaiseg.training.devices import OLDEST
-from monaiseg.training.resume import difference
 
 
 def test_another_number_of_processes_is_a_difference():

@@ -9,9 +9,9 @@ from checkpoint_files import TABLE, made
 from monaiseg.data.labels import LabelTable
 from monaiseg.settings.reading import settings_from_dict
 from monaiseg.settings.settings import Settings
-from monaiseg.training import resume
+from monaiseg.training import conditions as conditions_module
 from monaiseg.training.checkpoint import commit, newest
-from monaiseg.training.resume import conditions, difference
+from monaiseg.training.conditions import conditions, difference
 
 
 def conditions_of(document=None, data=None, **changes):
@@ -76,4 +76,4 @@ def test_settings_without_an_effect_on_the_weights_are_no_difference():
     }
 
     assert difference(conditions_of(), conditions_of(document)) == []
-    assert set(type(Settings().tsk_set).model_fields) >= resume._WITHOUT_EFFECT
+    assert set(type(Settings().tsk_set).model_fields) >= conditions_module._WITHOUT_EFFECT
