@@ -233,7 +233,7 @@ def test_a_signal_ends_the_step_commits_and_can_be_resumed_from(
     assert code == STOPPED
     saved = checkpoints.newest(trainings.folder)
     assert f"stopped and committed after step {saved.step}\n" in trainings.said()
-    assert "monaiseg train --resume" in trainings.said()
+    assert f"monaiseg train {trainings.folder} --resume" in trainings.said()
     assert "Traceback" not in trainings.said()
     assert compared(trainings, variant, expected) == "equal"
 
