@@ -9,6 +9,7 @@ from monaiseg.data.cases import (
     FoundCases,
     case_id_of,
     find_cases,
+    in_channel_order,
     prediction_name,
 )
 from monaiseg.data.conversion import converted_masks, with_orientation
@@ -61,6 +62,7 @@ from monaiseg.data.masks import OVERLAP_RULES, MaskedCase, OverlapRule, find_mas
 from monaiseg.data.nifti import file_sha256, is_volume_name, volume_stem
 from monaiseg.data.pairing import check_ids
 from monaiseg.data.phantoms import make_phantom, write_phantom, write_phantom_dataset
+from monaiseg.data.resampling import resampling_doubt
 from monaiseg.data.splits import choose_debug, split_cases
 from monaiseg.data.volumes import (
     read_header,
@@ -110,6 +112,7 @@ __all__ = [
     "fitted_table",
     "fresh_folder",
     "groups_note",
+    "in_channel_order",
     "index_dtype",
     "is_volume_name",
     "kept_labels",
@@ -130,6 +133,7 @@ __all__ = [
     "read_volume",
     "repeats_note",
     "resampled_shape",
+    "resampling_doubt",
     "scan_labels",
     "split_cases",
     "volume_stem",

@@ -156,7 +156,7 @@ def _find_listed(root: Path, entries: Iterable[ListedCase]) -> tuple[list[Case],
     """Cases that `dataset.json` lists, and a note on images beside them that it does not."""
     cases = []
     for entry in entries:
-        images = _channel_files(entry.images)
+        images = tuple(in_channel_order(_channel_files(entry.images)))
         name = volume_stem(entry.label)
         channels = [_CHANNEL.fullmatch(volume_stem(image)) for image in images]
         of_label = all(match and match[1] == name for match in channels)
@@ -240,6 +240,30 @@ def case_id_of(images: Sequence[Path]) -> str:
     names = {match[1] for match in matches if match}
     named_alike = len(images) > 1 and len(names) == 1 and all(matches)
     return names.pop() if named_alike else stems[0]
+
+
+def in_channel_order(images: Sequence[Path]) -> list[Path]:
+    """The image files of a case in the order of the channel numbers in their names; as they come where not all have one.
+
+    Raises:
+        DataError: numbers of differently named files run against the order, or two files have one number.
+
+    >>> [path.name for path in in_channel_order([Path("S01_0001.nii"), Path("S01_0000.nii")])]
+    ['S01_0000.nii', 'S01_0001.nii']
+    """
+    matches = [_CHANNEL.fullmatch(volume_stem(image)) for image in images]
+    names = {match[1] for match in matches if match}
+    numbers = [int(match[2]) for match in matches if match]
+    if len(images) == 1 or len(numbers) < len(images):
+        return [*images]
+    ordered = sorted(images, key=lambda image: volume_stem(image)[-4:])
+    if len(set(numbers)) < len(numbers) or (len(names) > 1 and ordered != [*images]):
+        shown = ", ".join(image.name for image in images)
+        raise DataError(
+            f"{shown}: the channel numbers at the end of these names contradict their order; give the channels of one case "
+            "in the order of their numbers"
+        )
+    return ordered
 
 
 def _group_channels(root: Path, images: Sequence[Path], labels: Sequence[Path]) -> list[Case]:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from monaiseg.data.cases import case_id_of, channels_by_case, prediction_name
+from monaiseg.data.cases import (
+    case_id_of,
+    channels_by_case,
+    in_channel_order,
+    prediction_name,
+)
 from monaiseg.data.nifti import is_volume_name
 from monaiseg.data.pairing import caseless
 from monaiseg.data.volumes import read_header
@@ -15,8 +20,9 @@ from monaiseg.errors import SettingsError, listed
 def find_images(paths: Iterable[Path], output: Path, num_channels: int = 1) -> list[list[Path]]:
     """The images of each case at `paths`: files, or folders of them.
 
-    A file that holds all channels is a case by itself. Else they follow one another; in a folder they are found by
-    nnU-Net's names, NAME_0000, NAME_0001, ..., so that a missing file never makes a case of two scans.
+    A file that holds all channels is a case by itself. Else they are found by nnU-Net's names, NAME_0000, NAME_0001, ...,
+    in whatever order they are given, so that a missing file never makes a case of two scans; files of other names follow
+    one another, which in a folder they may not.
 
     Raises:
         SettingsError: a folder holds none or is the output's, or a case lacks a channel.
@@ -31,15 +37,23 @@ def find_images(paths: Iterable[Path], output: Path, num_channels: int = 1) -> l
             cases.append([path])
         else:
             loose.append(path)
-        if len(loose) == num_channels:
-            cases.append(loose)
-            loose = []
-    if loose:
+    return cases + _grouped(loose, num_channels)
+
+
+def _grouped(images: Sequence[Path], num_channels: int) -> list[list[Path]]:
+    """Files of one channel by case: by nnU-Net's names where these make whole cases, else as they follow one another."""
+    named: dict[tuple[Path, str], list[Path]] = {}
+    for image in images:
+        named.setdefault((image.parent, case_id_of([image, image])), []).append(image)
+    if all(len(files) == num_channels for files in named.values()):
+        return [in_channel_order(files) for files in named.values()]
+    if len(images) % num_channels:
         raise SettingsError(
-            f"{len(loose)} images are left over for a network of {num_channels} channels; give each case's channels "
-            "one after the other"
+            f"{len(images) % num_channels} images are left over for a network of {num_channels} channels; give each case's "
+            "channels one after the other"
         )
-    return cases
+    starts = range(0, len(images), num_channels)
+    return [in_channel_order(images[start : start + num_channels]) for start in starts]
 
 
 def _images_in(folder: Path, output: Path, num_channels: int) -> list[list[Path]]:
@@ -100,5 +114,7 @@ def _check_outputs(plan: Sequence[tuple[tuple[Path, ...], Path]]) -> None:
 
 
 def files_of(image: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
-    """The files of a case: one, or one a channel."""
-    return (Path(image),) if isinstance(image, str | Path) else tuple(Path(file) for file in image)
+    """The files of a case: one, or one a channel, in the order of the channel numbers in their names if they have any."""
+    if isinstance(image, str | Path):
+        return (Path(image),)
+    return tuple(in_channel_order([Path(file) for file in image]))

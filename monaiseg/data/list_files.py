@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from monaiseg.data.cases import Case
+from monaiseg.data.cases import Case, in_channel_order
 from monaiseg.data.nifti import volume_stem
 from monaiseg.data.pairing import check_ids
 from monaiseg.errors import DataError, collecting, listed
@@ -48,7 +48,7 @@ def read_list_file(path: str | Path, root: str | Path | None = None) -> tuple[Ca
                 raise DataError("starts with None; put the image's path first")
             if tokens:
                 labelled = len(tokens) > 1 and tokens[-1] != "None"
-                rows.append(files[:-1] if labelled else files)
+                rows.append(tuple(in_channel_order(files[:-1] if labelled else files)))
                 labels.append(files[-1] if labelled else None)
     if problems:
         raise DataError(listed(problems))

@@ -36,6 +36,7 @@ from monaiseg.transforms.intensity import NormaliseChannelsd, RandCoilFieldd
 from monaiseg.transforms.load import AsPlainTensors, ClassIndicesd, ReadCased
 from monaiseg.transforms.mirror import RandMirrord
 from monaiseg.transforms.padding import PadUp
+from monaiseg.transforms.resampling import CheckSpacingd
 from monaiseg.transforms.rigid import RandRigidd
 
 CHAIN_VERSION = 1
@@ -61,6 +62,7 @@ def load_chain(settings: Settings, table: LabelTable | None = None) -> list[Tran
     ]
     if settings.spacing_mm is not None:
         modes = ("bilinear", "nearest")[:count]
+        chain += [CheckSpacingd(settings.spacing_mm)]
         chain += [Spacingd(keys, pixdim=settings.spacing_mm, mode=modes)]
     if settings.image_shape is not None:
         shape = padded_shape(settings.image_shape, MULTIPLE)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from monaiseg.data.images import find_images, planned_outputs
-from monaiseg.errors import SettingsError
+from monaiseg.errors import DataError, SettingsError
 
 
 def test_names_that_differ_in_letter_case_are_one_file_on_some_disks(phantom, tmp_path):
@@ -31,7 +31,8 @@ def test_channels_are_grouped_by_name_in_a_folder_and_by_order_elsewhere(tmp_pat
     out = tmp_path / "out"
     a0, a1, b0, b1 = made("A_0000", "A_0001", "B_0000", "B_0001")
     assert find_images([tmp_path], out, 2) == [[a0, a1], [b0, b1]]
-    assert find_images([b1, a0], out, 2) == [[b1, a0]]
+    with pytest.raises(DataError, match="contradict their order"):
+        find_images([b1, a0], out, 2)
     with pytest.raises(SettingsError, match="1 images are left over"):
         find_images([a0, a1, b0], out, 2)
     with pytest.raises(SettingsError, match="A has 2 channels, and the network takes 3"):

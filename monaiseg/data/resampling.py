@@ -1,0 +1,63 @@
+"""Resampling: how far a voxel size lies from the one that a network works at, and whether a wrong unit is the cause."""
+
+from __future__ import annotations
+
+import math
+
+from monaiseg.data.grid import Spacing
+from monaiseg.errors import DataError
+
+DOUBTFUL_FACTOR = 3.0
+"""Beyond it, resampling loses or invents most of an image: worth a look."""
+IMPOSSIBLE_FACTOR = 10.0
+"""Beyond it along one axis, nothing is left to label, or memory runs out."""
+WRONG_UNIT_FACTOR = 9.0
+"""As far off along all three axes, in one direction, the unit is wrong."""
+_UNITS = {
+    1e-3: "in metres, read as millimetres",
+    1e-1: "in centimetres, read as millimetres",
+    1e1: "multiplied by 10, as is done for small animals",
+    1e3: "in micrometres, read as millimetres",
+}
+
+
+def resampling_doubt(path: str, found: Spacing, wanted: Spacing) -> str | None:
+    """What is doubtful about resampling an image, in words; None where nothing is.
+
+    Args:
+        path: of the image.
+        found: its voxel size in mm.
+        wanted: that of the network, along the same axes.
+
+    Raises:
+        DataError: it cannot be done sensibly: the factor is beyond 10, or the unit is wrong.
+
+    >>> resampling_doubt("a.nii", (1, 1, 5), (1, 1, 2))
+    """
+    ratios = [ours / theirs for ours, theirs in zip(found, wanted, strict=True)]
+    factor = max(max(ratio, 1 / ratio) for ratio in ratios)
+    alike = max(min(ratios), 1 / max(ratios))
+    if factor <= DOUBTFUL_FACTOR:
+        return None
+    what = f"{path}: has voxels of {_words(found)} mm, and the network works at {_words(wanted)} mm"
+    unit = _likely_unit(ratios)
+    cause = f" (is its voxel size {unit}?)" if unit else ""
+    if factor > IMPOSSIBLE_FACTOR * (1 + 1e-6) or alike >= WRONG_UNIT_FACTOR:
+        raise DataError(
+            f"{what}, {factor:.3g} times apart{cause}: write the file again with its voxel size in mm, or use a network for "
+            "such scans"
+        )
+    return f"{what}, {factor:.3g} times apart{cause}: look at what it labels"
+
+
+def _words(spacing: Spacing) -> str:
+    return " x ".join(f"{size:.4g}" for size in spacing)
+
+
+def _likely_unit(ratios: list[float]) -> str | None:
+    """The unit that would explain the ratios, where all three are about as large."""
+    if max(ratios) > DOUBTFUL_FACTOR * min(ratios):
+        return None
+    middle = math.exp(sum(map(math.log, ratios)) / 3)
+    near = min(_UNITS, key=lambda unit: abs(math.log(middle / unit)))
+    return _UNITS[near] if max(middle / near, near / middle) <= 2 else None
