@@ -144,8 +144,9 @@ def repeats_note(ids: Sequence[str]) -> str | None:
     >>> repeats_note(["patient001_frame01", "patient001_frame12", "patient002_frame01"])[:55]
     'names suggest that cases belong to one person, such as '
     >>> repeats_note(["S01", "S02"])
+    >>> repeats_note(["scan_0", "scan_1"])
     """
-    for persons in _guesses(ids):
+    for persons in filter(None, _guesses(ids)):
         sizes = Counter(persons.values())
         usual = len(persons) / len(sizes)
         if 1 < usual <= USUAL_REPEATS and len(sizes) > 1:
