@@ -13,18 +13,23 @@ from torch.nn import functional as F
 
 def linear(image: Tensor, warp: Tensor) -> Tensor:
     """Image (C, X, Y, Z) read by trilinear interpolation at a warp (X', Y', Z', 3)."""
-    reach = torch.tensor([max(size - 1, 1) for size in image.shape[1:]])
-    grid = (2 * warp / reach - 1).flip(-1)  # `grid_sample` counts from -1 to 1, the last axis first
+    reach = torch.tensor([max(size - 1, 1) for size in image.shape[:0:-1]])
+    # `grid_sample` counts from -1 to 1, the last axis first. In place: a warp is larger than the patch.
+    grid = warp.flip(-1).mul_(2).div_(reach).sub_(1)
     return F.grid_sample(image[None], grid[None], padding_mode="border", align_corners=True)[0]
 
 
 def nearest(label: Tensor, warp: Tensor) -> Tensor:
-    """Label map (1, X, Y, Z) of any integer type, read at the voxel next to each place of a warp."""
+    """Label map (1, X, Y, Z) of any integer type, read at the voxel next to each place of a warp.
+
+    By whole-number indices: `grid_sample` knows no integers.
+    """
     _, X, Y, Z = label.shape
     x, y, z = (
-        warp[..., axis].round().long().clamp_(0, size - 1) for axis, size in enumerate((X, Y, Z))
+        warp[..., axis].round().int().clamp_(0, size - 1) for axis, size in enumerate((X, Y, Z))
     )
-    return label.reshape(-1)[(x * Y + y) * Z + z][None]
+    places = (x * Y + y) * Z + z
+    return label.reshape(-1).index_select(0, places.view(-1)).view(1, *places.shape)
 
 
 def cubic(image: Tensor, warp: Tensor) -> Tensor:

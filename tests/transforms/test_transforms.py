@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as rules
 from hypothesis import strategies as st
+from monai.data.meta_obj import set_track_meta
 from monai.transforms.compose import Compose
 from monai.transforms.utility.dictionary import FgBgToIndicesd
 
@@ -34,13 +35,14 @@ from monaiseg.transforms.chains import (
     load_chain,
     training_chain,
 )
-from monaiseg.transforms.crop import FindCentresd, turned_patch
+from monaiseg.transforms.crop import FindCentresd
 from monaiseg.transforms.intensity import normalised
 from monaiseg.transforms.inverse import to_file_grid
 from monaiseg.transforms.items import case_item
 from monaiseg.transforms.mirror import RandMirrord
 from monaiseg.transforms.network_grid import resize_note, target_shape
 from monaiseg.transforms.rigid import turn_matrix
+from monaiseg.transforms.rotate_zoom import turned_patch
 from strategies import ORIENTATIONS, grids
 
 TABLE = LabelTable.from_values([1, 2])
@@ -487,7 +489,17 @@ def patches(item, chosen: Settings, count: int, table: LabelTable = TABLE):
     chain = CaseChain(training_chain(chosen, table))
     for seed in range(count):
         chain.set_random_state(seed=seed)
-        yield chain(item)
+        yield patch_of(chain, item)
+
+
+def patch_of(chain, item) -> dict[str, Any]:
+    """What a chain of plain tensors makes of an item, out of the list that MONAI's crops put it in."""
+    set_track_meta(False)
+    try:
+        made = chain(item)
+    finally:
+        set_track_meta(True)
+    return made[0] if isinstance(made, list) else made
 
 
 def position_image(shape=(40, 44, 48)):
