@@ -195,9 +195,7 @@ def crop_transforms(settings: Settings, table: LabelTable) -> list[Transform]:
         ratios = [1.0] * table.num_classes
     if turns or sampling.least_class_share or any(sampling.least_patch_share):
         margin = turn.margin if turns else no_margin
-        crop = RandCropByClassesWithMargind(
-            shape, ratios, margin, sampling, table.ignored_index
-        )
+        crop = RandCropByClassesWithMargind(shape, ratios, margin, sampling, table.ignored_index)
         return [SplitCentresd(by_class=True), crop, *turning]
     if sampling.method == "balanced":
         balanced = RandCropByLabelClassesd(

@@ -158,7 +158,9 @@ class RandCropByClassesWithMargind(RandCropByLabelClassesd):
             start = self._start(d["label"], alone)
             x, y, z = map(slice, start, start + self.shape)
             label = d["label"][:, x, y, z]
-            inside = label.clamp(max=len(indices) - 1) == chosen  # of two groups, one is all foreground
+            inside = (
+                label.clamp(max=len(indices) - 1) == chosen
+            )  # of two groups, one is all foreground
             held = int((inside if self.ignored is None else inside & (label != self.ignored)).sum())
             if held > most:
                 fullest, most = start, held

@@ -113,14 +113,13 @@ def turned_patch(
     start = np.floor(centre - reach).astype(int) - 1  # one voxel more: coordinates are rounded
     stop = np.ceil(centre + reach).astype(int) + 2
     image, label = _window(image, start, stop, floor), _window(label, start, stop, [0])
-    # A place is the sum of what the patch's three axes add to it: quicker than a product for each voxel.
     along_x, along_y, along_z = (
         torch.from_numpy(np.outer(np.arange(size) - middle, column).astype(np.float32))
         for size, middle, column in zip(shape, half, turn.T, strict=True)
-    )  # (size, 3) each
+    )  # what each axis of the patch adds to a place, (size, 3)
     along_x += torch.from_numpy((centre - start).astype(np.float32))
-    warp = along_x[:, None, None] + (along_y[:, None] + along_z)  # (X, Y, Z, 3)
-    return linear(image, warp), nearest(label, warp)
+    warp = along_x[:, None, None], along_y[:, None], along_z
+    return linear(image, *warp), nearest(label, *warp)
 
 
 def _window(

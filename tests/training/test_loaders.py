@@ -35,7 +35,7 @@ from monaiseg.training.loaders import (
     worker_fault,
 )
 from monaiseg.training.sampling import EpochSampler, SeededDataset, derive
-from monaiseg.transforms import load
+from monaiseg.transforms import reader
 from monaiseg.transforms.case_chain import CaseChain
 from monaiseg.transforms.chains import training_chain
 
@@ -278,7 +278,7 @@ def test_an_uncached_case_is_read_once_for_all_its_crops(shared, tmp_path, monke
         reads.append(path)
         return read_volume(path)
 
-    monkeypatch.setattr(load, "read_volume", counted)
+    monkeypatch.setattr(reader, "read_volume", counted)
     chosen = settings_of("none", seg={"crops_per_image": 4})
     list(build_training_loader(shared, chosen, TABLE, tmp_path))
     assert len(reads) == 3  # for twelve patches

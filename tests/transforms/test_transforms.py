@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,9 @@ from hypothesis import settings as rules
 from hypothesis import strategies as st
 from monai.data.meta_obj import set_track_meta
 from monai.transforms.compose import Compose
-from monai.transforms.utility.dictionary import FgBgToIndicesd
+from monai.transforms.io.dictionary import LoadImaged
+from monai.transforms.spatial.dictionary import Orientationd
+from monai.transforms.utility.dictionary import EnsureChannelFirstd, FgBgToIndicesd
 
 from monaiseg.data.cases import Case
 from monaiseg.data.grid import Grid
@@ -23,6 +26,7 @@ from monaiseg.data.labels import Label, LabelTable
 from monaiseg.data.phantoms import phantom_grid
 from monaiseg.data.volumes import read_label_map, write_image, write_label_map
 from monaiseg.errors import DataError, SettingsError
+from monaiseg.settings.augmentation import RotationSettings, ScalingSettings
 from monaiseg.settings.dataset import IntensitySettings
 from monaiseg.settings.reading import settings_from_dict
 from monaiseg.settings.settings import Settings
@@ -31,18 +35,20 @@ from monaiseg.transforms.case_chain import CaseChain
 from monaiseg.transforms.chains import (
     cached_chain,
     chain_digest,
+    crop_transforms,
     inference_chain,
     load_chain,
     training_chain,
 )
-from monaiseg.transforms.crop import FindCentresd
+from monaiseg.transforms.crop import FindCentresd, SplitCentresd
 from monaiseg.transforms.intensity import normalised
 from monaiseg.transforms.inverse import to_file_grid
 from monaiseg.transforms.items import case_item
 from monaiseg.transforms.mirror import RandMirrord
 from monaiseg.transforms.network_grid import resize_note, target_shape
+from monaiseg.transforms.reader import CheckedReader
 from monaiseg.transforms.rigid import turn_matrix
-from monaiseg.transforms.rotate_zoom import turned_patch
+from monaiseg.transforms.rotate_zoom import RandRotateZoomd, turned_patch
 from strategies import ORIENTATIONS, grids
 
 TABLE = LabelTable.from_values([1, 2])
@@ -331,8 +337,6 @@ def test_no_range_of_float32_overflows(low, high, method):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float64])
 def test_numbers_in_the_file_do_not_overflow(tmp_path, dtype):
-    import nibabel as nib
-
     most = 1 << 20 if dtype == np.float64 else min(np.iinfo(dtype).max, 1 << 24)
     least = 0 if np.dtype(dtype).kind == "u" else -most
     image = np.full((16, 16, 16), least, dtype)
@@ -414,6 +418,32 @@ def test_the_gate_stands_before_the_chain(tmp_path):
 
     with pytest.raises(DataError, match="case 'case': .*ends after"):
         inference_chain(settings_of())(case_item(case))
+
+
+def test_a_file_that_the_reader_refuses_is_given_to_no_other_reader(tmp_path):
+    """MONAI's LoadImage tries its other readers when one raises in `read`: NibabelReader would take this file."""
+    image = np.zeros((4, 4, 4), np.float32)
+    image[0, 0, 0] = np.nan
+    nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / "image.nii")
+
+    assert LoadImaged("image")({"image": tmp_path / "image.nii"})["image"].shape == (4, 4, 4)
+    for reader in (CheckedReader, CheckedReader(), "monaiseg.transforms.CheckedReader"):
+        with pytest.raises(DataError, match=r"image.nii: 1 values are NaN or infinite"):
+            LoadImaged("image", reader)({"image": tmp_path / "image.nii"})
+
+
+def test_the_reader_serves_a_chain_of_monais(tmp_path):
+    image, label = blob_on(phantom_grid((6, 7, 8), (1.0, 2.0, 3.0), "LPS"))
+    case = written(tmp_path, image, label, phantom_grid((6, 7, 8), (1.0, 2.0, 3.0), "LPS"))
+    chains = [
+        Compose([LoadImaged("image", reader), EnsureChannelFirstd("image"), Orientationd("image", "RAS", labels=None)])
+        for reader in (CheckedReader, "NibabelReader")
+    ]  # fmt: skip
+    ours, theirs = (chain({"image": str(case.images[0])})["image"] for chain in chains)
+
+    assert torch.equal(ours.as_tensor(), theirs.as_tensor())
+    assert torch.allclose(ours.affine, theirs.affine)
+    assert ours.meta["filename_or_obj"] == theirs.meta["filename_or_obj"]
 
 
 def test_our_own_mistakes_stay_what_they_are():
@@ -597,7 +627,48 @@ def test_beyond_the_volume_lies_the_floor_and_background():
 
     assert image[0, 0, 0].unique().tolist() == [FLOOR]
     assert label[0, 0, 0].unique().tolist() == [0]
-    assert image[0, 8, 8].unique().tolist() == [5]
+    assert image[0, 8, 8].numpy() == pytest.approx(5)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 0.8, 3.0)])
+@pytest.mark.parametrize("method", ["pos_neg", "uniform"])
+@pytest.mark.parametrize("degrees", [0.0, 15.0, 180.0])
+def test_a_margin_holds_all_that_a_turned_patch_shows(spacing, method, degrees):
+    """Cut out of its margin a patch is what it is cut out of the whole volume."""
+    volume = position_image((64, 60, 56))
+    item = cached(volume, np.random.default_rng(0).integers(0, 2, volume.shape), spacing, 2)
+    still = {name: {"probability": 0.0} for name in QUIET}
+    change = still | {
+        "rotation": {"probability": 1.0, "degrees": degrees},
+        "scaling": {"probability": 1.0, "factor": [0.8, 1.3]},
+    }
+    seg = {"augmentation": change, "sampling": {"method": method}}
+    crop, turn = crop_transforms(settings_of((12, 8, 10), seg), TABLE)[-2:]
+    split = SplitCentresd(by_class=True)(item)
+
+    for seed in range(8):
+        first = patch_of(crop.set_random_state(seed), split)
+        corner = int(first["image"][0, 0, 0, 0])
+        start = first["patch_start"] + [corner % 100, corner // 100 % 100, corner // 10_000]
+        patch = turn.set_random_state(seed)(first)
+        expected = turn.set_random_state(seed)({**item, "patch_start": start})
+        assert torch.allclose(patch["image"], expected["image"], rtol=1e-5, atol=0.5)
+        assert torch.equal(patch["label"], expected["label"])
+
+
+def test_rotation_and_zoom_take_the_middle_of_a_crop_that_says_nothing_of_its_patch():
+    volume = position_image((20, 22, 24))
+    still = RotationSettings(probability=0.0), ScalingSettings(probability=0.0)
+    patch = RandRotateZoomd((16, 16, 16), *still)(cached(volume))
+    assert np.array_equal(patch["image"][0], volume[2:18, 3:19, 4:20])
+
+
+def test_patches_reach_the_borders_of_a_volume_that_is_little_larger():
+    item = cached(position_image((20, 20, 20)), num_groups=2)
+    seg = {"augmentation": {name: {"probability": 0.0} for name in (*QUIET, "scaling")}}
+    seg["augmentation"]["rotation"] = {"probability": 1e-9}  # margins, and none is turned
+    corners = {int(p["image"][0, 0, 0, 0]) for p in patches(item, settings_of(seg=seg), 200)}
+    assert {corner % 100 for corner in corners} == {0, 1, 2, 3, 4}
 
 
 def test_image_and_label_map_turn_together():
@@ -735,7 +806,7 @@ def test_what_easyreg_lists_runs_after_the_cut():
     names = ["random_rigid_transform", "bspline_transform", "bilateral_filter"]
     chosen = settings_of(seg={"augmentation": {}, "transform": {"transform_seq": names}})
     chain = [type(transform).__name__ for transform in training_chain(chosen, TABLE)]
-    assert chain[:4] == ["RandPatchd", "RandRigidd", "RandDeformd", "RandBilaterald"]
+    assert chain[2:6] == ["RandRotateZoomd", "RandRigidd", "RandDeformd", "RandBilaterald"]
 
     item = cached(position_image(), num_groups=2)
     for patch in patches(item, chosen, 3):
@@ -844,10 +915,11 @@ def test_only_what_can_happen_is_in_the_chain():
     def names(augmentation):
         return [type(t).__name__ for t in training_chain(settings_of(seg={"augmentation": augmentation}), PAIRS)]  # fmt: skip
 
-    assert names({"enabled": False}) == ["RandPatchd"]
-    assert names({name: {"probability": 0.0} for name in QUIET}) == ["RandPatchd"]
+    turned = ["SplitCentresd", "RandCropByClassesWithMargind", "RandRotateZoomd"]
+    assert names({"enabled": False}) == ["SplitCentresd", "RandCropByPosNegLabeld"]
+    assert names({name: {"probability": 0.0} for name in QUIET}) == turned
     assert names({"flip": {"left_right": 0.1}}) == [
-        "RandPatchd",
+        *turned,
         "RandMirrord",
         "RandCoilFieldd",
         "RandScaleIntensityFixedMeand",
@@ -877,8 +949,8 @@ def test_a_chain_seeded_again_has_the_streams_that_monai_makes_anew():
 
     for seed in (1, 2**62 + 1):
         anew = Compose(training_chain(settings_of(seg=EVERYTHING), PAIRS))
-        expected = anew.set_random_state(seed=seed)(dict(item))
-        assert digest(chain.set_random_state(seed=seed)(dict(item))) == digest(expected)
+        expected = patch_of(anew.set_random_state(seed=seed), dict(item))
+        assert digest(patch_of(chain.set_random_state(seed=seed), dict(item))) == digest(expected)
 
 
 def test_a_seed_repeats_a_patch_whatever_the_global_random_states_are():
@@ -901,10 +973,12 @@ def test_the_cached_volume_is_never_written_to():
     item = cached(rng.normal(size=(16, 16, 16)), rng.integers(0, 4, size=(16, 16, 16)), num_groups=2)  # fmt: skip
     before = digest(item)
 
-    for seg in (EVERYTHING, EVERYTHING | {"use_whole_img_as_input": True}, None):
-        for patch in patches(item, settings_of(seg=seg), 10, PAIRS):
-            patch["image"].fill_(0)
-            patch["label"].fill_(0)
+    upright = {name: {"probability": 0.0} for name in ("rotation", "scaling")}
+    whole = {"use_whole_img_as_input": True}
+    for change in (EVERYTHING["augmentation"], EVERYTHING["augmentation"] | upright):
+        for shape in ({}, whole):
+            chosen = settings_of(seg={"augmentation": change, **shape})
+            assert len({digest(patch) for patch in patches(item, chosen, 10, PAIRS)}) == 10
 
     assert digest(item) == before
 
