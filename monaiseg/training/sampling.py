@@ -127,7 +127,7 @@ class SeededDataset(Dataset[Item]):
     """Training patches by key: whoever asks for a key, whenever, gets the same bits.
 
     Args:
-        items: prepared cases.
+        items: cached cases.
         chain: the random part; every transform with randomness has it from its own `R`.
         seed: of the training.
     """

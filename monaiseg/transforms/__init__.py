@@ -14,6 +14,7 @@ from monaiseg.transforms.items import Item, case_item, case_name
 from monaiseg.transforms.load import ReadReferenced
 from monaiseg.transforms.network_grid import resize_note, sampled_spacing, target_shape
 from monaiseg.transforms.reader import CheckedReader
+from monaiseg.transforms.words import in_words
 
 __all__ = [
     "MAX_CENTRES",
@@ -27,6 +28,7 @@ __all__ = [
     "case_item",
     "case_name",
     "crop_transforms",
+    "in_words",
     "inference_chain",
     "load_chain",
     "resize_note",

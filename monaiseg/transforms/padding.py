@@ -21,15 +21,16 @@ class DivisibleFloorPad(DivisiblePad):
 
     Args:
         patch_shape: voxels along X, Y, Z.
-        mode: one of `_CONTINUATIONS`, or "constant".
+        padding_mode: one of `_CONTINUATIONS`, or "constant".
         with_floor: under "constant" with the least of each channel, else with 0, the background. After `zscore` 0 is the
             mean of an image, and a grey slab beside the head looks like tissue.
     """
 
-    def __init__(self, patch_shape: Shape, mode: str, *, with_floor: bool) -> None:
+    def __init__(self, patch_shape: Shape, padding_mode: str, *, with_floor: bool) -> None:
         super().__init__(MULTIPLE)
-        self.patch_shape, self.with_floor = patch_shape, with_floor
-        self.continuation = _CONTINUATIONS.get(mode)
+        self.patch_shape, self.padding_mode = patch_shape, padding_mode
+        self.with_floor = with_floor
+        self.continuation = _CONTINUATIONS.get(padding_mode)
 
     @override
     def compute_pad_width(self, spatial_shape: Sequence[int]) -> Any:
@@ -58,8 +59,9 @@ class DivisibleFloorPadd(DivisiblePadd):
     Both are continued alike: tissue that goes on in the one is not background in the other.
     """
 
-    def __init__(self, key: str, patch_shape: Shape, mode: str) -> None:
-        Padd.__init__(self, key, DivisibleFloorPad(patch_shape, mode, with_floor=key == "image"))
+    def __init__(self, keys: str, patch_shape: Shape, padding_mode: str) -> None:
+        padder = DivisibleFloorPad(patch_shape, padding_mode, with_floor=keys == "image")
+        Padd.__init__(self, keys, padder)
 
 
 _CONTINUATIONS: dict[str, Literal["reflect", "edge", "wrap"]] = {
