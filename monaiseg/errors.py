@@ -84,14 +84,22 @@ def collecting(problems: list[str], prefix: str = "") -> Iterator[None]:
         problems.append(f"{prefix}{error}")
 
 
-def lack_of_memory(error: BaseException | None) -> BaseException | None:
-    """The first among an error and its causes that is a lack of memory, Python's, numpy's or torch's; None if none is.
-
-    MONAI wraps what its transforms raise.
-    """
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it was raised from, one after the other: MONAI and ignite wrap what is raised inside them."""
     while error is not None:
-        words = ("out of memory", "can't allocate memory", "bad_alloc", "MemoryError")
-        if isinstance(error, MemoryError) or any(part in str(error) for part in words):
-            return error
+        yield error
         error = error.__cause__
+
+
+def own_error(error: BaseException) -> MonaisegError | None:
+    """The first among an error and its causes that the user can put right; None if none is."""
+    return next((cause for cause in causes(error) if isinstance(cause, MonaisegError)), None)
+
+
+def lack_of_memory(error: BaseException | None) -> BaseException | None:
+    """The first among an error and its causes that is a lack of memory, Python's, numpy's or torch's; None if none is."""
+    words = ("out of memory", "can't allocate memory", "bad_alloc", "MemoryError")
+    for cause in causes(error):
+        if isinstance(cause, MemoryError) or any(part in str(cause) for part in words):
+            return cause
     return None

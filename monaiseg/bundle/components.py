@@ -42,14 +42,14 @@ from monaiseg.data import (
     read_header,
     write_label_map,
 )
-from monaiseg.errors import DataError, MonaisegError, SettingsError
+from monaiseg.errors import DataError, SettingsError, own_error
 from monaiseg.evaluation import CaseScores, Evaluation, score_case, write_report
 from monaiseg.files import make_folder, write_atomic
 from monaiseg.networks import ResidualUNet, SegmentationLoss, build_loss
 from monaiseg.preparation import prepare
 from monaiseg.settings import Settings, changed, load_settings
 from monaiseg.training import (
-    PreparedCases,
+    CachedCases,
     Recipe,
     RunFolder,
     TrainingResult,
@@ -94,9 +94,7 @@ def plain_errors() -> None:
     """
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, MonaisegError):
-            cause = cause.__cause__
+        cause = own_error(error)
         if cause is None:
             sys.__excepthook__(kind, error, trace)
         else:
@@ -228,10 +226,11 @@ def training_dataset(
     labels: LabelTable,
     task: DataTask,
     beside: Any = None,
-) -> PreparedCases:
+) -> CachedCases:
     """Items after the deterministic chain, kept where the settings say; `beside` others that take memory already."""
     folder = task.folder / CACHE_FOLDER
-    return prepare_items(data, transform, settings, labels, folder, beside=beside)
+    taken = getattr(beside, "memory_bytes", 0)
+    return prepare_items(data, transform, settings, labels, folder, taken_bytes=taken)
 
 
 def evaluation_data(task: DataTask, split: str) -> list[Item]:

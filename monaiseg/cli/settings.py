@@ -55,11 +55,18 @@ def settings_check(
 @settings_app.command("show")
 def settings_show(
     file: Annotated[Path, typer.Argument(help="Settings file, or the folder that holds it.")],
+    chain: Annotated[
+        bool, typer.Option("--chain", help="Print the transforms and the network instead.")
+    ] = False,
 ) -> None:
     """Print the settings as they resolve: EasyReg's spellings translated, defaults filled in."""
     from monaiseg.settings import dump_settings
 
-    typer.echo(dump_settings(read_settings(file)), nl=False)
+    settings = read_settings(file)
+    if chain:
+        _show_chain(settings)
+    else:
+        typer.echo(dump_settings(settings), nl=False)
 
 
 @settings_app.command("schema")
@@ -70,6 +77,31 @@ def settings_schema() -> None:
     from monaiseg.settings import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
+
+
+def _show_chain(settings: Settings) -> None:
+    """What the settings expand to; labels and voxel size that only the data tell are assumed, and named."""
+    from monaiseg.data import LabelTable
+    from monaiseg.networks import plan_topology
+    from monaiseg.transforms import cached_chain, in_words, training_chain
+
+    values = [value for value in settings.dataset.seg.interested_label_list if value > 0]
+    table = LabelTable.from_values(values or [1])
+    _show_list(
+        "cached, once a case", in_words(cached_chain(settings, table, for_training=True).transforms)
+    )
+    _show_list("drawn anew for each patch", in_words(training_chain(settings, table)))
+    spacing = settings.spacing_mm or (1.0, 1.0, 1.0)
+    topology = plan_topology(settings.tsk_set.network, settings.patch_shape, spacing)
+    _show_list("network, sizes along X, Y, Z", topology.in_words())
+    if not values:
+        typer.echo("note: the labels are found in the data; one is assumed here", err=True)
+    if settings.spacing_mm is None:
+        typer.echo("note: the voxel size is that of the data; cubes are assumed here", err=True)
+
+
+def _show_list(title: str, lines: list[str]) -> None:
+    typer.echo("\n".join([f"{title}:", *(f"  {line}" for line in lines)]))
 
 
 def _check_network(settings: Settings) -> None:

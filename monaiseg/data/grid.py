@@ -6,6 +6,7 @@ patient's right, y to the front, z up). *Orientation* names, for each voxel axis
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -177,6 +178,20 @@ def ras_axes(orientation: str) -> tuple[int, int, int]:
         for pair in ("RL", "AP", "SI")
     )
     return x, y, z
+
+
+def axis_rotation(axis: int, degrees: float) -> NDArray[np.float64]:
+    """Matrix (3, 3) of a rotation about X, Y or Z: positive angles turn Y to Z, Z to X and X to Y.
+
+    >>> (axis_rotation(2, 90) @ (1, 0, 0)).round(6)
+    array([0., 1., 0.])
+    """
+    first, second = (axis + 1) % 3, (axis + 2) % 3
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    matrix = np.eye(3)
+    matrix[first, first] = matrix[second, second] = cos
+    matrix[first, second], matrix[second, first] = -sin, sin
+    return matrix
 
 
 MULTIPLE = (16, 16, 16)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from monaiseg.data.grid import Grid, Shape, Spacing
+from monaiseg.data.grid import Grid, Shape, Spacing, axis_rotation
 from monaiseg.data.labels import Label, LabelTable
 from monaiseg.data.volumes import write_image, write_label_map
 
@@ -376,11 +376,7 @@ def _template_points(world: Points, rng: np.random.Generator) -> Points:
     """Template coordinates of world coordinates (3, X, Y, Z), for a head of its own pose, size and form."""
     turn = np.eye(3)
     for axis, degrees in enumerate(rng.uniform(-8, 8, size=3)):
-        a, b = (axis + 1) % 3, (axis + 2) % 3
-        plane = np.eye(3)
-        cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-        plane[a, a], plane[a, b], plane[b, a], plane[b, b] = cos, -sin, sin, cos
-        turn = turn @ plane
+        turn = turn @ axis_rotation(axis, degrees)
     shift_mm = rng.uniform(-4, 4, size=3)
     semi_axes = _SEMI_AXES_MM * rng.uniform(0.93, 1.07, size=3)
     matrix = turn / semi_axes[:, None]

@@ -33,6 +33,23 @@ class Topology:
         x, y, z = (math.prod(stride[axis] for stride in self.strides) for axis in range(3))
         return x, y, z
 
+    def in_words(self) -> list[str]:
+        """One line a stage, finest first.
+
+        >>> Topology(((3, 3, 1),), ((1, 1, 1),), (16,)).in_words()
+        ['stage 1: 16 channels, kernel 3 x 3 x 1, stride 1 x 1 x 1']
+        """
+        return [
+            f"stage {number}: {channels} channels, kernel {_by(kernel)}, stride {_by(stride)}"
+            for number, (channels, kernel, stride) in enumerate(
+                zip(self.channels, self.kernels, self.strides, strict=True), start=1
+            )
+        ]
+
+
+def _by(shape: Shape) -> str:
+    return " x ".join(map(str, shape))
+
 
 def plan_topology(settings: NetworkSettings, patch_shape: Shape, spacing: Spacing) -> Topology:
     """Stages for patches of `patch_shape` voxels of `spacing` mm, along X, Y, Z.

@@ -6,7 +6,7 @@ import itertools
 import math
 from dataclasses import dataclass
 
-from monaiseg.data import Shape, index_dtype
+from monaiseg.data import Shape
 from monaiseg.machine import MOST_READERS
 from monaiseg.networks import count_windows
 from monaiseg.planning.costs import step_cost
@@ -16,8 +16,7 @@ from monaiseg.planning.measurements import Measurements
 from monaiseg.planning.options import Option
 from monaiseg.planning.probes import WINDOWS, DataProbe, StepProbe
 from monaiseg.settings import PlanningSettings
-from monaiseg.training import UNSTEADY_STEPS, Pace, Rhythm
-from monaiseg.transforms import MAX_CENTRES
+from monaiseg.training import UNSTEADY_STEPS, Pace, Rhythm, cached_bytes
 
 WORKER_BYTES = 150 << 20
 """What a worker process has for itself."""
@@ -188,7 +187,7 @@ def _validating_bytes(option: Option, cost: StepProbe, fingerprint: Fingerprint)
     scores = 4 * fingerprint.num_classes * (2 * slab + 3 * windows)
     # Half of a step's features are kept for the way back alone.
     features = cost.step_bytes * windows // (2 * cost.voxels)
-    return scores + features + _case_bytes(largest, fingerprint)
+    return scores + features + _cached_bytes(largest, fingerprint, num_groups=0)
 
 
 def _memory(
@@ -204,8 +203,7 @@ def _memory(
 ) -> tuple[bool, int]:
     """Whether prepared cases wait in memory, and the most that the training and its workers take, in bytes."""
     scans = fingerprint.network_shapes((*fingerprint.train, *fingerprint.val), option.patch_shape)
-    centres = 4 * sum(min(2 * MAX_CENTRES, math.prod(shape)) for shape in scans)
-    cached = sum(_case_bytes(shape, fingerprint) for shape in scans) + centres
+    cached = sum(_cached_bytes(shape, fingerprint, num_groups=2) for shape in scans)
     resampled = fingerprint.preprocessing is None and not fingerprint.is_uniform
     per_voxel = RESAMPLING_BYTES if resampled else PREPARING_BYTES
     channels = fingerprint.num_channels
@@ -231,7 +229,5 @@ def _largest(option: Option, fingerprint: Fingerprint) -> Shape:
     return max(fingerprint.network_shapes(scans, option.patch_shape), key=math.prod)
 
 
-def _case_bytes(shape: Shape, fingerprint: Fingerprint) -> int:
-    """Of a prepared case: intensities in float32, and class indices."""
-    index = index_dtype(fingerprint.num_classes).itemsize
-    return (4 * fingerprint.num_channels + index) * math.prod(shape)
+def _cached_bytes(shape: Shape, fingerprint: Fingerprint, num_groups: int) -> int:
+    return cached_bytes(shape, fingerprint.num_channels, fingerprint.num_classes, num_groups)

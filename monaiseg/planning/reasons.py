@@ -142,7 +142,7 @@ def _choices_of_machine(
     return (
         Choice(
             f"cache {where}",
-            f"prepared scans may take {rules.cache_share:.0%} of {limits.memory_gb:g} GiB",
+            f"cached cases may take {rules.cache_share:.0%} of {limits.memory_gb:g} GiB",
         ),
         Choice(
             f"{settings.tsk_set.num_threads} threads, {cost.workers} workers",

@@ -4,7 +4,7 @@
 """
 
 from monaiseg.training.budget import UNSTEADY_STEPS, Pace, Rhythm
-from monaiseg.training.cache import PreparedCases, prepare_items
+from monaiseg.training.cache import CachedCases, cached_bytes, prepare_items
 from monaiseg.training.checkpoint import (
     Best,
     Checkpoint,
@@ -35,9 +35,9 @@ from monaiseg.training.wiring import train_handlers
 __all__ = [
     "UNSTEADY_STEPS",
     "Best",
+    "CachedCases",
     "Checkpoint",
     "Pace",
-    "PreparedCases",
     "Recipe",
     "Rhythm",
     "RunFolder",
@@ -50,6 +50,7 @@ __all__ = [
     "build_trainer",
     "build_training",
     "build_training_loader",
+    "cached_bytes",
     "case_ids",
     "case_loader",
     "check_weights",

@@ -24,7 +24,7 @@ import torch
 from monai.data.dataset import CacheDataset
 from torch.utils.data import Dataset
 
-from monaiseg.data import Case, LabelTable, file_sha256, index_dtype, read_header
+from monaiseg.data import Case, LabelTable, Shape, file_sha256, index_dtype, read_header
 from monaiseg.errors import (
     DataError,
     MonaisegError,
@@ -51,14 +51,14 @@ LEFTOVER_SECONDS = 24 * 3600
 _DIGESTS = "sha256.json"
 
 
-class PreparedCases(Dataset[Item]):
-    """Cases after the deterministic chain, in the order they were given in, and where they wait.
+class CachedCases(Dataset[Item]):
+    """Cases after the deterministic chain, in the order they were given in, and where they are kept.
 
     Args:
         items: what the chain has made, or makes when asked.
         data: what it was given.
         memory_bytes: what they take of the memory: 0 on disk.
-        note: where they wait and why, for the log.
+        note: where they are kept and why, for the log.
     """
 
     def __init__(
@@ -87,8 +87,8 @@ def cached_cases(
     *,
     for_training: bool,
     taken_bytes: int = 0,
-) -> PreparedCases:
-    """Prepare cases and keep them where `dataset.cache` says; `for_training` if patches will be cut from them.
+) -> CachedCases:
+    """Cases after `cached_chain`, kept where `dataset.cache` says; `for_training` if patches will be cut from them.
 
     The other arguments and what is raised are those of `prepare_items`.
     """
@@ -105,9 +105,8 @@ def prepare_items(
     cache_folder: str | Path,
     *,
     taken_bytes: int = 0,
-    beside: Dataset[Item] | None = None,
-) -> PreparedCases:
-    """Prepare items and keep them where `dataset.cache` says.
+) -> CachedCases:
+    """Items after `transform`, kept where `dataset.cache` says.
 
     Args:
         data: items as `case_item` makes them, with label maps.
@@ -117,21 +116,18 @@ def prepare_items(
         table: the labels that the settings ask for.
         cache_folder: where files go if it is the disk; created when needed. Entries are found again by the content of
             the case's files, so several trainings share them. Removing it is safe when none is running.
-        taken_bytes: memory that other prepared cases take already.
-        beside: such other cases.
+        taken_bytes: memory that other cached cases take already.
 
     Raises:
         DataError: a case cannot be used; it is named.
         StorageError: the disk is full, read-only or failing.
     """
     wanted = settings.dataset.cache
-    need = sum(_prepared_bytes(item, transform, settings, table) for item in data)
-    allowance = _memory_allowance(
-        wanted.memory_gb, taken_bytes + getattr(beside, "memory_bytes", 0)
-    )
+    need = sum(_bytes_of(item, transform, settings, table) for item in data)
+    allowance = _memory_allowance(wanted.memory_gb, taken_bytes)
     fits = need <= allowance
     where = ("memory" if fits else "disk") if wanted.where == "auto" else wanted.where
-    size = f"{len(data)} prepared cases take {_gigabytes(need)}"
+    size = f"{len(data)} cached cases take {_gigabytes(need)}"
     share = f"they may have {_gigabytes(allowance)} of memory"
     items: Dataset[Item]
     if where == "memory":
@@ -151,17 +147,27 @@ def prepare_items(
     else:
         items = _Uncached(data, transform)
         note = f"{size}: kept nowhere, read anew each time"
-    return PreparedCases(items, data, need if where == "memory" else 0, note)
+    return CachedCases(items, data, need if where == "memory" else 0, note)
 
 
-def _prepared_bytes(item: Item, transform: CaseChain, settings: Settings, table: LabelTable) -> int:
+def cached_bytes(shape: Shape, num_channels: int, num_classes: int, num_groups: int) -> int:
+    """Bytes of a cached case of `shape` voxels: intensities in float32, class indices, and the centres of its groups.
+
+    >>> cached_bytes((10, 10, 10), num_channels=2, num_classes=57, num_groups=0)
+    9000
+    """
+    voxels = math.prod(shape)
+    centres = min(num_groups * MAX_CENTRES, voxels)
+    return voxels * (4 * num_channels + index_dtype(num_classes).itemsize) + 4 * centres
+
+
+def _bytes_of(item: Item, transform: CaseChain, settings: Settings, table: LabelTable) -> int:
     try:
-        voxels = math.prod(target_shape(read_header(item["image"][0]).grid, settings))
+        shape = target_shape(read_header(item["image"][0]).grid, settings)
     except DataError as error:
         raise DataError(f"case {case_name(item)!r}: {error}") from error
-    index_bytes = index_dtype(table.num_classes).itemsize
-    centres = transform.num_centre_groups * MAX_CENTRES
-    return voxels * (4 * settings.dataset.num_channels + index_bytes) + 4 * min(centres, voxels)
+    num_channels, num_groups = settings.dataset.num_channels, transform.num_centre_groups
+    return cached_bytes(shape, num_channels, table.num_classes, num_groups)
 
 
 def _memory_allowance(memory_gb: float | None, taken_bytes: int) -> int:
@@ -180,7 +186,7 @@ def _gigabytes(count: float) -> str:
 
 
 class _Uncached(Dataset[Item]):
-    """Prepares when asked, and remembers the last case: its patches are drawn one after the other."""
+    """Reads when asked, and remembers the last case: its patches are drawn one after the other."""
 
     def __init__(self, data: Sequence[Item], chain: CaseChain) -> None:
         self.data, self.chain = data, chain
@@ -196,7 +202,7 @@ class _Uncached(Dataset[Item]):
 
 
 class DiskCache(Dataset[Item]):
-    """Prepared cases as memory-mapped `.npy` files, one folder a case; workers share the pages.
+    """Cached cases as memory-mapped `.npy` files, one folder a case; workers share the pages.
 
     A folder is named by what it is made from: SHA-256 of the case's files and of the chain. It appears under that name
     when it is complete, and holds the SHA-256 of its own files: they are compared when a training starts. (MONAI's `PersistentDataset` goes by the path: a replaced file gives the old voxels.)

@@ -36,10 +36,10 @@ def _close_all() -> None:
 class CaseLoader(DataLoader[Item]):
     """A DataLoader that says which cases were in work when a worker fails, dies or hangs.
 
-    `note` says where the prepared cases wait and `memory_bytes` what they take.
+    `note` says where the cached cases are kept and `memory_bytes` what they take of the memory.
     """
 
-    def __init__(self, dataset: Dataset[Item], prepared: Dataset[Item], **kwargs: Any) -> None:
+    def __init__(self, dataset: Dataset[Item], cases: Dataset[Item], **kwargs: Any) -> None:
         workers = kwargs.get("num_workers", 0)
         super().__init__(
             dataset,
@@ -50,9 +50,9 @@ class CaseLoader(DataLoader[Item]):
             generator=torch.Generator(),  # else every pass draws from the global one
             **kwargs,
         )
-        self.ids: tuple[str, ...] = getattr(prepared, "ids", ()) or _numbered(prepared)
-        self.note: str = getattr(prepared, "note", f"cases of a {type(prepared).__name__}")
-        self.memory_bytes: int = getattr(prepared, "memory_bytes", 0)
+        self.ids: tuple[str, ...] = getattr(cases, "ids", ()) or _numbered(cases)
+        self.note: str = getattr(cases, "note", f"cases of a {type(cases).__name__}")
+        self.memory_bytes: int = getattr(cases, "memory_bytes", 0)
         self._coming: list[int] = []
         _OPEN.add(self)
 
@@ -130,7 +130,7 @@ def build_training_loader(
     cache_folder: str | Path,
     device: torch.device | str = "cpu",
 ) -> CaseLoader:
-    """`training_loader` of cases that are prepared and kept where `dataset.cache` says.
+    """`training_loader` of cases that are kept where `dataset.cache` says.
 
     Raises:
         SettingsError: as `training_loader`.
@@ -138,8 +138,8 @@ def build_training_loader(
         StorageError: the cache's disk is full, read-only or failing.
     """
     check_batch(settings)
-    prepared = cached_cases(cases, settings, table, cache_folder, for_training=True)
-    return training_loader(prepared, settings, table, device)
+    cached = cached_cases(cases, settings, table, cache_folder, for_training=True)
+    return training_loader(cached, settings, table, device)
 
 
 def training_loader(
@@ -210,21 +210,21 @@ def build_case_loader(
     *,
     taken_bytes: int = 0,
 ) -> CaseLoader:
-    """`case_loader` of cases that are prepared and kept where `dataset.cache` says.
+    """`case_loader` of cases that are kept where `dataset.cache` says.
 
     `taken_bytes` is the `memory_bytes` of loaders that are there already.
 
     Raises:
         DataError, StorageError: as `build_training_loader`.
     """
-    prepared = cached_cases(
+    cached = cached_cases(
         cases, settings, table, cache_folder, for_training=False, taken_bytes=taken_bytes
     )
-    return case_loader(prepared)
+    return case_loader(cached)
 
 
 def case_loader(dataset: Dataset[Item]) -> CaseLoader:
-    """Whole volumes on the network grid, one after the other, in the main process: prepared cases cost it a copy.
+    """Whole volumes on the network grid, one after the other, in the main process: cached cases cost it a copy.
 
     A batch has `image` (1, C, X, Y, Z) float32, `label` (1, 1, X, Y, Z), `affine` (1, 4, 4) float64 and `case_id`.
     """

@@ -127,7 +127,7 @@ class SeededDataset(Dataset[Item]):
     """Training patches by key: whoever asks for a key, whenever, gets the same bits.
 
     Args:
-        items: prepared cases.
+        items: cached cases.
         chain: the random part; every transform with randomness has it from its own `R`.
         seed: of the training.
     """
@@ -146,7 +146,8 @@ class SeededDataset(Dataset[Item]):
             item = self.items[index]
             self.chain.set_random_state(seed=seed)
             with _untracked():
-                patch = self.chain(item)
+                made = self.chain(item)
+        patch = made[0] if isinstance(made, list) else made  # MONAI's crops give lists, here of one
         return {name: patch[name] for name in ("image", "label", "case_id")}
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Item] | Fault:

@@ -1,16 +1,25 @@
 """Transforms: the chains that bring a case to the network, and its class map back to the file's grid."""
 
 from monaiseg.transforms.case_chain import CaseChain
-from monaiseg.transforms.chains import cached_chain, inference_chain, load_chain, training_chain
+from monaiseg.transforms.chains import (
+    cached_chain,
+    crop_transforms,
+    inference_chain,
+    load_chain,
+    training_chain,
+)
 from monaiseg.transforms.crop import MAX_CENTRES
 from monaiseg.transforms.inverse import LabelValuesd, ToFileGridd, to_file_grid
 from monaiseg.transforms.items import Item, case_item, case_name
 from monaiseg.transforms.load import ReadReferenced
 from monaiseg.transforms.network_grid import resize_note, sampled_spacing, target_shape
+from monaiseg.transforms.reader import CheckedReader
+from monaiseg.transforms.words import in_words
 
 __all__ = [
     "MAX_CENTRES",
     "CaseChain",
+    "CheckedReader",
     "Item",
     "LabelValuesd",
     "ReadReferenced",
@@ -18,6 +27,8 @@ __all__ = [
     "cached_chain",
     "case_item",
     "case_name",
+    "crop_transforms",
+    "in_words",
     "inference_chain",
     "load_chain",
     "resize_note",

@@ -10,7 +10,7 @@ from monai.transforms.transform import Randomizable
 from monai.utils.misc import MAX_SEED
 from typing_extensions import Self, override
 
-from monaiseg.errors import MonaisegError
+from monaiseg.errors import own_error
 from monaiseg.transforms.crop import FindCentresd
 from monaiseg.transforms.items import case_name
 
@@ -31,7 +31,7 @@ class CaseChain(Compose):
         try:
             return super().__call__(data, *args, **kwargs)
         except Exception as error:
-            if (cause := _own_error(error)) is None:
+            if (cause := own_error(error)) is None:
                 raise
             raise type(cause)(f"case {case_name(data)!r}: {cause}") from error
 
@@ -64,9 +64,3 @@ def _with_parts(transform: Randomizable) -> list[Randomizable]:
     """A random transform and those that it is made of, which MONAI gives the same seed."""
     parts = [part for part in vars(transform).values() if isinstance(part, Randomizable)]
     return [transform, *(deeper for part in parts for deeper in _with_parts(part))]
-
-
-def _own_error(error: BaseException | None) -> MonaisegError | None:
-    while error is not None and not isinstance(error, MonaisegError):
-        error = error.__cause__
-    return error

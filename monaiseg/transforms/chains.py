@@ -14,30 +14,47 @@ import hashlib
 import json
 from importlib.metadata import version
 
-from monai.transforms.croppad.dictionary import Padd
+from monai.transforms.croppad.dictionary import (
+    RandCropByLabelClassesd,
+    RandCropByPosNegLabeld,
+    RandSpatialCropd,
+)
 from monai.transforms.intensity.dictionary import (
     RandAdjustContrastd,
     RandGaussianNoised,
     RandGaussianSmoothd,
     RandScaleIntensityFixedMeand,
 )
+from monai.transforms.io.dictionary import LoadImaged
 from monai.transforms.spatial.dictionary import Orientationd, Resized, Spacingd
 from monai.transforms.transform import Transform
-from monai.transforms.utility.dictionary import CastToTyped
+from monai.transforms.utility.dictionary import CastToTyped, EnsureChannelFirstd
 from monai.utils.type_conversion import dtype_numpy_to_torch
 
 from monaiseg.data import MULTIPLE, LabelTable, index_dtype, padded_shape
-from monaiseg.settings import RotationSettings, ScalingSettings, Settings
+from monaiseg.settings import Settings
 from monaiseg.transforms.bilateral import RandBilaterald
 from monaiseg.transforms.case_chain import CaseChain
-from monaiseg.transforms.crop import FindCentresd, RandPatchd
+from monaiseg.transforms.crop import (
+    BACKGROUND,
+    CLASSES,
+    FOREGROUND,
+    KEYS,
+    FindCentresd,
+    RandCropByClassesWithMargind,
+    RandSpatialCropWithMargind,
+    SplitCentresd,
+    no_margin,
+)
 from monaiseg.transforms.deformation import RandDeformd
 from monaiseg.transforms.intensity import NormaliseChannelsd, RandCoilFieldd
-from monaiseg.transforms.load import AsPlainTensors, ClassIndicesd, ReadCased
+from monaiseg.transforms.load import AsPlainTensors, ClassIndicesd, OnImageGridd
 from monaiseg.transforms.mirror import RandMirrord
-from monaiseg.transforms.padding import PadUp
+from monaiseg.transforms.padding import DivisibleFloorPadd
+from monaiseg.transforms.reader import CheckedReader
 from monaiseg.transforms.resampling import CheckSpacingd
 from monaiseg.transforms.rigid import RandRigidd
+from monaiseg.transforms.rotate_zoom import RandRotateZoomd
 
 CHAIN_VERSION = 1
 """Raise it when `cached_chain` makes other values of the same files and settings: cached cases are then made anew."""
@@ -51,10 +68,16 @@ def load_chain(settings: Settings, table: LabelTable | None = None) -> list[Tran
     dataset = settings.dataset
     count = 1 if table is None else 2
     keys = ("image", "label")[:count]
-    chain: list[Transform] = [ReadCased(dataset.num_channels, with_label=table is not None)]
+    chain: list[Transform] = [
+        LoadImaged("image", CheckedReader, num_channels=dataset.num_channels, expanduser=False)
+    ]
+    if table is not None:
+        # Nothing is converted before class indices are found: float32 does not hold every integer.
+        chain += [LoadImaged("label", CheckedReader, labels=True, dtype=None, expanduser=False)]
+    chain += [EnsureChannelFirstd(keys)]
     if table is not None:
         every = -1 in dataset.seg.interested_label_list
-        chain += [ClassIndicesd(table, "refuse" if every else "background")]
+        chain += [OnImageGridd(), ClassIndicesd(table, "refuse" if every else "background")]
     chain += [
         Orientationd(keys, axcodes="RAS", labels=None),
         # Before resampling, as nnU-Net does: interpolation moves the statistics of small regions.
@@ -70,12 +93,9 @@ def load_chain(settings: Settings, table: LabelTable | None = None) -> list[Tran
         modes, smoothed = ("trilinear", "nearest-exact")[:count], (True, False)[:count]
         chain += [Resized(keys, spatial_size=shape, mode=modes, anti_aliasing=smoothed)]
     padding = settings.patch_shape, dataset.seg.partition.padding_mode
-    chain += [Padd("image", PadUp(*padding, with_floor=True))]
+    chain += [DivisibleFloorPadd(key, *padding) for key in keys]
     if table is not None:
-        chain += [
-            Padd("label", PadUp(*padding, with_floor=False)),
-            CastToTyped("label", dtype_numpy_to_torch(index_dtype(table.num_classes))),
-        ]
+        chain += [CastToTyped("label", dtype_numpy_to_torch(index_dtype(table.num_classes)))]
     return chain
 
 
@@ -123,29 +143,17 @@ def chain_digest(settings: Settings, table: LabelTable, *, for_training: bool) -
 def training_chain(settings: Settings, table: LabelTable) -> list[Transform]:
     """The random part: a patch of a cached item, turned, zoomed, mirrored and changed in its intensities.
 
-    Anatomy first, then what a scanner does to it: coil field, contrast, blur, noise. Per patch, averaged over the
-    default probabilities, on one core: 4 ms for 40 x 56 x 40 voxels, 23 ms for 96 x 96 x 96, seeding included.
+    Anatomy first, then what a scanner does to it: coil field, contrast, blur, noise. What it costs is measured by
+    benchmarks/crop.py. The patch is a list of one, as MONAI's crops give it, unless it is cut anywhere.
 
     Raises:
         SettingsError: patches are mirrored left to right, and a label with a side has no partner.
     """
-    seg = settings.dataset.seg
-    weights = {
-        "pos_neg": (seg.sampling.neg, seg.sampling.pos),
-        "balanced": (1.0,) * table.num_classes,
-        "uniform": (),
-    }[seg.sampling.method]
-    shape = None if seg.use_whole_img_as_input else settings.patch_shape
-    change = seg.augmentation
+    change = settings.dataset.seg.augmentation
+    chain = crop_transforms(settings, table)
     if not change.enabled:
-        still = RotationSettings(probability=0.0), ScalingSettings(probability=0.0)
-        return [RandPatchd(shape, weights, *still, seg.sampling, table.ignored_index)]
-    chain: list[Transform] = [
-        RandPatchd(
-            shape, weights, change.rotation, change.scaling, seg.sampling, table.ignored_index
-        ),
-        *extra_transforms(settings),
-    ]
+        return chain
+    chain += extra_transforms(settings)
     mirrors = (change.flip.left_right, change.flip.front_back, change.flip.up_down)
     if any(mirrors):
         chain += [RandMirrord(mirrors, table.partner_classes if mirrors[0] else None)]
@@ -169,6 +177,43 @@ def training_chain(settings: Settings, table: LabelTable) -> list[Transform]:
     if change.noise.probability:
         chain += [RandGaussianNoised("image", prob=change.noise.probability, std=change.noise.std)]
     return chain
+
+
+def crop_transforms(settings: Settings, table: LabelTable) -> list[Transform]:
+    """From a cached item to its patch: MONAI's crops where nothing is turned or zoomed, else ours with a margin."""
+    seg = settings.dataset.seg
+    change, sampling, shape = seg.augmentation, seg.sampling, settings.patch_shape
+    whole = seg.use_whole_img_as_input
+    turn = RandRotateZoomd(None if whole else shape, change.rotation, change.scaling)
+    turns = change.enabled and bool(change.rotation.probability or change.scaling.probability)
+    turning: list[Transform] = [turn] if turns else []
+    if whole:
+        return turning
+    if sampling.method == "uniform":
+        anywhere = RandSpatialCropWithMargind(shape, turn.margin)
+        return [anywhere, *turning] if turns else [RandSpatialCropd(KEYS, shape, random_size=False)]
+    ratios = [sampling.neg, sampling.pos]
+    if sampling.method == "balanced":
+        ratios = [1.0] * table.num_classes
+    if turns or sampling.least_class_share or any(sampling.least_patch_share):
+        margin = turn.margin if turns else no_margin
+        crop = RandCropByClassesWithMargind(shape, ratios, margin, sampling, table.ignored_index)
+        return [SplitCentresd(by_class=True), crop, *turning]
+    if sampling.method == "balanced":
+        balanced = RandCropByLabelClassesd(
+            KEYS, "label", shape, num_classes=len(ratios), indices_key=CLASSES, warn=False
+        )
+        return [SplitCentresd(by_class=True), balanced]
+    by_ratio = RandCropByPosNegLabeld(
+        KEYS,
+        "label",
+        shape,
+        sampling.pos,
+        sampling.neg,
+        fg_indices_key=FOREGROUND,
+        bg_indices_key=BACKGROUND,
+    )
+    return [SplitCentresd(by_class=False), by_ratio]
 
 
 def extra_transforms(settings: Settings) -> list[RandRigidd | RandDeformd | RandBilaterald]:

@@ -1,39 +1,47 @@
-"""Cropping: where training patches are cut, and how they are turned and zoomed."""
+"""Cropping: where training patches are cut.
+
+A *group* is a class, or with two groups background and foreground: patches are centred on a voxel of a group. The
+*margin* of a patch is what a rotated one needs around it. A crop with a margin is a view of the cached volume, which
+costs nothing, and says in `patch_start` where in it the patch begins.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms.transform import Randomizable, Transform
+from monai.transforms.croppad.dictionary import RandCropByLabelClassesd, RandSpatialCropd
+from monai.transforms.transform import Transform
 from numpy.typing import NDArray
-from torch.nn import functional as F
 from typing_extensions import override
 
-from monaiseg.data import Shape
-from monaiseg.settings import RotationSettings, SamplingSettings, ScalingSettings
+from monaiseg.data import Shape, Spacing
+from monaiseg.settings import SamplingSettings
 from monaiseg.transforms.items import Item
-from monaiseg.transforms.rigid import turn_matrix
 
+KEYS = ("image", "label")
+Margin = Callable[[NDArray[Any], Spacing], NDArray[Any]]
+"""Voxels along X, Y, Z around a patch of a shape in voxels, where voxels have a spacing in mm."""
 MAX_CENTRES = 100_000
 """Voxels remembered of each group that patches are centred on. All of them, as `FgBgToIndicesd` keeps them, take twice
 the memory of the image."""
 MAX_DRAWS = 20
 """Places that are tried for a patch that must hold a share of what it is centred on. EasyReg tried for ever."""
+FOREGROUND, BACKGROUND, CLASSES = "label_fg_indices", "label_bg_indices", "label_cls_indices"
+"""Keys of centres, as `FgBgToIndicesd` and `ClassesToIndicesd` name them."""
 
 
 class FindCentresd(Transform):
-    """Adds the voxels that patches may be centred on, group after group.
+    """Adds the voxels that patches may be centred on, group after group: what of them waits in the cache.
 
-    A *group* is a class, or with two groups background and foreground. `centres` are indices into the flat volume,
-    int32, at most `MAX_CENTRES` a group, evenly spaced; `centre_ends` (groups,) says where each group ends, and
-    `group_voxels` (groups,) how many voxels each has in the volume.
+    `centres` are indices into the flat volume, int32, at most `most` a group, evenly spaced; `centre_ends` (groups,)
+    says where each group ends, and `group_voxels` (groups,) how many voxels each has in the volume. Voxels of the class
+    index `ignored`, which no one has labelled, are in no group.
 
-    Voxels of the class index `ignored`, which no one has labelled, are in no group.
-
-    Not `ClassesToIndicesd`: for 57 classes at 192 x 224 x 192 voxels it takes 0.7 s, this 0.1 s.
+    Not `ClassesToIndicesd`: for 57 classes at 192 x 224 x 192 voxels it takes 1.3 s and 66 MB, this 0.2 s and at most 23
+    MB. Nor `FgBgToIndicesd`: of uint8 tensors MONAI 1.6.1 calls every voxel background, as it inverts bits.
     """
 
     def __init__(self, num_groups: int, most: int = -1, ignored: int | None = None) -> None:
@@ -64,165 +72,136 @@ class FindCentresd(Transform):
         }
 
 
-class RandPatchd(Randomizable, Transform):
-    """One patch of a cached item, cut along axes that are turned and zoomed at random about its centre.
-
-    Instead of `RandCropByPosNegLabeld` (or `RandCropByLabelClassesd`) and `RandAffined`, for two reasons. A patch
-    that is cut first and turned then has nothing to fill its corners with; here they come from the volume. And it is
-    quicker: at 96 x 96 x 96 voxels 31 ms against 144, at 40 x 56 x 40 3.7 against 6. A patch that is not turned costs
-    a copy. Turning is done in millimetres, so that voxels of 1 x 1 x 3 mm do not shear.
+class SplitCentresd(Transform):
+    """The centres of a cached item under the keys that MONAI's crops ask for, as views.
 
     Args:
-        shape: patch in voxels; None takes the whole volume.
-        weights: how often a patch is centred on each group of the item's centres; empty puts it anywhere.
-        rotation: probability, and the greatest angle about each axis.
-        scaling: probability, and the range of the zoom.
+        by_class: one array a group as `label_cls_indices`; else `label_bg_indices` and `label_fg_indices`.
+    """
+
+    def __init__(self, *, by_class: bool) -> None:
+        self.by_class = by_class
+
+    @override
+    def __call__(self, data: Mapping[str, Any]) -> Item:
+        d = dict(data)
+        centres, ends = d.pop("centres").numpy(), d.pop("centre_ends").tolist()
+        groups = [centres[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        return (
+            {**d, CLASSES: groups}
+            if self.by_class
+            else {**d, BACKGROUND: groups[0], FOREGROUND: groups[1]}
+        )
+
+
+class RandCropByClassesWithMargind(RandCropByLabelClassesd):
+    """MONAI's `RandCropByLabelClassesd`, which cuts a margin as well, and draws again where a patch holds too little.
+
+    MONAI's own would keep patch and margin within the volume: patches near its border would never be seen, and of a
+    volume that is little larger than the patch always the same one. It stops at a case that has none of the groups with
+    a ratio above 0; here the others serve. Two groups stand for `RandCropByPosNegLabeld`, which warns of such a case at
+    every patch.
+
+    Args:
+        shape: patch in voxels.
+        ratios: how often a patch is centred on each group.
+        margin: around the patch.
         sampling: the least that a patch holds of the group it is centred on.
         ignored: class index of voxels that no one has labelled; they count for no group.
     """
 
     def __init__(
         self,
-        shape: Shape | None,
-        weights: Sequence[float],
-        rotation: RotationSettings,
-        scaling: ScalingSettings,
-        sampling: SamplingSettings | None = None,
+        shape: Shape,
+        ratios: Sequence[float],
+        margin: Margin,
+        sampling: SamplingSettings,
         ignored: int | None = None,
     ) -> None:
-        self.ignored = ignored
-        self.shape = shape
-        self.weights = np.array(weights)
-        self.rotation = rotation
-        self.scaling = scaling
-        self.sampling = sampling or SamplingSettings()
+        super().__init__(
+            KEYS, "label", shape, [*ratios], len(ratios), indices_key=CLASSES, warn=False
+        )
+        self.shape, self.ratios = np.array(shape), [*ratios]
+        self.margin, self.sampling, self.ignored = margin, sampling, ignored
 
     @override
-    def __call__(self, data: Mapping[str, Any]) -> Item:
-        image, label = data["image"], data["label"]
-        shape = np.array(self.shape or image.shape[1:])
-        start = self._start(data, shape)
-        turn = self._turn(data["affine"])
-        if turn is None:
-            image = _window(image, start, start + shape, data["floor"]).clone()
-            label = _window(label, start, start + shape, [0]).clone()
-        else:
-            centre = start + (shape - 1) / 2
-            image, label = turned_patch(image, label, centre, shape, turn, data["floor"])
-        kept = {key: data[key] for key in ("floor", "affine", "case_id")}
-        return {"image": image, "label": label, **kept}
+    def randomize(self, label: Any, indices: Any = None, image: Any = None) -> None:
+        wanted = any(ratio and len(i) for ratio, i in zip(self.ratios, indices, strict=True))
+        self.cropper.ratios = self.ratios if wanted else [1.0] * len(indices)
+        super().randomize(label, indices, image)
 
-    def _start(self, data: Mapping[str, Any], shape: NDArray[Any]) -> NDArray[Any]:
-        """First voxel of the patch, which lies within the volume; drawn again while the patch holds too little."""
-        volume = np.array(data["image"].shape[1:])
-        if not self.weights.size:
-            return np.asarray(self.R.randint(0, volume - shape + 1))
-        ends = data["centre_ends"].numpy()
-        counts = np.diff(ends, prepend=0)
-        shares = self.weights * (counts > 0)
-        shares = shares if shares.any() else counts > 0  # none of the wanted groups is in this case
-        group = self.R.choice(counts.size, p=shares / shares.sum())
-        least = self._least(data, shape, group)
-        fullest, most = volume, -1
+    @override
+    def __call__(self, data: Mapping[Any, Any], lazy: bool | None = None) -> Any:
+        d = dict(data)
+        indices = d.pop(CLASSES)
+        if any((*self.sampling.least_patch_share, self.sampling.least_class_share)):
+            start = self._fullest(d, indices)
+        else:
+            start = self._start(d["label"], indices)
+        return [with_margin(d, start, self.shape, self.margin)]
+
+    def _start(self, label: torch.Tensor, indices: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        self.randomize(label, indices)
+        assert self.cropper.centers is not None
+        start: NDArray[Any] = np.array(self.cropper.centers[0]) - self.shape // 2
+        return start
+
+    def _fullest(self, d: Item, indices: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """First voxel of a patch that holds enough of its group, or the most of `MAX_DRAWS`."""
+        shares = np.array(self.ratios) * [len(group) > 0 for group in indices]
+        shares = shares if shares.any() else np.array([float(len(group) > 0) for group in indices])
+        chosen = self.R.choice(len(indices), p=shares / shares.sum())
+        alone = [group if n == chosen else group[:0] for n, group in enumerate(indices)]
+        least = self._least(d, chosen)
+        fullest, most = np.zeros(3, int), -1
         for _ in range(MAX_DRAWS):
-            pick = self.R.randint(ends[group] - counts[group], ends[group])
-            centre = np.array(np.unravel_index(int(data["centres"][pick]), volume))
-            start = np.asarray(np.clip(centre - shape // 2, 0, volume - shape))
-            if least == 0:
-                return start
-            label = _window(data["label"], start, start + shape, [0])
-            groups = label.clamp(max=counts.size - 1)  # with two, all of the foreground is one
-            inside = groups == group
+            start = self._start(d["label"], alone)
+            x, y, z = map(slice, start, start + self.shape)
+            label = d["label"][:, x, y, z]
+            inside = (
+                label.clamp(max=len(indices) - 1) == chosen
+            )  # of two groups, one is all foreground
             held = int((inside if self.ignored is None else inside & (label != self.ignored)).sum())
-            if held >= least:
-                return start
             if held > most:
                 fullest, most = start, held
+            if held >= least:
+                break
         return fullest
 
-    def _least(self, data: Mapping[str, Any], shape: NDArray[Any], group: int) -> float:
+    def _least(self, d: Item, group: int) -> float:
         """Voxels of its group that a patch must hold."""
         shares = self.sampling.least_patch_share
         if group < len(shares):
-            return shares[group] * float(shape.prod())
-        return self.sampling.least_class_share * float(data["group_voxels"][group])
-
-    def _turn(self, affine: torch.Tensor) -> NDArray[np.float64] | None:
-        """A random `turn`, see `turned_patch`; None for none at all."""
-        turns, zooms = self.R.rand(2) < (self.rotation.probability, self.scaling.probability)
-        angles = self.R.uniform(-self.rotation.degrees, self.rotation.degrees, size=3)
-        factor = self.R.uniform(*self.scaling.factor)
-        if not (turns or zooms):
-            return None
-        x, y, z = np.linalg.norm(affine.numpy()[:3, :3], axis=0)
-        return turn_matrix(angles * turns, factor if zooms else 1.0, (x, y, z))
+            return shares[group] * float(self.shape.prod())
+        return self.sampling.least_class_share * float(d["group_voxels"][group])
 
 
-def turned_patch(
-    image: torch.Tensor,
-    label: torch.Tensor,
-    centre: NDArray[Any],
-    shape: NDArray[Any],
-    turn: NDArray[np.float64],
-    floor: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Patch of image (C, X, Y, Z), linearly interpolated, and label map (1, X, Y, Z), by nearest neighbour.
+class RandSpatialCropWithMargind(RandSpatialCropd):
+    """MONAI's `RandSpatialCropd`, which cuts a margin as well; see `RandCropByClassesWithMargind`."""
 
-    Args:
-        image: the volume.
-        label: its class indices.
-        centre: of the patch, in voxels of the volume.
-        shape: of the patch.
-        turn: matrix (3, 3) from an offset to the patch's centre to the offset in the volume.
-        floor: (C,) intensities beyond the volume; the label there is background.
-    """
-    half = (shape - 1) / 2
-    reach = np.abs(turn) @ half
-    start = np.floor(centre - reach).astype(int) - 1  # one voxel more: coordinates are rounded
-    stop = np.ceil(centre + reach).astype(int) + 2
-    image, label = _window(image, start, stop, floor), _window(label, start, stop, [0])
-    # A coordinate is the sum of what the patch's three axes add to it: no grid of homogeneous coordinates is built.
-    added = [
-        torch.from_numpy(np.outer(np.arange(size) - middle, column).astype(np.float32))
-        for size, middle, column in zip(shape, half, turn.T, strict=True)
-    ]  # per axis of the patch (size, 3)
-    added[0] += torch.from_numpy((centre - start).astype(np.float32))
-    return _linear(image, added), _nearest(label, added)
+    def __init__(self, shape: Shape, margin: Margin) -> None:
+        super().__init__(KEYS, shape, random_size=False)
+        self.shape, self.margin = np.array(shape), margin
+
+    @override
+    def __call__(self, data: Mapping[Any, Any], lazy: bool | None = None) -> Any:
+        self.randomize(data["image"].shape[1:])
+        cropper: Any = self.cropper  # MONAI types it as the parent of what it is
+        start = np.array([part.start for part in cropper._slices])
+        return with_margin(dict(data), start, self.shape, self.margin)
 
 
-def _linear(image: torch.Tensor, added: Sequence[torch.Tensor]) -> torch.Tensor:
-    """`grid_sample` wants coordinates from -1 to 1, the last axis first."""
-    reach = 2 / (torch.tensor(image.shape[1:]) - 1)
-    along_x, along_y, along_z = ((part * reach).flip(-1) for part in added)
-    grid = (along_x - 1)[:, None, None] + (along_y[:, None] + along_z)  # (X, Y, Z, 3)
-    return F.grid_sample(image[None], grid[None], padding_mode="border", align_corners=True)[0]
+def with_margin(data: Item, start: NDArray[Any], shape: NDArray[Any], margin: Margin) -> Item:
+    """The item with views of the patch and its margin, as far as the volume goes, and `patch_start` in them."""
+    x, y, z = np.linalg.norm(data["affine"].numpy()[:3, :3], axis=0)
+    around = margin(shape, (x, y, z))
+    first = np.maximum(start - around, 0)
+    last = np.minimum(start + shape + around, data["image"].shape[1:])
+    cut = (slice(None), *map(slice, first, last))
+    image, label = data["image"][cut], data["label"][cut]
+    return {**data, "image": image, "label": label, "patch_start": start - first}
 
 
-def _nearest(label: torch.Tensor, added: Sequence[torch.Tensor]) -> torch.Tensor:
-    """By whole-number indices: `grid_sample` knows no uint8, and takes 22 ms for 2.5 at 96 x 96 x 96 voxels."""
-    along_x, along_y, along_z = added
-    x, y, z = (
-        (along_x[:, None, None, axis] + (along_y[:, None, axis] + along_z[:, axis])).round_().int()
-        for axis in range(3)
-    )
-    _, _, size_y, size_z = label.shape
-    flat = (x * size_y + y) * size_z + z
-    return label.reshape(-1).index_select(0, flat.view(-1)).view(1, *flat.shape)
-
-
-def _window(
-    volume: torch.Tensor, start: NDArray[Any], stop: NDArray[Any], outside: Any
-) -> torch.Tensor:
-    """The voxels from `start` to before `stop` of a volume (C, X, Y, Z): a view, or a copy with `outside` beyond it."""
-    sizes = np.array(volume.shape[1:])
-    x, y, z = (
-        slice(int(low), int(high))
-        for low, high in zip(np.clip(start, 0, sizes), np.clip(stop, 0, sizes), strict=True)
-    )
-    inside = volume[:, x, y, z]
-    before, after = np.maximum(-start, 0), np.maximum(stop - sizes, 0)
-    widths = [int(width) for pair in zip(before[::-1], after[::-1], strict=True) for width in pair]
-    if not any(widths):
-        return inside
-    channels = zip(inside, outside, strict=True)
-    return torch.stack([F.pad(channel, widths, value=float(fill)) for channel, fill in channels])
+def no_margin(shape: NDArray[Any], spacing: Spacing) -> NDArray[Any]:  # noqa: ARG001  as every margin
+    """For patches that are not turned."""
+    return np.zeros_like(shape)

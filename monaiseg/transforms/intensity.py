@@ -63,9 +63,14 @@ def _scale(region: NDArray[Any], settings: IntensitySettings) -> tuple[float, fl
 
 
 class RandCoilFieldd(Randomizable, Transform):
-    """MONAI's `RandBiasField` on intensities above the floor: air stays air, whatever the normalisation made of it."""
+    """MONAI's `RandBiasField` on intensities above the floor: air stays air, whatever the normalisation made of it.
+
+    `RandBiasFieldd` multiplies normalised intensities, of which 0 is the mean or the middle: air would show the field, and
+    tissue of the mean intensity would not.
+    """
 
     def __init__(self, probability: float, strength: float) -> None:
+        self.probability, self.strength = probability, strength
         self.field = RandBiasField(coeff_range=(-strength, strength), prob=probability)
 
     @override

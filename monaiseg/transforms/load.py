@@ -1,27 +1,19 @@
-"""Loading: files to tensors, label values to class indices."""
+"""Loading: what follows MONAI's `LoadImaged` on the way from files to class indices and plain tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.transform import Transform
-from numpy.typing import NDArray
 from typing_extensions import override
 
-from monaiseg.data import (
-    Grid,
-    LabelTable,
-    check_same_grid,
-    read_header,
-    read_label_map,
-    read_volume,
-)
-from monaiseg.errors import DataError
-from monaiseg.transforms.items import Item, case_name
+from monaiseg.data import Grid, LabelTable, check_same_grid, read_header, read_label_map
+from monaiseg.transforms.items import Item
 
 
 class ReadReferenced(Transform):
@@ -41,48 +33,27 @@ class ReadReferenced(Transform):
         return {**data, "label": label, "spacing": header.grid.spacing}
 
 
-class ReadCased(Transform):
-    """Image (C, X, Y, Z) float32 and, where wanted, label map (1, X, Y, Z), through the gate of `volumes`.
+class OnImageGridd(Transform):
+    """Brings a label map along the axes of its image, and gives it the image's affine.
 
-    Not MONAI's `LoadImaged`: where the reader that it is given refuses a file, it tries its others, and so would go
-    round the gate.
+    Headers of image and label map differ in the last digits: resampled by its own, a label map would be a voxel larger.
 
-    Args:
-        num_channels: channels that an image must have; one a file, or those of 4-D files.
-        with_label: whether the label map is read.
+    Raises:
+        DataError: the label map holds other voxels than the image.
     """
-
-    def __init__(self, num_channels: int, *, with_label: bool) -> None:
-        self.num_channels, self.with_label = num_channels, with_label
 
     @override
     def __call__(self, data: Mapping[str, Any]) -> Item:
-        paths = [data["image"]] if isinstance(data["image"], str) else list(data["image"])
-        image, grid = self._image(paths)
-        meta = {"filename_or_obj": paths[0]}
-        tensor = MetaTensor(image, affine=torch.from_numpy(grid.array), meta=meta)
-        item = {**data, "image": tensor, "case_id": case_name(data)}
-        if self.with_label:
-            values, header = read_label_map(data["label"], like=grid)
-            check_same_grid(f"label map {header.path} and image {paths[0]}", header.grid, grid)
-            item["label"] = MetaTensor(torch.from_numpy(values[None]), meta=item["image"].meta)
-        return item
-
-    def _image(self, paths: Sequence[str]) -> tuple[torch.Tensor, Grid]:
-        channels: list[NDArray[np.float32]] = []
-        grids: list[Grid] = []
-        for path in paths:
-            values, header = read_volume(path)
-            grids.append(header.grid)
-            check_same_grid(f"channels {paths[0]} and {path}", grids[0], header.grid)
-            planes = values[None] if values.ndim == 3 else np.moveaxis(values, -1, 0)
-            channels += [plane.astype(np.float32) for plane in planes]  # small integers overflow
-        if len(channels) != self.num_channels:
-            raise DataError(
-                f"{', '.join(paths)}: {len(channels)} channels, but dataset.num_channels is "
-                f"{self.num_channels}; give one file a channel, or a 4-D file, in the order of training"
-            )
-        return torch.from_numpy(np.stack(channels)), grids[0]
+        image, label = data["image"], data["label"]
+        grid, own = (Grid.of(each.shape[1:], each.affine) for each in (image, label))
+        values = label.as_tensor()
+        if own.difference(grid) is not None:
+            if (turn := own.turn_onto(grid)) is None:
+                names = (each.meta["filename_or_obj"] for each in (label, image))
+                check_same_grid("label map {} and image {}".format(*names), own, grid)
+            turned = nib.orientations.apply_orientation(values[0].numpy(), turn)
+            values = torch.from_numpy(np.ascontiguousarray(turned))[None]
+        return {**data, "label": MetaTensor(values, meta=image.meta)}
 
 
 class ClassIndicesd(Transform):

@@ -15,6 +15,8 @@ from monaiseg.transforms.items import Item
 class RandMirrord(Randomizable, Transform):
     """Mirrors image and label map; left to right, labels become their partners.
 
+    Not `RandFlipd`, after which the label of the left hippocampus lies on the right one.
+
     Args:
         probabilities: along X, Y, Z.
         partner_classes: for each class the class in the mirror; None where X is never mirrored.

@@ -6,28 +6,31 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from monai.transforms.croppad.array import Pad
+from monai.transforms.croppad.array import DivisiblePad
+from monai.transforms.croppad.dictionary import DivisiblePadd, Padd
 from typing_extensions import override
 
-from monaiseg.data import Shape, padded_up
+from monaiseg.data import MULTIPLE, Shape, padded_up
 
 
-class PadUp(Pad):
+class DivisibleFloorPad(DivisiblePad):
     """Pads to multiples of 16 and at least the patch, alike on both sides.
 
-    Image and label map are continued alike: tissue that goes on in the one is not background in the other.
+    MONAI's `DivisiblePad` has no least size, fills all channels with one value, and refuses to mirror or repeat an image
+    by more than its own size (of torch's padding: "Padding size should be less than the corresponding input dimension").
 
     Args:
         patch_shape: voxels along X, Y, Z.
-        mode: one of `_CONTINUATIONS`, or "constant".
+        padding_mode: one of `_CONTINUATIONS`, or "constant".
         with_floor: under "constant" with the least of each channel, else with 0, the background. After `zscore` 0 is the
             mean of an image, and a grey slab beside the head looks like tissue.
     """
 
-    def __init__(self, patch_shape: Shape, mode: str, *, with_floor: bool) -> None:
-        super().__init__()
-        self.patch_shape, self.with_floor = patch_shape, with_floor
-        self.continuation = _CONTINUATIONS.get(mode)
+    def __init__(self, patch_shape: Shape, padding_mode: str, *, with_floor: bool) -> None:
+        super().__init__(MULTIPLE)
+        self.patch_shape, self.padding_mode = patch_shape, padding_mode
+        self.with_floor = with_floor
+        self.continuation = _CONTINUATIONS.get(padding_mode)
 
     @override
     def compute_pad_width(self, spatial_shape: Sequence[int]) -> Any:
@@ -48,6 +51,17 @@ class PadUp(Pad):
             else:
                 whole[...] = np.pad(channel, widths, mode=self.continuation)
         return padded
+
+
+class DivisibleFloorPadd(DivisiblePadd):
+    """`image` and, where wanted, `label` by `DivisibleFloorPad`.
+
+    Both are continued alike: tissue that goes on in the one is not background in the other.
+    """
+
+    def __init__(self, keys: str, patch_shape: Shape, padding_mode: str) -> None:
+        padder = DivisibleFloorPad(patch_shape, padding_mode, with_floor=keys == "image")
+        Padd.__init__(self, keys, padder)
 
 
 _CONTINUATIONS: dict[str, Literal["reflect", "edge", "wrap"]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from monaiseg.data import Spacing
+from monaiseg.data import Spacing, axis_rotation
 from monaiseg.settings import RigidSettings
 from monaiseg.transforms.interpolation import identity_warp, linear, nearest
 from monaiseg.transforms.items import Item
@@ -78,11 +77,7 @@ def turn_matrix(
         spacing: of the volume, in mm.
     """
     rotation = np.eye(3)
-    for axis, angle in enumerate(np.radians(degrees)):
-        first, second = (axis + 1) % 3, (axis + 2) % 3
-        step = np.eye(3)
-        step[first, first] = step[second, second] = math.cos(angle)
-        step[first, second], step[second, first] = -math.sin(angle), math.sin(angle)
-        rotation = step @ rotation
+    for axis, angle in enumerate(degrees):
+        rotation = axis_rotation(axis, angle) @ rotation
     scale = np.array(spacing)
     return np.asarray(rotation.T * scale / scale[:, None] / factor)

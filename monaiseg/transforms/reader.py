@@ -1,0 +1,91 @@
+"""The reader: NIfTI files for MONAI's `LoadImaged`, with the checks of `monaiseg.data`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from monai.data.image_reader import ImageReader
+from monai.utils.enums import MetaKeys, SpaceKeys
+from monai.utils.misc import ensure_tuple
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from monaiseg.data import Grid, check_same_grid, is_volume_name, read_label_map, read_volume
+from monaiseg.errors import DataError
+
+Paths = Sequence[PathLike[str] | str] | PathLike[str] | str
+
+
+class CheckedReader(ImageReader):
+    """Reads what `monaiseg.data.read_volume` accepts, and refuses the rest with its message.
+
+    For `LoadImaged("image", reader=CheckedReader)` in any chain. Several files are the channels of one image and lie on
+    one grid. The files are read in `get_data`, not in `read`: what `read` raises makes `LoadImage` try MONAI's other
+    readers, which would accept the truncated and damaged files that this one refuses.
+
+    Args:
+        num_channels: channels that an image must have, one a file or those of 4-D files; None for any number.
+        labels: read label maps: integers, one channel.
+    """
+
+    def __init__(self, num_channels: int | None = None, *, labels: bool = False) -> None:
+        self.num_channels, self.labels = num_channels, labels
+
+    @override
+    def verify_suffix(self, filename: Paths) -> bool:
+        return all(is_volume_name(str(name)) for name in ensure_tuple(filename))
+
+    @override
+    def read(self, data: Paths, **kwargs: Any) -> tuple[str, ...]:
+        return tuple(str(path) for path in ensure_tuple(data))
+
+    @override
+    def get_data(self, img: Sequence[str]) -> tuple[NDArray[Any], dict[str, Any]]:
+        """Voxels (X, Y, Z), or (C, X, Y, Z) of several channels, and MONAI's metadata.
+
+        Raises:
+            DataError: as `read_volume` and `read_label_map`; or the files lie on different grids, or have another number
+                of channels.
+        """
+        if self.labels:
+            voxels, header = read_label_map(img[0])
+            return voxels, _metadata(header.grid, has_channels=False)
+        volumes, grid = _on_one_grid(img)
+        channels = [
+            plane.astype(np.float32)  # small integers would overflow later
+            for voxels in volumes
+            for plane in (voxels[None] if voxels.ndim == 3 else np.moveaxis(voxels, -1, 0))
+        ]
+        if self.num_channels not in {None, len(channels)}:
+            raise DataError(
+                f"{', '.join(img)}: {len(channels)} channels, but dataset.num_channels is {self.num_channels}; "
+                "give one file a channel, or a 4-D file, in the order of training"
+            )
+        if len(channels) == 1:
+            return channels[0], _metadata(grid, has_channels=False)
+        return np.stack(channels), _metadata(grid, has_channels=True)
+
+
+def _on_one_grid(paths: Sequence[str]) -> tuple[list[NDArray[Any]], Grid]:
+    volumes: list[NDArray[Any]] = []
+    grids: list[Grid] = []
+    for path in paths:
+        voxels, header = read_volume(path)
+        volumes.append(voxels)
+        grids.append(header.grid)
+        check_same_grid(f"channels {paths[0]} and {path}", grids[0], header.grid)
+    return volumes, grids[0]
+
+
+def _metadata(grid: Grid, *, has_channels: bool) -> dict[str, Any]:
+    """What MONAI's own readers say of a file and its chains ask for."""
+    return {
+        MetaKeys.AFFINE: grid.array,
+        MetaKeys.ORIGINAL_AFFINE: grid.array,
+        MetaKeys.SPATIAL_SHAPE: np.array(grid.shape),
+        MetaKeys.SPACE: SpaceKeys.RAS,
+        MetaKeys.ORIGINAL_CHANNEL_DIM: 0 if has_channels else float("nan"),
+    }

@@ -1,0 +1,140 @@
+"""Rotation and zoom: from a patch with its margin to the patch, turned and zoomed about its centre."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms.transform import Randomizable, Transform
+from numpy.typing import NDArray
+from torch.nn import functional as F
+from typing_extensions import override
+
+from monaiseg.data import Shape, Spacing
+from monaiseg.settings import RotationSettings, ScalingSettings
+from monaiseg.transforms.interpolation import linear, nearest
+from monaiseg.transforms.items import Item
+from monaiseg.transforms.rigid import turn_matrix
+
+
+class RandRotateZoomd(Randomizable, Transform):
+    """Cuts the patch out of a crop with a margin, along axes that are turned and zoomed at random about its centre.
+
+    Not `RandAffined`: it sees nothing beyond the patch to fill the corners with, shears voxels that are not cubes
+    (here turning is done in millimetres), and is slower, see benchmarks/crop.py. Beyond the volume lie the floor of each
+    channel and background.
+
+    Items have `image` (C, X, Y, Z), `label` (1, X, Y, Z), `floor` (C,), `affine` (4, 4), whose voxel size they have, and
+    `patch_start`, the first voxel of the patch; where it is missing, the patch lies in the middle.
+
+    Args:
+        shape: patch in voxels; None for the whole image.
+        rotation: probability, and the greatest angle about each axis.
+        scaling: probability, and the range of the zoom.
+    """
+
+    def __init__(
+        self, shape: Shape | None, rotation: RotationSettings, scaling: ScalingSettings
+    ) -> None:
+        self.shape, self.rotation, self.scaling = shape, rotation, scaling
+
+    @override
+    def __call__(self, data: Mapping[str, Any]) -> Item:
+        d = dict(data)
+        image, label, floor = d["image"], d["label"], d["floor"]
+        volume = np.array(image.shape[1:])
+        shape = np.array(self.shape or volume)
+        start = d.pop("patch_start", (volume - shape) // 2)
+        turn = self._turn(d["affine"])
+        if turn is None:
+            d["image"] = _window(image, start, start + shape, floor).clone()
+            d["label"] = _window(label, start, start + shape, [0]).clone()
+        else:
+            centre = start + (shape - 1) / 2
+            d["image"], d["label"] = turned_patch(image, label, centre, shape, turn, floor)
+        return d
+
+    def margin(self, shape: NDArray[Any], spacing: Spacing) -> NDArray[Any]:
+        """Voxels along X, Y, Z around a patch of `shape` that the widest turn and zoom reach.
+
+        No entry of a rotation about one axis is greater than 1 or, beside the diagonal, than the sine of its angle.
+        """
+        degrees = min(self.rotation.degrees, 90.0) if self.rotation.probability else 0.0
+        bound = np.eye(3)
+        for axis in range(3):
+            first, second = (axis + 1) % 3, (axis + 2) % 3
+            step = np.eye(3)
+            step[first, second] = step[second, first] = math.sin(math.radians(degrees))
+            bound = step @ bound
+        factor = min(self.scaling.factor[0], 1.0) if self.scaling.probability else 1.0
+        scale = np.array(spacing)
+        half = (shape - 1) / 2
+        reach = (np.minimum(bound.T, 1) * scale / scale[:, None] / factor) @ half
+        return np.asarray(np.ceil(reach - half).astype(int) + _ROUNDING)
+
+    def _turn(self, affine: torch.Tensor) -> NDArray[np.float64] | None:
+        """A random `turn`, see `turned_patch`; None for none at all."""
+        turns, zooms = self.R.rand(2) < (self.rotation.probability, self.scaling.probability)
+        angles = self.R.uniform(-self.rotation.degrees, self.rotation.degrees, size=3)
+        factor = self.R.uniform(*self.scaling.factor)
+        if not (turns or zooms):
+            return None
+        x, y, z = np.linalg.norm(affine.numpy()[:3, :3], axis=0)
+        return turn_matrix(angles * turns, factor if zooms else 1.0, (x, y, z))
+
+
+_ROUNDING = 2
+"""Voxels more than a turned patch reaches: coordinates are rounded, and read between their neighbours."""
+
+
+def turned_patch(
+    image: torch.Tensor,
+    label: torch.Tensor,
+    centre: NDArray[Any],
+    shape: NDArray[Any],
+    turn: NDArray[np.float64],
+    floor: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Patch of image (C, X, Y, Z), linearly interpolated, and label map (1, X, Y, Z), by nearest neighbour.
+
+    Args:
+        image: the volume.
+        label: its class indices.
+        centre: of the patch, in voxels of the volume.
+        shape: of the patch.
+        turn: matrix (3, 3) from an offset to the patch's centre to the offset in the volume.
+        floor: (C,) intensities beyond the volume; the label there is background.
+    """
+    half = (shape - 1) / 2
+    reach = np.abs(turn) @ half
+    start = np.floor(centre - reach).astype(int) - 1  # one voxel more: coordinates are rounded
+    stop = np.ceil(centre + reach).astype(int) + 2
+    image, label = _window(image, start, stop, floor), _window(label, start, stop, [0])
+    along_x, along_y, along_z = (
+        torch.from_numpy(np.outer(np.arange(size) - middle, column).astype(np.float32))
+        for size, middle, column in zip(shape, half, turn.T, strict=True)
+    )  # what each axis of the patch adds to a place, (size, 3)
+    along_x += torch.from_numpy((centre - start).astype(np.float32))
+    warp = along_x[:, None, None], along_y[:, None], along_z
+    return linear(image, *warp), nearest(label, *warp)
+
+
+def _window(
+    volume: torch.Tensor, start: NDArray[Any], stop: NDArray[Any], outside: Any
+) -> torch.Tensor:
+    """The voxels from `start` to before `stop` of a volume (C, X, Y, Z): a view, or a copy with `outside` beyond it."""
+    sizes = np.array(volume.shape[1:])
+    x, y, z = (
+        slice(int(low), int(high))
+        for low, high in zip(np.clip(start, 0, sizes), np.clip(stop, 0, sizes), strict=True)
+    )
+    inside = volume[:, x, y, z]
+    before, after = np.maximum(-start, 0), np.maximum(stop - sizes, 0)
+    widths = [int(width) for pair in zip(before[::-1], after[::-1], strict=True) for width in pair]
+    if not any(widths):
+        return inside
+    channels = zip(inside, outside, strict=True)
+    return torch.stack([F.pad(channel, widths, value=float(fill)) for channel, fill in channels])
