@@ -35,10 +35,8 @@ MUTATED = {
         "monaiseg/data/labels.py", "tests/data/test_labels.py", "tests/data/test_label_checks.py",
     ],
     "monaiseg/data/splits.py": ["monaiseg/data/splits.py", "tests/data/test_cases.py", "tests/data/test_groups.py"],
-    "monaiseg/training/schedule.py": [
-        "tests/training/test_run.py", "-k", "warm_up or step_falls or poly_and_cosine or plateau_falls",
-    ],
-    "monaiseg/training/sampling.py": ["tests/training/test_loaders.py"],
+    "monaiseg/training/handlers/learning_rate.py": ["tests/training/handlers/test_learning_rate.py"],
+    "monaiseg/training/sampling.py": ["tests/training/test_sampling.py"],
     "monaiseg/evaluation/metrics.py": ["monaiseg/evaluation/metrics.py", "tests/evaluation/test_metrics.py"],
 }  # fmt: skip
 """Modules whose every edit must make a test fail, and pytest's words for these tests."""
