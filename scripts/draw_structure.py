@@ -68,6 +68,7 @@ def drawing() -> str:
 
 def arrows() -> dict[str, set[str]]:
     """Which packages, or modules beside them, each one imports from."""
+    sys.path.insert(0, str(REPOSITORY))  # where grimp looks for the sources
     graph = grimp.build_graph(ROOT, cache_dir=None)
     found: dict[str, set[str]] = defaultdict(set)
     for module in graph.modules - {ROOT}:
