@@ -50,14 +50,18 @@ def test_files_of_one_case_on_different_grids_are_refused(tmp_path):
     image = np.zeros((4, 4, 4), np.float32)
     case = written(tmp_path, image, image.astype(np.uint8))
     write_image(tmp_path / "other.nii", image, phantom_grid((4, 4, 4), (1.0, 1.0, 1.5)))
-    write_label_map(tmp_path / "label.nii", image.astype(np.uint8), Grid.of((4, 4, 4), np.diag([-1, 1, 1, 1])))  # fmt: skip
+    write_label_map(
+        tmp_path / "label.nii",
+        image.astype(np.uint8),
+        phantom_grid((4, 4, 4), (1.0, 2.0, 1.0)),
+    )
     two = Case("two", (case.images[0], tmp_path / "other.nii"))
-    flipped = Case("flipped", case.images, tmp_path / "label.nii")
+    wide = Case("wide", case.images, tmp_path / "label.nii")
 
-    with pytest.raises(DataError, match="'two': .*other.nii lie .*spacing .*resample"):
+    with pytest.raises(DataError, match="'two': .*other.nii lie .*: spacing .*resample"):
         inference_chain(settings_of(num_channels=2))(case_item(two))
-    with pytest.raises(DataError, match="'flipped': .*label.nii.* on different grids: orientation"):
-        CaseChain(load_chain(settings_of(), TABLE))(case_item(flipped))
+    with pytest.raises(DataError, match="'wide': label map .*label.nii and .* lie .*: spacing"):
+        CaseChain(load_chain(settings_of(), TABLE))(case_item(wide))
 
 
 def test_the_gate_stands_before_the_chain(tmp_path):
@@ -66,6 +70,22 @@ def test_the_gate_stands_before_the_chain(tmp_path):
 
     with pytest.raises(DataError, match="case 'case': .*ends after"):
         inference_chain(settings_of())(case_item(case))
+
+
+def test_a_label_map_over_the_same_voxels_along_other_axes_is_brought_along_the_images(tmp_path):
+    image, label = blob_on(phantom_grid((6, 7, 8)), shift_mm=(1.0, 0.0, 2.0))
+    case = written(tmp_path, image, label)
+    flipped = phantom_grid((6, 7, 8)).array
+    flipped[:, 0] *= -1
+    flipped[:3, 3] -= 5 * flipped[:3, 0]
+    write_label_map(tmp_path / "flipped.nii", label[::-1], Grid.of((6, 7, 8), flipped))
+    turned = Case("turned", case.images, tmp_path / "flipped.nii")
+
+    one, other = (
+        CaseChain(load_chain(settings_of(), TABLE))(case_item(each))["label"]
+        for each in (case, turned)
+    )
+    assert torch.equal(one.as_tensor(), other.as_tensor())
 
 
 def test_a_file_that_the_reader_refuses_is_given_to_no_other_reader(tmp_path):
