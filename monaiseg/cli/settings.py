@@ -83,6 +83,7 @@ def _show_chain(settings: Settings) -> None:
     """What the settings expand to; labels and voxel size that only the data tell are assumed, and named."""
     from monaiseg.data import LabelTable
     from monaiseg.networks import plan_topology
+    from monaiseg.training import handlers_in_words
     from monaiseg.transforms import cached_chain, in_words, training_chain
 
     values = [value for value in settings.dataset.seg.interested_label_list if value > 0]
@@ -94,6 +95,7 @@ def _show_chain(settings: Settings) -> None:
     spacing = settings.spacing_mm or (1.0, 1.0, 1.0)
     topology = plan_topology(settings.tsk_set.network, settings.patch_shape, spacing)
     _show_list("network, sizes along X, Y, Z", topology.in_words())
+    _show_list("handlers, in the order that they act in", handlers_in_words(settings))
     if not values:
         typer.echo("note: the labels are found in the data; one is assumed here", err=True)
     if settings.spacing_mm is None:

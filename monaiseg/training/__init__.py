@@ -30,7 +30,7 @@ from monaiseg.training.run import TrainingResult, build_training, fit, opened, t
 from monaiseg.training.run_folder import RunFolder
 from monaiseg.training.sampling import SeededDataset, limited, validated
 from monaiseg.training.state import RunState, restored
-from monaiseg.training.wiring import train_handlers
+from monaiseg.training.wiring import handlers_in_words, train_handlers
 
 __all__ = [
     "UNSTEADY_STEPS",
@@ -58,6 +58,7 @@ __all__ = [
     "device_of",
     "first_state",
     "fit",
+    "handlers_in_words",
     "initial_network",
     "limited",
     "load_checkpoint",

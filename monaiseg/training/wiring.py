@@ -8,6 +8,7 @@ from typing import Protocol
 from ignite.engine import Engine
 from monai.engines.evaluator import SupervisedEvaluator
 
+from monaiseg.settings import Settings
 from monaiseg.training import distributed
 from monaiseg.training.handlers.exact_resume import ExactResume
 from monaiseg.training.handlers.gradient_clipping import GradientClipping
@@ -103,3 +104,25 @@ def _shown(
     if tsk.save_fig_on and "val" in evaluators:
         shown.append(CasePicture(board, recipe.table, evaluators["val"], tsk.save_val_fig_epoch))
     return shown
+
+
+def handlers_in_words(settings: Settings) -> list[str]:
+    """The handlers that settings expand to, in the order that they act in, for the first process."""
+    tsk = settings.tsk_set
+    clip, decay, minutes = tsk.gradient_clip, tsk.weight_averaging, tsk.budget_minutes
+    return [
+        "LabelFilter",
+        f"SeededSteps(seed={tsk.seed})",
+        "NanGuard",
+        *([] if clip is None else [f"GradientClipping({clip:g})"]),
+        *([f"WeightAveraging(decay={decay:g})"] if decay else []),
+        f"Validation(every={tsk.val_period})",
+        f"LearningRate({tsk.optim.lr_scheduler.type}, lr={tsk.optim.lr:g})",
+        "History",
+        "ProgressDisplay",
+        f"TensorBoardLog(every={tsk.print_step[0]})",
+        *([f"CasePicture(every={tsk.save_val_fig_epoch})"] if tsk.save_fig_on else []),
+        "StopOnSignal",
+        f"ExactResume(every_epochs={tsk.checkpoint_period})",
+        *([] if minutes is None else [f"TimeBudget(minutes={minutes:g})"]),
+    ]
