@@ -119,7 +119,7 @@ def test_volumes_that_were_prepared_are_not_normalised_again(bundle, brains, sho
         assert torch.equal(item["image"], expected(case_item(case))["image"])
 
     (bundle / "configs" / "settings.json").write_text(dump_settings(short))
-    with pytest.raises(RuntimeError, match="reading_settings") as raised:
+    with pytest.raises(RuntimeError, match="components.recipe") as raised:
         workflow(bundle, "train", dataset_dir=str(task.folder)).run()
     assert "dataset.intensity: " in str(raised.value.__cause__)
 
@@ -164,7 +164,7 @@ def test_what_is_changed_for_a_resume_wants_to_be_accepted(bundle, task):
 def test_an_interrupted_training_leaves_its_best_weights_and_the_exit_code_of_a_signal(
     bundle, task, monkeypatch
 ):
-    monkeypatch.setattr("monaiseg.training.handlers.stop.StopOnSignal.requested", True)
+    monkeypatch.setattr("monaiseg.training.handlers.stop_on_signal.StopOnSignal.requested", True)
 
     with pytest.raises(SystemExit) as caught:
         run_workflow(bundle, "train", dataset_dir=str(task.folder))

@@ -183,6 +183,9 @@ def test_two_processes_train_what_one_trains(loss, short, data_task):
         train_alone(data_task, "two", chosen, resume=True)
 
 
+ENDS, ADDRESSES = ("monaiseg0", "monaiseg1"), ("10.77.0.1", "10.77.0.2")
+
+
 @pytest.fixture
 def nodes() -> Iterator[list[list[str]]]:
     """Commands that run another one on either of two computers, each with a network of its own and a cable between."""
@@ -192,10 +195,16 @@ def nodes() -> Iterator[list[list[str]]]:
             made = subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False)
             if made.returncode:
                 pytest.skip("no networks of one's own can be made here")
-        cable = "ip link add a netns {} type veth peer name b netns {}".format(*names)
+        cable = "ip link add name {0} netns {2} type veth peer name {1} netns {3}".format(
+            *ENDS, *names
+        )
         subprocess.run(cable.split(), check=True)
-        for name, end, address in zip(names, "ab", ("10.77.0.1/24", "10.77.0.2/24"), strict=True):
-            for words in (f"addr add {address} dev {end}", f"link set {end} up", "link set lo up"):
+        for name, end, address in zip(names, ENDS, ADDRESSES, strict=True):
+            for words in (
+                f"addr add {address}/24 dev {end}",
+                f"link set {end} up",
+                "link set lo up",
+            ):
                 subprocess.run(["ip", "-n", name, *words.split()], check=True)
         yield [["ip", "netns", "exec", name] for name in names]
     except FileNotFoundError:
@@ -211,11 +220,11 @@ def test_two_computers_train_what_one_trains(nodes, short, data_task):
     """Two network namespaces stand for two computers, which see the same disk."""
     words = command(data_task, "two", short)
     meeting = ["--nnodes", "2", "--nproc_per_node", "1"]
-    meeting += ["--master_addr", "10.77.0.1", "--master_port", "29507"]
+    meeting += ["--master_addr", ADDRESSES[0], "--master_port", "29507"]
     processes = [
         started(
             [*node, *TORCHRUN, *meeting, "--node_rank", str(number), *words],
-            GLOO_SOCKET_IFNAME="ab"[number],
+            GLOO_SOCKET_IFNAME=ENDS[number],
         )
         for number, node in enumerate(nodes)
     ]
