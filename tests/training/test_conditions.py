@@ -9,14 +9,8 @@ from checkpoint_files import TABLE, made
 from monaiseg.data.labels import LabelTable
 from monaiseg.settings.reading import settings_from_dict
 from monaiseg.settings.settings import Settings
-<<<<<<< HEAD:tests/training/test_resume.py
-from monaiseg.training import conditions as conditions_module
-from monaiseg.training.checkpoint import commit, newest
-from monaiseg.training.conditions import conditions, difference
-=======
 from monaiseg.training.checkpoint import commit, newest
 from monaiseg.training.conditions import _WITHOUT_EFFECT, conditions, difference
->>>>>>> b273cfd (Conditions have their own test file; two network namespaces joined by a cable with a name):tests/training/test_conditions.py
 
 
 def conditions_of(document=None, data=None, **changes):
@@ -81,8 +75,4 @@ def test_settings_without_an_effect_on_the_weights_are_no_difference():
     }
 
     assert difference(conditions_of(), conditions_of(document)) == []
-<<<<<<< HEAD:tests/training/test_resume.py
-    assert set(type(Settings().tsk_set).model_fields) >= conditions_module._WITHOUT_EFFECT
-=======
     assert set(type(Settings().tsk_set).model_fields) >= _WITHOUT_EFFECT
->>>>>>> b273cfd (Conditions have their own test file; two network namespaces joined by a cable with a name):tests/training/test_conditions.py
