@@ -30,8 +30,8 @@ def is_better(new: float, best: float) -> bool:
 class Validation:
     """Runs MONAI's evaluators after epochs, and keeps the best model by the rule of the first one's `metric_cmp_fn`.
 
-    `monai.handlers.ValidationHandler` does neither know of averaged weights nor of a signal that must not wait for the
-    last case. Scores go to the trainer's `state.metrics`: `dice/mean`, `dice/<label>`, and of another evaluator than
+    `monai.handlers.ValidationHandler` validates the network's own weights, not their average, and a signal has to wait
+    for its last case. Scores go to the trainer's `state.metrics`: `dice/mean`, `dice/<label>`, and of another evaluator than
     "val" `dice_<name>/mean`, where `dice` is the name of its key metric.
 
     Args:
