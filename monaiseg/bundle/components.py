@@ -276,10 +276,11 @@ def recipe(
     task: DataTask,
     labels: LabelTable,
     spacing: Sequence[float],
-    device: torch.device,
+    device: torch.device | str,
 ) -> Recipe:
-    """Everything that is decided about the training."""
-    return Recipe.of(settings, task, device, table=labels, spacing=as_spacing(spacing))
+    """Everything that is decided about the training; `device` may be a name, as `--device cpu` gives it."""
+    place = torch.device(device)
+    return Recipe.of(settings, task, place, table=labels, spacing=as_spacing(spacing))
 
 
 class BundleTraining:
