@@ -6,6 +6,9 @@ the names and colours of the label table in the header.
 
 from __future__ import annotations
 
+import csv
+import io
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +21,7 @@ from numpy.typing import NDArray
 
 from monaiseg.data import (
     Case,
+    Grid,
     LabelTable,
     case_id_of,
     files_of,
@@ -28,16 +32,25 @@ from monaiseg.data import (
 from monaiseg.errors import (
     CheckpointError,
     DataError,
+    MonaisegError,
     MonaisegWarning,
     SettingsError,
     collecting,
+    lack_of_memory,
     listed,
 )
 from monaiseg.files import make_folder
+from monaiseg.machine import free_memory
 from monaiseg.networks import network_of, sliding_window_class_map, window_options, window_shape
 from monaiseg.settings import Settings, dump_settings, parse_settings, settings_from_dict
 from monaiseg.training import Checkpoint, check_weights, choose_device, load_checkpoint
-from monaiseg.transforms import case_item, inference_chain, resize_note, to_file_grid
+from monaiseg.transforms import (
+    case_item,
+    inference_chain,
+    resize_note,
+    target_shape,
+    to_file_grid,
+)
 
 Progress = Callable[[int, int], None]
 """Called with windows done and windows in all."""
@@ -56,6 +69,8 @@ class PredictedFile:
     """The label map."""
     voxels: dict[int, int]
     """How many voxels of the label map have each label value."""
+    voxel_ml: float
+    """Volume of a voxel in millilitres."""
 
 
 class Predictor:
@@ -166,10 +181,11 @@ class Predictor:
         """
         files = files_of(image)
         labels = self.predict(files, on_progress)
-        write_label_map(output, labels, read_header(files[0]).grid, like=files[0], table=self.table)
+        grid = read_header(files[0]).grid
+        write_label_map(output, labels, grid, like=files[0], table=self.table)
         values, counts = np.unique(labels, return_counts=True)
         voxels = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
-        return PredictedFile(files[0], Path(output), voxels)
+        return PredictedFile(files[0], Path(output), voxels, grid.voxel_volume_mm3 / 1000)
 
 
 FROM_TRAINING = (
@@ -249,13 +265,24 @@ def predict_files(
     predictor: Predictor,
     images: Iterable[Sequence[str | Path]],
     folder: str | Path,
+    *,
+    overwrite: bool = False,
 ) -> Iterator[PredictedFile]:
     """Predict several cases into `folder` as `<name>_pred.nii.gz`, one after the other.
 
+    A label map that is there already is left as it is: it may have been corrected by hand. A case that cannot be
+    predicted does not keep the others from it.
+
+    Args:
+        predictor: the trained network.
+        images: the files of each case.
+        folder: where label maps go; made where it is missing.
+        overwrite: predict cases again whose label maps are there.
+
     Raises:
         SettingsError: two images would be written to one name, or an output would overwrite an input.
-        DataError: headers cannot be read, all named before the first prediction; or volumes cannot be used, named after
-            all others are predicted.
+        DataError: headers cannot be read, all named before the first prediction; or volumes cannot be used or need more
+            memory than there is, named after all others are predicted.
         StorageError: `folder` cannot be written to.
     """
     plan = planned_outputs(images, folder)
@@ -267,7 +294,60 @@ def predict_files(
         raise DataError(listed(problems))
     make_folder(folder)
     for files, output in plan:
+        if output.exists() and not overwrite:
+            continue
         with collecting(problems):
-            yield predictor.predict_file(files, output)
+            yield _predicted(predictor, files, output)
     if problems:
         raise DataError(listed(problems))
+
+
+def _predicted(predictor: Predictor, files: tuple[Path, ...], output: Path) -> PredictedFile:
+    """Predict one case; what it lacks in memory is said of that case, so that the others go on."""
+    need, free = prediction_bytes(predictor.settings, read_header(files[0]).grid), free_memory()
+    if need > free:
+        raise DataError(
+            _too_large(
+                files[0],
+                f"needs about {need / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} are free",
+            )
+        )
+    try:
+        return predictor.predict_file(files, output)
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MonaisegError) or (lack := lack_of_memory(error)) is None:
+            raise
+        raise DataError(
+            _too_large(files[0], f"memory ran out on {predictor.device} ({lack})")
+        ) from error
+
+
+def _too_large(image: Path, why: str) -> str:
+    return (
+        f"{image}: {why}; close other programs, crop the scan, or use a computer with more memory. The other scans were "
+        "predicted"
+    )
+
+
+def prediction_bytes(settings: Settings, grid: Grid) -> int:
+    """Memory that a prediction of a scan on `grid` takes at least: the scan as read, as resampled, and two copies of each.
+
+    MONAI resamples in float64. The sliding window holds a slab of features besides, which is small next to it.
+    """
+    channels = settings.dataset.num_channels
+    voxels, resampled = math.prod(grid.shape), math.prod(target_shape(grid, settings))
+    return channels * (8 * voxels + 16 * resampled) + 4 * voxels
+
+
+def volumes_csv(files: Iterable[PredictedFile], table: LabelTable) -> str:
+    """A row per scan and foreground label: its voxels and its volume in millilitres, 0 where it was not found."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "value", "name", "voxels", "volume_ml"])
+    for file in files:
+        for label in table.foreground:
+            voxels = file.voxels.get(label.value, 0)
+            writer.writerow(
+                [file.image.name, label.value, label.name, voxels, f"{voxels * file.voxel_ml:.6g}"]
+            )
+    return text.getvalue()

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from monaiseg.data.phantoms import make_phantom, write_phantom
-from monaiseg.data.volumes import read_label_table
+from monaiseg.data.volumes import read_header, read_label_map, read_label_table
 from monaiseg.errors import DataError, MonaisegWarning, SettingsError, StorageError
 from monaiseg.prediction import (
     Predictor,
     as_evaluated,
     predict_files,
+    prediction_bytes,
+    volumes_csv,
     with_settings,
 )
 from monaiseg.settings.reading import changed, parse_settings, settings_from_dict
@@ -175,3 +177,62 @@ def test_voxels_of_another_size_than_the_network_was_laid_out_for_are_warned_of(
             phantom(spacing=(1.0, 1.0, 1.2), label_values=(1, 4), case_id="fine").image
         )
         Predictor(with_settings(saved, resampled), device="cpu").predict(coarse)
+
+
+def test_a_label_map_that_is_there_is_left_unless_it_is_to_be_overwritten(
+    predictor, phantom, tmp_path
+):
+    """It may have been corrected by hand."""
+    image, out = phantom().image, tmp_path / "out"
+    (made,) = predict_files(predictor, [[image]], out)
+    made.output.write_bytes(b"corrected")
+
+    assert list(predict_files(predictor, [[image]], out)) == []
+    assert made.output.read_bytes() == b"corrected"
+    (again,) = predict_files(predictor, [[image]], out, overwrite=True)
+    assert again.voxels == made.voxels
+    assert again.output.read_bytes() != b"corrected"
+
+
+def test_a_scan_that_memory_does_not_hold_is_named_and_the_others_are_predicted(
+    predictor, phantom, tmp_path, monkeypatch
+):
+    small, large = (phantom((n, 24, 24), folder=tmp_path / f"size_{n}").image for n in (24, 96))
+    small = small.rename(small.with_name("small.nii.gz"))
+    limit = prediction_bytes(predictor.settings, read_header(large).grid) - 1
+    monkeypatch.setattr("monaiseg.prediction.free_memory", lambda: limit)
+
+    made = []
+    with pytest.raises(DataError, match=r"case\S*: needs about .* GiB of memory") as raised:
+        made.extend(predict_files(predictor, [[large], [small]], tmp_path / "out"))
+
+    assert "small" not in str(raised.value)
+    assert (tmp_path / "out" / "small_pred.nii.gz").is_file()
+
+
+def test_memory_that_runs_out_in_a_window_is_said_of_its_scan(
+    predictor, phantom, tmp_path, monkeypatch
+):
+    def starved(*_, **__):
+        raise RuntimeError(
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        )
+
+    monkeypatch.setattr("monaiseg.prediction.sliding_window_class_map", starved)
+
+    with pytest.raises(DataError, match=r"case\S*: memory ran out on cpu"):
+        list(predict_files(predictor, [[phantom().image]], tmp_path / "out"))
+
+
+def test_volumes_are_those_of_the_counted_voxels(predictor, phantom, tmp_path):
+    (made,) = predict_files(predictor, [[phantom().image]], tmp_path / "out")
+    values, header = read_label_map(made.output)
+
+    header_row, *rows = volumes_csv([made], predictor.table).splitlines()
+
+    assert header_row == "image,value,name,voxels,volume_ml"
+    assert len(rows) == predictor.table.num_classes - 1
+    for row in rows:
+        _, value, _, voxels, volume = row.split(",")
+        assert int(voxels) == (values == int(value)).sum()
+        assert float(volume) == pytest.approx(int(voxels) * header.grid.voxel_volume_mm3 / 1000)

@@ -16,6 +16,8 @@ monaiseg predict work/scans/first new/*.nii.gz -o labels
 
 monaiseg predict work/scans/first new -o labels
 
+monaiseg predict work/scans/first new -o labels --volumes volumes.csv
+
 monaiseg predict model.safetensors S01_0000.nii.gz S01_0001.nii.gz -o labels --no-flips
 """
 
@@ -46,6 +48,13 @@ def predict(
         bool,
         typer.Option(help="Average over mirrored windows, where the run's settings ask for it."),
     ] = True,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Predict again what is there already.")
+    ] = False,
+    volumes: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write the volume of each structure in each scan into this CSV file."),
+    ] = None,
     device: Device = None,
     model: Annotated[
         Optional[Path],  # noqa: UP045
@@ -61,8 +70,9 @@ def predict(
 
     Each label map has the same grid as its scan, and holds the label values, names and colours of the training data.
     """
-    from monaiseg.data import find_images
-    from monaiseg.prediction import Predictor, predict_files
+    from monaiseg.data import find_images, planned_outputs
+    from monaiseg.files import write_atomic
+    from monaiseg.prediction import PredictedFile, Predictor, predict_files, volumes_csv
 
     words = list(paths or ())
     model = given(words.pop(0) if words and model is None else None, model, "model")
@@ -75,8 +85,20 @@ def predict(
         model, device=device_named(device, gpu_id), overlap=overlap, flips=None if flips else ()
     )
     grouped = find_images(images, output, predictor.settings.dataset.num_channels)
+    there = [path for _, path in planned_outputs(grouped, output) if path.exists()]
+    left = [] if overwrite else there
+    predicted: list[PredictedFile] = []
     with progress_bar("predicting") as advance:
-        for number, file in enumerate(predict_files(predictor, grouped, output), start=1):
-            advance(number, len(grouped))
+        for file in predict_files(predictor, grouped, output, overwrite=overwrite):
+            predicted.append(file)
+            advance(len(predicted), len(grouped) - len(left))
             found = sum(1 for value in file.voxels if value)
             typer.echo(f"{file.output}  ({found} of {predictor.table.num_classes - 1} labels)")
+    if left:
+        typer.echo(
+            f"note: {len(left)} label maps were there already and are left, such as {left[0]}; --overwrite repeats them",
+            err=True,
+        )
+    if volumes is not None:
+        write_atomic(volumes, volumes_csv(predicted, predictor.table).encode())
+        typer.echo(f"written: {volumes}")
