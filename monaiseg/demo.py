@@ -1,4 +1,4 @@
-"""The demo: made brains, then everything that a user does with real ones, in a few minutes on two cores."""
+"""The demo: synthetic brains, and everything that one does with real ones, in a few minutes on two cores."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
-from monaiseg.data import LabelTable, write_phantom_dataset
+from monaiseg.data import LabelTable, prediction_name, write_phantom_dataset
 from monaiseg.errors import SettingsError
-from monaiseg.evaluation import Evaluation, evaluate, write_comparison, write_report
+from monaiseg.evaluation import (
+    Evaluation,
+    evaluate,
+    worst_first,
+    write_case_picture,
+    write_report,
+)
 from monaiseg.prediction import Predictor
 from monaiseg.preparation import prepare
 from monaiseg.settings import Settings, settings_from_dict
@@ -19,7 +25,7 @@ SHAPE = (64, 72, 64)
 
 
 def demo_settings(epochs: int, seed: int) -> Settings:
-    """Settings that learn eight structures of made brains, left and right apart, in a few minutes on two cores."""
+    """Settings that learn eight structures of synthetic brains, left and right apart, in a few minutes on two cores."""
     return settings_from_dict(
         {
             "dataset": {
@@ -98,15 +104,17 @@ def run_demo(
         predictions=predictions,
     )
     write_report(evaluation, output / "scores")
+    files = {case.id: case for case in held_out}
+    worst, *_, best = worst_first(evaluation)
     pictures = [
-        write_comparison(
-            output / f"{case.id}.png",
-            case.images[0],
-            case.label,
-            predictions / f"{case.id}_pred.nii.gz",
+        write_case_picture(
+            output / f"{word}.png",
+            files[scores.case_id].images[0],
+            files[scores.case_id].label or "",
+            predictions / prediction_name(scores.case_id),
             predictor.table,
+            title=f"{word} of {len(held_out)} held-out synthetic brains, {scores.case_id}: mean Dice {scores.mean_dice:.2f}",
         )
-        for case in held_out
-        if case.label is not None
+        for word, scores in (("worst", worst), ("best", best))
     ]
     return evaluation, pictures

@@ -3,7 +3,7 @@
 from monaiseg.evaluation.case_pictures import write_case_picture
 from monaiseg.evaluation.comparison import Comparison, compare
 from monaiseg.evaluation.metrics import class_counts, dice_from_counts, mean_over_cases
-from monaiseg.evaluation.pictures import slice_picture, write_comparison
+from monaiseg.evaluation.pictures import slice_picture
 from monaiseg.evaluation.scoring import (
     CaseScores,
     Evaluation,
@@ -47,6 +47,5 @@ __all__ = [
     "summary_schema",
     "worst_first",
     "write_case_picture",
-    "write_comparison",
     "write_report",
 ]

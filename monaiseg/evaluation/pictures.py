@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from monaiseg.data import LabelTable, read_label_map, read_volume
+from monaiseg.data import LabelTable
 
 OPACITY = 0.5
 """Share of the label's colour where a label lies on the image."""
@@ -49,25 +46,3 @@ def slice_picture(
     gap = np.full((upright[0].shape[0], GAP, 3), 255, dtype=np.uint8)
     spaced = [part for panel in upright for part in (panel, gap)]
     return np.concatenate(spaced[:-1], axis=1)
-
-
-def write_comparison(
-    output: str | Path,
-    image: str | Path,
-    reference: str | Path,
-    prediction: str | Path,
-    table: LabelTable,
-) -> Path:
-    """Write image, reference and prediction side by side as PNG. All three lie on one grid."""
-    voxels, header = read_volume(image)
-    volumes = [voxels if voxels.ndim == 3 else voxels[..., 0]]
-    volumes += [read_label_map(path)[0] for path in (reference, prediction)]
-    to_ras = nib.orientations.io_orientation(header.grid.array)
-    scan, *label_maps = [nib.orientations.apply_orientation(volume, to_ras) for volume in volumes]
-    classes = [table.class_indices(label_map, others="background") for label_map in label_maps]
-    picture = Image.fromarray(slice_picture(scan, classes, table))
-    scale = max(1, 288 // picture.height)
-    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(
-        output
-    )
-    return Path(output)
