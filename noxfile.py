@@ -91,8 +91,8 @@ def types(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Every test that takes seconds."""
-    pytest(session, "-m", "not slow", *SIDE_BY_SIDE)
+    """Every test that takes seconds, but for the pages' blocks, which the session `docs` runs."""
+    pytest(session, "-m", "not slow", "--ignore", "tests/test_docs.py", *SIDE_BY_SIDE)
 
 
 @nox.session(venv_backend="none", default=False)
