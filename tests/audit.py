@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 FORBIDDEN = (
@@ -70,11 +71,26 @@ def listen() -> Ear:
 
 def _is_new_code(arguments: Sequence[Any]) -> bool:
     """Whether code is compiled or run that is no module of an installed library: a text, or a file from elsewhere."""
+    if _is_parsed_for_a_traceback():
+        return False
     name = getattr(arguments[0], "co_filename", None) or (arguments[1] if arguments[1:] else None)
     if name is None:
         return True
     text = os.fspath(name) if isinstance(name, str | os.PathLike) else repr(name)
     return not text.startswith(("<frozen", *_LIBRARIES))
+
+
+def _is_parsed_for_a_traceback() -> bool:
+    """Whether Python parses, and does not run, a line of source to underline a part of it in a traceback.
+
+    MONAI formats one for each reader that is not installed.
+    """
+    frame: FrameType | None = sys._getframe(2)
+    names = []
+    while frame is not None and len(names) < 3:
+        names.append((Path(frame.f_code.co_filename).name, frame.f_code.co_name))
+        frame = frame.f_back
+    return ("traceback.py", "_extract_caret_anchors_from_line_segment") in names
 
 
 _LIBRARIES = tuple({sys.prefix, sys.base_prefix, str(Path(__file__).parent.parent / "monaiseg")})

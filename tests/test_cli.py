@@ -83,7 +83,7 @@ def test_from_a_folder_of_scans_to_scores_and_label_maps(dataset, small, tmp_pat
             "tsk_set.epochs: 0 is not a whole number of at least 1",
         ),
         (["predict", "-m", "nothing.pt", "-i", "a.nii.gz", "-o", "out"], "nothing.pt"),
-        (["evaluate", "-m", "nothing.pt", "-o", "out", "-dtn", "x"], "nothing.pt"),
+        (["evaluate", "-m", "nothing.pt", "-o", "out", "-dtn", "x"], "out/x"),
     ],
 )
 def test_bad_input_gets_one_message_and_exit_code_2(words, message, tmp_path, monkeypatch):

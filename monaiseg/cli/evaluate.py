@@ -120,9 +120,9 @@ def evaluate(
         _score_folders(prediction_dir, reference_dir, label_table, report, tolerance_mm, latex)
         return
     model = given(run, model, "model")
-    if not model.exists():
-        raise SettingsError(f"{model}: there is no such run folder or checkpoint; correct the path")
     named = data is not None or output_root_path is not None or data_task_name is not None
+    if not named and not model.exists():  # the model's folder says where the data are
+        raise SettingsError(f"{model}: there is no such run folder or checkpoint; correct the path")
     folder = (
         data_task_at(data, output_root_path, data_task_name) if named else _run_folder(model).parent
     )

@@ -12,7 +12,14 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms.transform import Transform
 from typing_extensions import override
 
-from monaiseg.data import Grid, LabelTable, check_same_grid, read_header, read_label_map
+from monaiseg.data import (
+    Grid,
+    LabelTable,
+    check_same_grid,
+    read_header,
+    read_label_map,
+    volume_stem,
+)
 from monaiseg.transforms.items import Item
 
 
@@ -75,10 +82,11 @@ class AsPlainTensors(Transform):
     @override
     def __call__(self, data: Mapping[str, Any]) -> Item:
         image = data["image"].as_tensor().contiguous()
+        name = data.get("case_id") or volume_stem(data["image"].meta["filename_or_obj"])
         return {
             "image": image,
             "label": data["label"].as_tensor().contiguous(),
             "affine": torch.as_tensor(data["image"].affine, dtype=torch.float64).clone(),
             "floor": image.amin(dim=(1, 2, 3)),
-            "case_id": data["case_id"],
+            "case_id": str(name),
         }
