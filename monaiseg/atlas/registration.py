@@ -74,7 +74,8 @@ def _gauss_newton_step(
     weight = 1 / (1 + (difference / scale) ** 2)  # Cauchy's
     slopes = ((found[:, 1:] * deviation)[:, :, None] * places[:, None, :]).view(-1, 12)
     normal = slopes.T @ (slopes * weight[:, None]) + RIDGE * len(places) * torch.eye(12)
-    return torch.linalg.solve(normal, slopes.T @ (difference * weight)).view(3, 4)
+    solution: Tensor = torch.linalg.solve(normal, slopes.T @ (difference * weight))
+    return solution.view(3, 4)
 
 
 def deformation(
@@ -98,4 +99,5 @@ def _demons_step(difference: Tensor, gradient: Tensor) -> Tensor:
     """Step (N, 3) in cells against differences (N,), along gradients (N, 3) of the template per cell."""
     slope = (gradient**2).sum(1) + difference**2 + FLAT_GRADIENT
     step = gradient * (difference / slope)[:, None]
-    return step * (LARGEST_STEP / step.norm(dim=1, keepdim=True).clamp(min=LARGEST_STEP))
+    length: Tensor = torch.linalg.vector_norm(step, dim=1, keepdim=True)
+    return step / (length / LARGEST_STEP).clamp(min=1)
