@@ -24,6 +24,8 @@ from monaiseg.data import index_dtype
 
 MOST_CLASSES = 12
 """Classes that a cell keeps; among 145 structures of a brain these hold all votes but one in a million."""
+LEAST_SHARE = 5e-4
+"""Of a cell's votes, that a class must have to be kept: smoothing leaves many with less, and the surprise covers them."""
 SURPRISE = 0.03
 """Probability of a class that the atlas does not expect, shared by all classes."""
 
@@ -148,7 +150,9 @@ def atlas_of(votes: Votes) -> Atlas:
 def _most(
     rows: NDArray[np.int64], classes: NDArray[np.int64], counts: NDArray[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
-    """The entries of the `MOST_CLASSES` largest counts of each row, largest first; the lower class where they are equal."""
+    """The entries that a row keeps, largest first; the lower class where they are equal."""
+    large = counts >= LEAST_SHARE * np.bincount(rows, counts)[rows]
+    rows, classes, counts = rows[large], classes[large], counts[large]
     order = np.lexsort((classes, -counts, rows))
     rows = rows[order]
     firsts = np.flatnonzero(np.diff(rows, prepend=-1))

@@ -21,7 +21,14 @@ class Frame:
     """(3, X', Y', Z') of each block, after the affine map, in template mm."""
     blocks: Blocks
     correlation: float
-    """Pearson's, of the scan's blocks with the template where they lie."""
+    """Pearson's, of the blocks inside the foreground with the template where the affine map alone puts them: after a
+    deformation strange scans look alike too."""
+
+    @property
+    def size(self) -> float:
+        """How much larger the body is in template space than in the scan, as a factor of lengths."""
+        volume = float(torch.linalg.det(self.affine[:, :3]))
+        return float(abs(volume) ** (1 / 3))
 
     def positions(self, factors: Shape = (1, 1, 1)) -> Tensor:
         """Template mm (3, X'', Y'', Z'') at the centres of blocks of `factors` voxels: each voxel's own by default."""

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from monaiseg.atlas.frame import Frame
 from monaiseg.atlas.lattice import Lattice, blurred
-from monaiseg.atlas.registration import AFFINE_STEPS
 from monaiseg.atlas.scans import Extent, Scan
 from monaiseg.atlas.template import CELLS_PER_DEVIATION, MARGIN, Template
 
@@ -60,12 +59,10 @@ def train_template(
     """
     lattice = _lattice(scans, deviation)
     frames = [_start(scan, lattice, deviation) for scan in scans]
-    rounds = [AFFINE_STEPS] * AFFINE_ROUNDS + [None] * DEFORMED_ROUNDS
-    for steps in rounds:
+    for deforms in [False] * AFFINE_ROUNDS + [True] * DEFORMED_ROUNDS:
         template = _Means(scans, frames, lattice, deviation, symmetric).template(())
         frames = [
-            template.place(scan) if steps is None else template.place_roughly(scan, steps)
-            for scan in scans
+            template.place(scan) if deforms else template.place_roughly(scan) for scan in scans
         ]
     return _without_own(scans, persons, _Means(scans, frames, lattice, deviation, symmetric))
 

@@ -35,7 +35,9 @@ class Scan:
     blocks: Tensor
     """Mean standardised intensity of each block, (X', Y', Z')."""
     foreground: Tensor
-    """Blocks with or beside foreground, bool (X', Y', Z')."""
+    """Blocks with or beside foreground, bool (X', Y', Z'): what registration looks at."""
+    inside: Tensor
+    """Blocks of nothing but foreground: what the fit is judged by, for outlines are alike in all heads."""
     extent: Extent
     geometry: Blocks
 
@@ -91,8 +93,9 @@ def scan_of(image: Tensor, spacing: Spacing, block_mm: float) -> Scan:
     foreground = foreground_of(image)
     geometry = Blocks.near((X, Y, Z), spacing, block_mm)
     blocks = geometry.means(standardised(image, foreground))
-    beside = F.max_pool3d((geometry.means(foreground) > 0).float()[None, None], 3, 1, 1)[0, 0] > 0
-    return Scan(blocks, beside, extent_of(foreground, spacing), geometry)
+    share = geometry.means(foreground)
+    beside = F.max_pool3d((share > 0).float()[None, None], 3, 1, 1)[0, 0] > 0
+    return Scan(blocks, beside, share > 0.999, extent_of(foreground, spacing), geometry)
 
 
 def foreground_of(image: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +13,7 @@ from monaiseg.atlas.frame import Frame
 from monaiseg.atlas.lattice import Lattice
 from monaiseg.atlas.registration import (
     AFFINE_BLUR,
+    AFFINE_STEPS,
     DEFORMATION_BLUR,
     affine_map,
     deformation,
@@ -30,6 +32,8 @@ STRANGE_DEVIATIONS = 4.0
 """A scan does not fit if its correlation, by Fisher's z, lies so many standard deviations below the training scans'."""
 LEAST_DEVIATION = 0.1
 """Of Fisher's z among training scans: few that are alike say little about others."""
+MOST_SIZE = 2.0
+"""A scan whose body is so many times larger or smaller than a typical one does not fit."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,12 @@ class Template:
     """A mean image in template space, and what is needed to place scans in it."""
 
     image: Tensor
-    """Standardised intensity of each cell."""
+    """Standardised intensity of each cell, no finer than float16 holds it."""
     lattice: Lattice
     deviation: Tensor
     """Standard deviation (3,) of a typical scan's foreground, in mm."""
     correlations: Tensor
-    """Of each training scan with the template that was made without it and its person."""
+    """Of each training scan, as `Frame` has it, with the template made without its person."""
 
     @property
     def block_mm(self) -> float:
@@ -55,27 +59,23 @@ class Template:
 
     def place(self, scan: Scan) -> Frame:
         """The frame of a scan, by an affine map and a deformation: a second or two."""
-        table = template_table(self.image, self.lattice, AFFINE_BLUR)
-        affine = affine_map(scan, table, self.lattice, self.deviation)
+        start = self.place_roughly(scan)
         table = template_table(self.image, self.lattice, DEFORMATION_BLUR)
-        displacement = deformation(scan, table, self.lattice, affine)
-        return self._frame(scan, affine, displacement)
+        return replace(start, displacement=deformation(scan, table, self.lattice, start.affine))
 
-    def place_roughly(self, scan: Scan, steps: int) -> Frame:
-        """The frame of a scan by an affine map alone, from so many steps; 0 compares the foregrounds' extents alone."""
+    def place_roughly(self, scan: Scan, steps: int = AFFINE_STEPS) -> Frame:
+        """The frame of a scan by an affine map alone; without steps it follows from the extent of the foreground."""
         table = template_table(self.image, self.lattice, AFFINE_BLUR)
         affine = affine_map(scan, table, self.lattice, self.deviation, steps)
-        return self._frame(scan, affine, torch.zeros(3, *scan.blocks.shape))
-
-    def _frame(self, scan: Scan, affine: Tensor, displacement: Tensor) -> Frame:
-        frame = Frame(affine, displacement, scan.geometry, math.nan)
+        frame = Frame(affine, torch.zeros(3, *scan.blocks.shape), scan.geometry, math.nan)
         return replace(frame, correlation=self._correlation(scan, frame))
 
     def _correlation(self, scan: Scan, frame: Frame) -> float:
-        inside = scan.foreground
-        positions = frame.positions(scan.geometry.factors)[:, inside].T
+        if not scan.inside.any():
+            return 0.0
+        positions = frame.positions(scan.geometry.factors)[:, scan.inside].T
         seen = self.lattice.read(self.image.reshape(-1, 1), positions)[:, 0]
-        both = torch.stack([seen, scan.blocks[inside]]).double()
+        both = torch.stack([seen, scan.blocks[scan.inside]]).double()
         return float(torch.corrcoef(both)[0, 1].nan_to_num())
 
     @property
@@ -86,5 +86,25 @@ class Template:
         return math.tanh(float(scores.mean()) - STRANGE_DEVIATIONS * spread)
 
     def fits(self, frame: Frame) -> bool:
-        """Whether a scan looks like the training scans, as far as its correlation says."""
-        return frame.correlation >= self.least_correlation
+        """Whether a scan looks like the training scans, as far as its size and correlation say."""
+        alike = 1 / MOST_SIZE <= frame.size <= MOST_SIZE
+        return alike and frame.correlation >= self.least_correlation
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that `from_tensors` needs, for a checkpoint."""
+        return {
+            "shape": torch.tensor(self.lattice.shape),
+            "cell_mm": torch.tensor(self.lattice.cell_mm, dtype=torch.float64),
+            "image": self.image.half(),
+            "deviation": self.deviation,
+            "correlations": self.correlations,
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Template:
+        """The template of `tensors()`."""
+        X, Y, Z = tensors["shape"].tolist()
+        x, y, z = tensors["cell_mm"].tolist()
+        lattice = Lattice((X, Y, Z), (x, y, z))
+        image, deviation = tensors["image"].float(), tensors["deviation"]
+        return cls(image, lattice, deviation, tensors["correlations"])

@@ -48,7 +48,7 @@ def test_a_known_place_is_found_to_a_fraction_of_a_voxel(place, mm):
     error = (found - true).norm(dim=1)
     assert error.mean() < 0.25
     assert error.quantile(0.95) < 0.6
-    assert frame.correlation > 0.97
+    assert frame.correlation > 0.95
 
 
 def test_the_affine_map_alone_finds_an_affine_place(template):
@@ -120,15 +120,33 @@ def test_the_same_scan_has_the_same_frame_bit_for_bit(template):
 
 
 def test_a_scan_of_something_else_does_not_fit(template):
-    noise = torch.rand(1, 30, 30, 30, generator=torch.Generator().manual_seed(0))
-    upside_down = make_body().image.flip(3)
-    box = torch.zeros(1, 30, 30, 30)
-    box[:, 5:25, 5:25, 5:25] = 1
+    noise = torch.rand(1, 20, 20, 20, generator=torch.Generator().manual_seed(0))
+    box = torch.zeros(1, 20, 20, 20)
+    box[:, 4:16, 4:16, 4:16] = 1 + noise[:, 4:16, 4:16, 4:16]
 
     body = make_body(PLACES["turned"], noise=2)
     assert template.fits(template.place(template.scan(body.image, body.spacing)))
-    for image in (noise, upside_down, box):
+    for image in (noise, box):
         assert not template.fits(template.place(template.scan(image, (1, 1, 1))))
+
+
+@pytest.mark.parametrize("mm", [0.3, 3.0])
+def test_a_body_of_another_size_does_not_fit(template, mm):
+    body = make_body(mm=mm)
+    frame = template.place(template.scan(body.image, body.spacing))
+
+    assert frame.size == pytest.approx(1 / mm, rel=0.1)
+    assert not template.fits(frame)
+
+
+def test_a_template_comes_back_from_its_tensors():
+    template = train_atlas(some_bodies(2, mm=2.0), list("ab"), 5, PARTNERS).template
+    again = Template.from_tensors(template.tensors())
+
+    body = make_body(PLACES["turned"], mm=2.0)
+    one, other = (t.place(t.scan(body.image, body.spacing)) for t in (template, again))
+    assert torch.equal(one.positions(), other.positions())
+    assert again.least_correlation == template.least_correlation
 
 
 def test_points_between_voxels_lie_between_their_positions(template):
