@@ -2,15 +2,12 @@
 
 Usage: python benchmarks/atlas.py DATASET [DATASET ...] [--group-by REGEX_OR_CSV] [--most CASES]
 
-A regular expression names the part of a case id that names the person, in parentheses; a CSV file has the columns `case`
-and `person`. Label names come from `labels.csv` in the dataset's folder, where there is one.
+`--group-by` is that of `monaiseg prepare`: scans of one person never vote for one another. Label names come from `labels.csv` in the dataset's folder, where there is one.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +19,7 @@ import torch
 from common import machine, table
 
 from monaiseg.atlas import LabelledScan, TrainedAtlas, measure_atlas, train_atlas
-from monaiseg.data import Case, LabelTable, find_cases
+from monaiseg.data import Case, LabelTable, find_cases, read_groups
 from monaiseg.errors import SettingsError
 
 
@@ -59,17 +56,6 @@ def read(case: Case, labels: LabelTable) -> LabelledScan:
     return LabelledScan(torch.from_numpy(image), torch.from_numpy(classes), (x, y, z))
 
 
-def persons_of(ids: Sequence[str], group_by: str | None) -> list[str]:
-    if group_by is None:
-        return list(ids)
-    if group_by.endswith(".csv"):
-        with Path(group_by).open(newline="") as file:
-            named = {row["case"]: row["person"] for row in csv.DictReader(file)}
-        return [named.get(name, name) for name in ids]
-    found = [re.search(group_by, name) for name in ids]
-    return [match[1] if match else name for match, name in zip(found, ids, strict=True)]
-
-
 def label_table(folder: Path, cases: Sequence[Case]) -> LabelTable:
     values = sorted({v for case in cases for v in np.unique(nib.load(case.label).dataobj).tolist()})
     names = {}
@@ -92,7 +78,9 @@ def row(folder: Path, group_by: str | None, most: int | None) -> list[str]:
     found = sorted(find_cases(folder).cases, key=lambda case: case.id)[:most]
     labels = label_table(folder, found)
     cases = Cases(found, labels)
-    persons = persons_of([case.id for case in found], group_by)
+    ids = [case.id for case in found]
+    groups = read_groups(ids, group_by) if group_by else dict(zip(ids, ids, strict=True))
+    persons = [groups[name] for name in ids]
     list(cases)  # reading is not what is measured
     started = time.process_time()
     trained = train_atlas(cases, persons, labels.num_classes, partners_of(labels))

@@ -45,29 +45,26 @@ class AtlasEvidence:
     everywhere: Likelihood
     """Over all voxels."""
     dice: Tensor
-    """Of the bare vote, for each class (K,): mean over the cases where it occurs in the label map or the vote, or NaN."""
+    """Of the bare vote, by case and class (cases, K); NaN where a class is neither in the label map nor in the vote."""
 
     @property
     def mean_dice(self) -> float:
-        """Over the foreground classes that occur."""
-        return float(self.dice[1:].nanmean())
+        """Mean over the foreground classes of the mean over the cases where they occur."""
+        return float(self.dice.nanmean(0)[1:].nanmean())
 
 
 def measure_atlas(cases: Sequence[LabelledScan], trained: TrainedAtlas) -> AtlasEvidence:
     """Evidence from the training cases, each under the atlas without its person."""
-    foreground, everywhere, dice = [], [], []
+    means, dice = {}, {}
     for person in trained.votes_by_person:
         atlas = trained.atlas_without(person)
-        for index, name in enumerate(trained.persons):
-            if name == person:
-                case, frame = cases[index], trained.frames[index]
-                inside, anywhere = _log_probabilities(case, frame, atlas)
-                foreground.append(inside)
-                everywhere.append(anywhere)
-                dice.append(vote_dice(case, frame, atlas))
-    return AtlasEvidence(
-        _likelihood(foreground), _likelihood(everywhere), torch.stack(dice).nanmean(0)
-    )
+        for index in (i for i, name in enumerate(trained.persons) if name == person):
+            case, frame = cases[index], trained.frames[index]
+            means[index] = _log_probabilities(case, frame, atlas)
+            dice[index] = vote_dice(case, frame, atlas)
+    foreground, everywhere = zip(*means.values(), strict=True)
+    by_case = torch.stack([dice[index] for index in range(len(cases))])
+    return AtlasEvidence(_likelihood(foreground), _likelihood(everywhere), by_case)
 
 
 def vote_dice(case: LabelledScan, frame: Frame, atlas: Atlas) -> Tensor:

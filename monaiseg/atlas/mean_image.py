@@ -12,8 +12,12 @@ from torch import Tensor
 from monaiseg.atlas.frame import Frame
 from monaiseg.atlas.lattice import Lattice, blurred
 from monaiseg.atlas.scans import Extent, Scan
-from monaiseg.atlas.template import CELLS_PER_DEVIATION, MARGIN, Template
+from monaiseg.atlas.template import Template
 
+CELLS_PER_DEVIATION = 8
+"""Cells of the template in a standard deviation of the foreground: 4 mm for a human brain, 0.3 mm for a mouse's."""
+MARGIN = 1.05
+"""By how much the template reaches further than the furthest training scan, as a factor."""
 AFFINE_ROUNDS = 2
 """How often the scans are placed by affine maps, and the template made anew from them."""
 DEFORMED_ROUNDS = 2

@@ -22,12 +22,6 @@ from monaiseg.atlas.registration import (
 from monaiseg.atlas.scans import Scan, scan_of
 from monaiseg.data import Spacing
 
-CELLS_PER_DEVIATION = 8
-"""Cells of the template in a standard deviation of the foreground: 4 mm for a human brain, 0.3 mm for a mouse's."""
-MARGIN = 1.15
-"""By how much the template reaches further than the furthest training scan, as a factor."""
-FILL_BLUR = 0.7
-"""Cells by which the mean image is blurred, so that cells between blocks are filled."""
 STRANGE_DEVIATIONS = 4.0
 """A scan does not fit if its correlation, by Fisher's z, lies so many standard deviations below the training scans'."""
 LEAST_DEVIATION = 0.1

@@ -87,7 +87,8 @@ def test_place_says_much_about_the_labels_of_bodies(trained, cases):
     assert evidence.foreground.explained > 0.5
     assert evidence.everywhere.explained > 0.5
     assert evidence.mean_dice > 0.8
-    assert evidence.dice[FRONT] > 0.8
+    assert evidence.dice.shape == (len(cases), K)
+    assert evidence.dice[:, FRONT].min() > 0.7
 
 
 def test_place_says_nothing_about_labels_that_lie_anywhere(cases):
