@@ -88,7 +88,8 @@ def row(folder: Path, group_by: str | None, most: int | None) -> list[str]:
     evidence = measure_atlas(cases, trained)
     measured = time.process_time() - started - built
     placed = seconds_to_place(cases, trained)
-    correlations = trained.template.correlations
+    inner, outer = trained.template.correlations.T
+    least = trained.template.least_correlations.tolist()
     inside, everywhere = evidence.foreground, evidence.everywhere
     return [
         folder.name,
@@ -101,8 +102,8 @@ def row(folder: Path, group_by: str | None, most: int | None) -> list[str]:
         f"{evidence.mean_dice:.3f}",
         f"{inside.by_place:.2f} / {inside.by_frequency:.2f}",
         f"{everywhere.by_place:.3f} / {everywhere.by_frequency:.3f}",
-        f"{correlations.mean():.3f} ({correlations.min():.3f})",
-        f"{trained.template.least_correlation:.3f}",
+        f"{inner.mean():.2f} ({inner.min():.2f}) / {outer.mean():.2f} ({outer.min():.2f})",
+        " / ".join(f"{value:.2f}" for value in least),
         f"{trained.atlas().num_bytes / 1e6:.1f}",
     ]
 
@@ -119,7 +120,7 @@ def seconds_to_place(cases: Cases, trained: TrainedAtlas) -> float:
 COLUMNS = [
     "dataset", "scans / persons", "block, mm", "cells", "CPU s a scan: build", "measure", "place",
     "Dice of the vote", "log-likelihood, foreground: place / frequency", "all voxels",
-    "correlation: mean (least)", "does not fit below", "MB",
+    "correlation: mean (least), inside / with outline", "does not fit below", "MB",
 ]  # fmt: skip
 
 if __name__ == "__main__":

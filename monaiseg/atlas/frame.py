@@ -20,9 +20,9 @@ class Frame:
     displacement: Tensor
     """(3, X', Y', Z') of each block, after the affine map, in template mm."""
     blocks: Blocks
-    correlation: float
-    """Pearson's, of the blocks inside the foreground with the template where the affine map alone puts them: after a
-    deformation strange scans look alike too."""
+    correlations: Tensor
+    """Pearson's (2,), of the scan's blocks with the template where the affine map alone puts them: after a deformation
+    strange scans look alike too. First inside the foreground, then with what lies around it."""
 
     @property
     def size(self) -> float:

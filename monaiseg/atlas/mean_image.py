@@ -79,7 +79,7 @@ def _without_own(scans: Sequence[Scan], persons: Sequence[str], means: _Means) -
         template = means.template(own if len(own) < len(scans) else ())
         placed |= {i: template.place(scans[i]) for i in own}
     frames = tuple(placed[i] for i in range(len(scans)))
-    correlations = torch.tensor([frame.correlation for frame in frames])
+    correlations = torch.stack([frame.correlations for frame in frames])
     return TrainingFrames(means.template((), correlations), frames)
 
 
@@ -102,7 +102,7 @@ def _lattice(scans: Sequence[Scan], deviation: Tensor) -> Lattice:
 
 def _start(scan: Scan, lattice: Lattice, deviation: Tensor) -> Frame:
     """The frame that follows from the extent of the foreground alone."""
-    empty = Template(torch.zeros(lattice.shape), lattice, deviation, torch.zeros(0))
+    empty = Template(torch.zeros(lattice.shape), lattice, deviation, torch.zeros(0, 2))
     return empty.place_roughly(scan, steps=0)
 
 
@@ -134,7 +134,7 @@ class _Means:
         rest = self.total - sum(self.parts[i] for i in without)
         image = _filled(rest, len(self.parts) - len(without))
         image = image.half().float()  # as it is stored
-        known = torch.zeros(0) if correlations is None else correlations
+        known = torch.zeros(0, 2) if correlations is None else correlations
         return Template(image, self.lattice, self.deviation, known)
 
 

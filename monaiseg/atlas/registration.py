@@ -19,14 +19,15 @@ AFFINE_BLUR = 0.5
 """Blur of the template for the affine map, in cells."""
 RIDGE = 1e-4
 """Pull of the affine map towards where it is, per block: along axes of which the image says nothing it stays."""
-DEFORMATION_STEPS = 25
+DEFORMATION_STEPS = 40
 DEFORMATION_BLUR = 0.4
 LARGEST_STEP = 0.5
 """Of the deformation, in cells."""
 FLAT_GRADIENT = 0.016
 """Squared gradient, in standard deviations a cell, below which the deformation follows differences less."""
-SMOOTHING = 1.0
-"""Of each step of the deformation, and of the whole after each step; sigma in blocks."""
+SMOOTHING = 0.5
+"""Of each step of the deformation, and of the whole after each step; sigma in blocks. On whole brains the vote of seven
+scans has a Dice of 0.555 with 1, 0.564 with 0.8, 0.577 with 0.6, 0.588 with 0.5 and 0.581 with 0.4."""
 
 
 def template_table(template: Tensor, lattice: Lattice, sigma: float) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -40,7 +39,7 @@ class Template:
     deviation: Tensor
     """Standard deviation (3,) of a typical scan's foreground, in mm."""
     correlations: Tensor
-    """Of each training scan, as `Frame` has it, with the template made without its person."""
+    """Of the training scans (n, 2), as `Frame` has them, with templates made without their persons."""
 
     @property
     def block_mm(self) -> float:
@@ -61,28 +60,30 @@ class Template:
         """The frame of a scan by an affine map alone; without steps it follows from the extent of the foreground."""
         table = template_table(self.image, self.lattice, AFFINE_BLUR)
         affine = affine_map(scan, table, self.lattice, self.deviation, steps)
-        frame = Frame(affine, torch.zeros(3, *scan.blocks.shape), scan.geometry, math.nan)
-        return replace(frame, correlation=self._correlation(scan, frame))
+        frame = Frame(affine, torch.zeros(3, *scan.blocks.shape), scan.geometry, torch.zeros(2))
+        positions = frame.positions(scan.geometry.factors)
+        regions = (scan.inside, scan.foreground)
+        found = [self._correlation(scan.blocks[r], positions[:, r].T) for r in regions]
+        return replace(frame, correlations=torch.tensor(found))
 
-    def _correlation(self, scan: Scan, frame: Frame) -> float:
-        if not scan.inside.any():
-            return 0.0
-        positions = frame.positions(scan.geometry.factors)[:, scan.inside].T
+    def _correlation(self, blocks: Tensor, positions: Tensor) -> float:
+        """Of blocks (N,) with the template at their positions (N, 3); 0 where one of them has no contrast."""
         seen = self.lattice.read(self.image.reshape(-1, 1), positions)[:, 0]
-        both = torch.stack([seen, scan.blocks[scan.inside]]).double()
-        return float(torch.corrcoef(both)[0, 1].nan_to_num())
+        if len(blocks) < 2:
+            return 0.0
+        return float(torch.corrcoef(torch.stack([seen, blocks]).double())[0, 1].nan_to_num())
 
     @property
-    def least_correlation(self) -> float:
-        """Below it a scan does not fit."""
-        scores = torch.atanh(self.correlations.clamp(-0.999, 0.999).double())
-        spread = max(float(scores.std(correction=0)), LEAST_DEVIATION)
-        return math.tanh(float(scores.mean()) - STRANGE_DEVIATIONS * spread)
+    def least_correlations(self) -> Tensor:
+        """Below one of them (2,) a scan does not fit: inside the foreground, and with what lies around it."""
+        scores = torch.atanh(self.correlations.clamp(-0.999, 0.999))
+        spread = scores.std(0, correction=0).clamp(min=LEAST_DEVIATION)
+        return torch.tanh(scores.mean(0) - STRANGE_DEVIATIONS * spread)
 
     def fits(self, frame: Frame) -> bool:
         """Whether a scan looks like the training scans, as far as its size and correlation say."""
         alike = 1 / MOST_SIZE <= frame.size <= MOST_SIZE
-        return alike and frame.correlation >= self.least_correlation
+        return alike and bool((frame.correlations >= self.least_correlations).all())
 
     def tensors(self) -> dict[str, Tensor]:
         """All that `from_tensors` needs, for a checkpoint."""

@@ -77,9 +77,9 @@ def test_a_persons_frames_do_not_depend_on_their_labels(trained, cases):
 
 
 def test_cases_are_correlated_with_a_template_without_them(trained):
-    assert len(trained.template.correlations) == 4
-    assert trained.template.correlations.min() > 0.9
-    assert trained.template.least_correlation < trained.template.correlations.min()
+    assert trained.template.correlations.shape == (4, 2)
+    assert trained.template.correlations.min() > 0.8
+    assert (trained.template.least_correlations < trained.template.correlations).all()
 
 
 def test_place_says_much_about_the_labels_of_bodies(trained, cases):
