@@ -20,6 +20,7 @@ from monaiseg.atlas.scans import extent_of, foreground_of, scan_of
 from monaiseg.atlas.template import Template
 from monaiseg.atlas.votes import Votes, added, count_votes, mirrored, smoothed, taken_back
 from monaiseg.data import Spacing
+from monaiseg.errors import DataError
 
 SCANS_FOR_SIZE = 5
 """Scans from which the size of a typical foreground is taken."""
@@ -56,7 +57,15 @@ class TrainedAtlas:
         return atlas_of(self.total)
 
     def atlas_without(self, person: str) -> Atlas:
-        """The atlas for the training cases of a person: of all others' votes. With one person there is none."""
+        """The atlas for the training cases of a person: of all others' votes.
+
+        Raises:
+            DataError: there are no others.
+        """
+        if len(self.votes_by_person) < 2:
+            raise DataError(
+                f"all {len(self.persons)} cases are of {person!r}; an atlas without a person needs another's cases"
+            )
         return atlas_of(taken_back(self.total, smoothed(self.votes_by_person[person])))
 
 

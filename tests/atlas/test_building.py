@@ -12,6 +12,7 @@ from monaiseg.atlas.atlas import atlas_of
 from monaiseg.atlas.building import train_atlas
 from monaiseg.atlas.likelihood import Likelihood, measure_atlas, vote_dice
 from monaiseg.atlas.votes import added, smoothed
+from monaiseg.errors import DataError
 
 PERSONS = ["anna", "ben", "ben", "carl"]
 
@@ -110,3 +111,5 @@ def test_the_explained_share_is_that_of_the_uncertainty():
 def test_a_single_case_makes_an_atlas(cases):
     trained = train_atlas(cases[:1], ["anna"], K, PARTNERS)
     assert trained.atlas().log_prior_map(trained.frames[0].positions()).isfinite().all()
+    with pytest.raises(DataError, match="all 1 cases are of 'anna'"):
+        trained.atlas_without("anna")
