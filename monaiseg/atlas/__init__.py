@@ -1,0 +1,26 @@
+"""Atlas: where in a body the labels lie, learned from the training cases and read at a scan's own places."""
+
+from monaiseg.atlas.atlas import Atlas, atlas_of
+from monaiseg.atlas.building import LabelledScan, TrainedAtlas, train_atlas
+from monaiseg.atlas.frame import Frame
+from monaiseg.atlas.lattice import Lattice
+from monaiseg.atlas.likelihood import AtlasEvidence, Likelihood, measure_atlas, vote_dice
+from monaiseg.atlas.scans import Scan, scan_of
+from monaiseg.atlas.template import Template
+
+__all__ = [
+    "Atlas",
+    "AtlasEvidence",
+    "Frame",
+    "LabelledScan",
+    "Lattice",
+    "Likelihood",
+    "Scan",
+    "Template",
+    "TrainedAtlas",
+    "atlas_of",
+    "measure_atlas",
+    "scan_of",
+    "train_atlas",
+    "vote_dice",
+]

@@ -1,0 +1,165 @@
+"""Atlases: the probability of each class at each place of template space.
+
+A *probabilistic atlas* (Ashburner and Friston, NeuroImage 26, 2005, among many) holds the shares of the training scans'
+votes. Few classes occur at one place, so that a cell keeps the `MOST_CLASSES` most frequent ones; they share all of the
+probability but `SURPRISE`, which belongs to all classes alike. Cells that no training scan covers have the frequencies of
+the classes over all cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from monaiseg.atlas.lattice import Lattice
+from monaiseg.atlas.votes import Votes
+from monaiseg.data import index_dtype
+
+MOST_CLASSES = 12
+"""Classes that a cell keeps; among 145 structures of a brain these hold all votes but one in a million."""
+LEAST_SHARE = 5e-4
+"""Of a cell's votes, that a class must have to be kept: smoothing leaves many with less, and the surprise covers them."""
+SURPRISE = 0.03
+"""Probability of a class that the atlas does not expect, shared by all classes."""
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """Probabilities of classes in the cells of a lattice.
+
+    Args:
+        lattice: the cells.
+        counts: how many classes each row keeps, uint8 (cells + 1,): a row a cell, 0 where no training scan was, and a last
+            row that speaks for those.
+        classes: the kept classes, row after row, most frequent first.
+        logs: logarithms of their probabilities, float16.
+        frequencies: logarithms of the frequencies of all classes, (K,), the surprise included.
+    """
+
+    lattice: Lattice
+    counts: Tensor
+    classes: Tensor
+    logs: Tensor
+    frequencies: Tensor
+
+    @property
+    def num_classes(self) -> int:
+        """K, background included."""
+        return len(self.frequencies)
+
+    @property
+    def rest(self) -> float:
+        """Logarithm of the probability of each class that a cell does not keep."""
+        return float(np.log(SURPRISE / self.num_classes))
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    @cached_property
+    def _starts(self) -> Tensor:
+        """First entry of each row."""
+        return self.counts.long().cumsum(0) - self.counts
+
+    def _rows(self, positions: Tensor) -> Tensor:
+        """Row (N,) that speaks for each position (N, 3): its cell's, or the last."""
+        cells = self.lattice.cells(positions)
+        return torch.where(self.counts[cells] > 0, cells, self.lattice.num_cells)
+
+    def kept(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The kept classes and their log-probabilities at positions (N, 3) in template mm.
+
+        Returns:
+            int64 and float32, both (N, M), most frequent first. M is the most that any of these places keeps; places
+            with fewer repeat their first class, so that `scatter` may be given all of them. Classes that are not among
+            them have the log-probability `rest`.
+        """
+        rows = self._rows(positions)
+        counts = self.counts[rows].long()[:, None]
+        slot = torch.arange(int(counts.max()) if len(counts) else 0)[None]
+        entry = self._starts[rows][:, None] + torch.where(slot < counts, slot, 0)
+        return self.classes[entry].long(), self.logs[entry].float()
+
+    def log_prior(self, positions: Tensor) -> Tensor:
+        """Log-probabilities (N, K) of all classes at positions (N, 3) in template mm."""
+        classes, logs = self.kept(positions)
+        return torch.full((len(positions), self.num_classes), self.rest).scatter_(1, classes, logs)
+
+    def log_prior_map(self, positions: Tensor) -> Tensor:
+        """Log-probabilities (K, X, Y, Z) at positions (3, X, Y, Z) in template mm, as `Frame.positions` gives them."""
+        prior = self.log_prior(positions.flatten(1).T)
+        return prior.T.reshape(-1, *positions.shape[1:])
+
+    def log_likelihood(self, positions: Tensor, classes: Tensor) -> Tensor:
+        """Log-probability (N,) of one class each, (N,), at positions (N, 3) in template mm."""
+        kept, logs = self.kept(positions)
+        found = torch.where(kept == classes[:, None], logs, -torch.inf).amax(1)
+        return torch.where(found.isinf(), self.rest, found)
+
+    def likeliest(self, positions: Tensor) -> Tensor:
+        """The most frequent class (X, Y, Z) at positions (3, X, Y, Z): the bare vote."""
+        rows = self._rows(positions.flatten(1).T)
+        return self.classes[self._starts[rows]].view(positions.shape[1:])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that `from_tensors` needs, for a checkpoint."""
+        return {
+            "shape": torch.tensor(self.lattice.shape),
+            "cell_mm": torch.tensor(self.lattice.cell_mm, dtype=torch.float64),
+            "counts": self.counts,
+            "classes": self.classes,
+            "logs": self.logs,
+            "frequencies": self.frequencies,
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Atlas:
+        """The atlas of `tensors()`."""
+        X, Y, Z = tensors["shape"].tolist()
+        x, y, z = tensors["cell_mm"].tolist()
+        parts = (tensors[name] for name in ("counts", "classes", "logs", "frequencies"))
+        return cls(Lattice((X, Y, Z), (x, y, z)), *parts)
+
+
+def atlas_of(votes: Votes) -> Atlas:
+    """The atlas of votes, which are smoothed already."""
+    K, last = votes.num_classes, votes.lattice.num_cells
+    sums = np.bincount(votes.classes, votes.counts, minlength=K)
+    seen = np.flatnonzero(sums)
+    rows = np.concatenate([votes.cells, np.full(len(seen), last)])
+    classes = np.concatenate([votes.classes, seen])
+    rows, classes, counts = _most(rows, classes, np.concatenate([votes.counts, sums[seen]]))
+    total = np.bincount(rows, counts, minlength=last + 1)
+    return Atlas(
+        votes.lattice,
+        torch.from_numpy(np.bincount(rows, minlength=last + 1).astype(np.uint8)),
+        torch.from_numpy(classes.astype(index_dtype(K))),
+        torch.from_numpy(_logs(counts / total[rows], K)).half(),
+        torch.from_numpy(_logs(sums / sums.sum(), K)).float(),
+    )
+
+
+def _most(
+    rows: NDArray[np.int64], classes: NDArray[np.int64], counts: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
+    """The entries that a row keeps, largest first; the lower class where they are equal."""
+    large = counts >= LEAST_SHARE * np.bincount(rows, counts)[rows]
+    rows, classes, counts = rows[large], classes[large], counts[large]
+    order = np.lexsort((classes, -counts, rows))
+    rows = rows[order]
+    firsts = np.flatnonzero(np.diff(rows, prepend=-1))
+    rank = np.arange(len(rows)) - np.repeat(firsts, np.diff(firsts, append=len(rows)))
+    kept = order[rank < MOST_CLASSES]
+    return rows[rank < MOST_CLASSES], classes[kept], counts[kept]
+
+
+def _logs(shares: NDArray[np.float64], num_classes: int) -> NDArray[np.float64]:
+    return np.log((1 - SURPRISE) * shares + SURPRISE / num_classes)

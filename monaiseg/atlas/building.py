@@ -1,0 +1,121 @@
+"""Building: template, frames and atlas from training cases.
+
+A *person* may have several scans. What a training case is given, its frame as well as its atlas, comes from other
+persons' scans alone: a case in training then sees what a new scan will see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from monaiseg.atlas.atlas import Atlas, atlas_of
+from monaiseg.atlas.frame import Frame
+from monaiseg.atlas.lattice import Lattice
+from monaiseg.atlas.mean_image import block_size, train_template, typical_deviation
+from monaiseg.atlas.scans import extent_of, foreground_of, scan_of
+from monaiseg.atlas.template import Template
+from monaiseg.atlas.votes import Votes, added, count_votes, mirrored, smoothed, taken_back
+from monaiseg.data import Spacing
+from monaiseg.errors import DataError
+
+SCANS_FOR_SIZE = 5
+"""Scans from which the size of a typical foreground is taken."""
+CELLS_PER_BLOCK = 2
+"""Cells of the atlas along each side of a block of registration."""
+
+
+@dataclass(frozen=True)
+class LabelledScan:
+    """A training case on its grid in RAS."""
+
+    image: Tensor
+    """Intensities (C, X, Y, Z)."""
+    classes: Tensor
+    """Class indices (X, Y, Z)."""
+    spacing: Spacing
+
+
+@dataclass(frozen=True)
+class TrainedAtlas:
+    """A template, the training cases' frames in it, and their votes."""
+
+    template: Template
+    frames: tuple[Frame, ...]
+    """Of each case, by a template without its person."""
+    persons: tuple[str, ...]
+    votes_by_person: dict[str, Votes]
+    """Mirrored ones included, not smoothed."""
+    total: Votes
+    """Everyone's, smoothed."""
+
+    def atlas(self) -> Atlas:
+        """The atlas for new scans."""
+        return atlas_of(self.total)
+
+    def atlas_without(self, person: str) -> Atlas:
+        """The atlas for the training cases of a person: of all others' votes.
+
+        Raises:
+            DataError: there are no others.
+        """
+        if len(self.votes_by_person) < 2:
+            raise DataError(
+                f"all {len(self.persons)} cases are of {person!r}; an atlas without a person needs another's cases"
+            )
+        return atlas_of(taken_back(self.total, smoothed(self.votes_by_person[person])))
+
+
+def train_atlas(
+    cases: Sequence[LabelledScan],
+    persons: Sequence[str],
+    num_classes: int,
+    partner_classes: Sequence[int] | None,
+) -> TrainedAtlas:
+    """Template, frames and votes of training cases.
+
+    Args:
+        cases: may be read from disk when they are asked for: each is asked for twice, the first few once more.
+        persons: of each case.
+        num_classes: K.
+        partner_classes: for each class the one in the mirror (`LabelTable.partner_classes`); None where a mirror image
+            shows no body that could be.
+    """
+    symmetric = partner_classes is not None
+    deviation = _typical_size(cases)
+    scans = [scan_of(case.image, case.spacing, block_size(deviation)) for case in cases]
+    trained = train_template(scans, persons, deviation, symmetric=symmetric)
+    lattice = _finer(trained.template.lattice, [case.geometry.spacing for case in scans])
+    by_person: dict[str, list[Votes]] = {person: [] for person in persons}
+    for index, frame in enumerate(trained.frames):
+        votes = _votes(cases[index], frame, lattice, num_classes)
+        by_person[persons[index]] += [votes]
+        if partner_classes is not None:
+            by_person[persons[index]] += [mirrored(votes, partner_classes)]
+    own = {person: added(votes) for person, votes in by_person.items()}
+    total = smoothed(added(list(own.values())))
+    return TrainedAtlas(trained.template, trained.frames, tuple(persons), own, total)
+
+
+def _typical_size(cases: Sequence[LabelledScan]) -> Tensor:
+    few = [cases[index] for index in range(min(SCANS_FOR_SIZE, len(cases)))]
+    return typical_deviation(extent_of(foreground_of(case.image), case.spacing) for case in few)
+
+
+def _finer(lattice: Lattice, spacings: Sequence[Spacing]) -> Lattice:
+    """The atlas's cells: half as long as the template's, and no finer than the voxels of a typical scan."""
+    typical = torch.tensor(spacings, dtype=torch.float64).median(0).values.tolist()
+    x, y, z = (
+        max(cell / CELLS_PER_BLOCK, voxel)
+        for cell, voxel in zip(lattice.cell_mm, typical, strict=True)
+    )
+    a, b, c = lattice.half_extent_mm.tolist()
+    return Lattice.covering((a, b, c), (x, y, z))
+
+
+def _votes(case: LabelledScan, frame: Frame, lattice: Lattice, num_classes: int) -> Votes:
+    cells = lattice.cells(frame.positions().flatten(1).T)
+    return count_votes(case.classes.flatten().numpy(), cells.numpy(), lattice, num_classes)

@@ -1,0 +1,115 @@
+"""Lattices: the cells of template space, and volumes on them.
+
+*Template space* is where scans of one kind lie on one another. Its coordinates are template millimetres: x to the right,
+y to the front, z up, with the origin in the middle of the lattice. A *lattice* cuts it into cells.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from monaiseg.data import Shape, Spacing
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Cells of template space: how many along x, y, z, and their size in mm."""
+
+    shape: Shape
+    cell_mm: Spacing
+
+    @classmethod
+    def covering(cls, half_extent_mm: Spacing, cell_mm: Spacing) -> Lattice:
+        """The smallest lattice whose middle is the origin and whose cells' centres reach so far along x, y, z.
+
+        >>> Lattice.covering((10.0, 12.0, 3.0), (2.0, 2.0, 4.0)).shape
+        (11, 13, 3)
+        """
+        x, y, z = (
+            2 * math.ceil(half / cell) + 1
+            for half, cell in zip(half_extent_mm, cell_mm, strict=True)
+        )
+        return cls((x, y, z), cell_mm)
+
+    @property
+    def num_cells(self) -> int:
+        """Cells in all."""
+        return math.prod(self.shape)
+
+    @property
+    def half_extent_mm(self) -> Tensor:
+        """Distance (3,) from the origin to the centre of the outermost cell."""
+        return (torch.tensor(self.shape) - 1) / 2 * torch.tensor(self.cell_mm)
+
+    def indices(self, positions: Tensor) -> Tensor:
+        """Where positions (N, 3) in template mm lie, in cells from the centre of the first; (N, 3), not rounded.
+
+        Outside the lattice it is the nearest place on its border.
+        """
+        places = (positions + self.half_extent_mm) / torch.tensor(self.cell_mm)
+        return torch.minimum(places.clamp(min=0), torch.tensor(self.shape) - 1)
+
+    def cells(self, positions: Tensor) -> Tensor:
+        """Number (N,) of the cell that holds each position (N, 3), the last axis counted first."""
+        x, y, z = self.indices(positions).round().long().unbind(1)
+        _, Y, Z = self.shape
+        return (x * Y + y) * Z + z
+
+    def corners(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The 8 cells around each position (N, 3), and their trilinear weights: both (8, N)."""
+        _, Y, Z = self.shape
+        places = self.indices(positions)
+        low = torch.minimum(places.floor(), (torch.tensor(self.shape) - 2).clamp(min=0))
+        share = (places - low).unbind(1)
+        x, y, z = low.long().unbind(1)
+        first = (x * Y + y) * Z + z
+        steps = [
+            stride if n > 1 else 0 for n, stride in zip(self.shape, (Y * Z, Z, 1), strict=True)
+        ]
+        cells, weights = [], []
+        for corner in range(8):
+            sides = (corner >> 2 & 1, corner >> 1 & 1, corner & 1)
+            cells.append(first + sum(side * step for side, step in zip(sides, steps, strict=True)))
+            x, y, z = (s if side else 1 - s for side, s in zip(sides, share, strict=True))
+            weights.append(x * y * z)
+        return torch.stack(cells), torch.stack(weights)
+
+    def read(self, table: Tensor, positions: Tensor) -> Tensor:
+        """Values (N, C) of a table (cells, C) at positions (N, 3), by trilinear interpolation."""
+        cells, weights = self.corners(positions)
+        values = torch.zeros(len(positions), table.shape[1])
+        for cell, weight in zip(cells, weights, strict=True):
+            values += table.index_select(0, cell) * weight[:, None]
+        return values
+
+    def spread(self, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Values (N,) shared out among the cells around their positions: sums and weights, each of the lattice's shape."""
+        cells, weights = self.corners(positions)
+        sums = torch.bincount(cells.flatten(), (weights * values).flatten(), self.num_cells)
+        total = torch.bincount(cells.flatten(), weights.flatten(), self.num_cells)
+        return sums.view(self.shape).float(), total.view(self.shape).float()
+
+
+def blurred(volume: Tensor, sigma: float) -> Tensor:
+    """Volume (..., X, Y, Z) under a Gaussian of `sigma` voxels; beyond its border its outermost values go on."""
+    for axis in (-3, -2, -1):
+        matrix = _blur_matrix(volume.shape[axis], sigma).to(volume)
+        volume = torch.tensordot(volume, matrix, dims=([axis], [1])).movedim(-1, axis)
+    return volume
+
+
+def _blur_matrix(size: int, sigma: float) -> Tensor:
+    """Weight (size, size) of each voxel of a line in each blurred one."""
+    reach = max(1, math.ceil(2.5 * sigma))
+    offsets = torch.arange(-reach, reach + 1)
+    weights = torch.exp(-(offsets**2) / (2 * sigma**2))
+    weights /= weights.sum()
+    rows = torch.arange(size)[:, None].expand(-1, len(offsets))
+    columns = (rows + offsets).clamp(0, size - 1)
+    return torch.zeros(size, size).index_put_(
+        (rows, columns), weights.expand(size, -1), accumulate=True
+    )

@@ -1,0 +1,148 @@
+"""Mean images: templates made from training scans, each of which is then placed by a template without it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from monaiseg.atlas.frame import Frame
+from monaiseg.atlas.lattice import Lattice, blurred
+from monaiseg.atlas.scans import Extent, Scan
+from monaiseg.atlas.template import Template
+
+CELLS_PER_DEVIATION = 8
+"""Cells of the template in a standard deviation of the foreground: 4 mm for a human brain, 0.3 mm for a mouse's."""
+MARGIN = 1.05
+"""By how much the template reaches further than the furthest training scan, as a factor."""
+AFFINE_ROUNDS = 2
+"""How often the scans are placed by affine maps, and the template made anew from them."""
+DEFORMED_ROUNDS = 2
+"""How often by affine map and deformation, before each is placed without its own image."""
+FILL_BLURS = (0.7, 4.0)
+"""Sigma in cells: the second fills what the first leaves empty."""
+LEAST_WEIGHT = 0.02
+"""Blocks a cell must hold on average to have a mean of its own."""
+
+
+@dataclass(frozen=True)
+class TrainingFrames:
+    """A template, and the frame of each training scan in the template made without it and its person."""
+
+    template: Template
+    frames: tuple[Frame, ...]
+
+
+def typical_deviation(extents: Iterable[Extent]) -> Tensor:
+    """Median over scans of the standard deviation (3,) of the foreground, in mm."""
+    return torch.stack([extent.deviation for extent in extents]).median(0).values
+
+
+def block_size(deviation: Tensor) -> float:
+    """Side of the blocks in mm for scans whose foreground has this standard deviation (3,).
+
+    >>> round(block_size(torch.tensor([31.0, 38.0, 27.0])), 1)
+    4.0
+    """
+    return float(deviation.log().mean().exp()) / CELLS_PER_DEVIATION
+
+
+def train_template(
+    scans: Sequence[Scan], persons: Sequence[str], deviation: Tensor, *, symmetric: bool
+) -> TrainingFrames:
+    """The template of training scans, and their frames.
+
+    Args:
+        scans: with blocks of `block_size(deviation)`.
+        persons: of each scan; scans of one person never see one another.
+        deviation: standard deviation (3,) of a typical foreground, in mm.
+        symmetric: whether the mirror image of each scan counts as a scan.
+    """
+    lattice = _lattice(scans, deviation)
+    frames = [_start(scan, lattice, deviation) for scan in scans]
+    for deforms in [False] * AFFINE_ROUNDS + [True] * DEFORMED_ROUNDS:
+        template = _Means(scans, frames, lattice, deviation, symmetric).template(())
+        frames = [
+            template.place(scan) if deforms else template.place_roughly(scan) for scan in scans
+        ]
+    return _without_own(scans, persons, _Means(scans, frames, lattice, deviation, symmetric))
+
+
+def _without_own(scans: Sequence[Scan], persons: Sequence[str], means: _Means) -> TrainingFrames:
+    """Frames as new scans get them."""
+    placed: dict[int, Frame] = {}
+    for person in dict.fromkeys(persons):
+        own = [i for i, name in enumerate(persons) if name == person]
+        template = means.template(own if len(own) < len(scans) else ())
+        placed |= {i: template.place(scans[i]) for i in own}
+    frames = tuple(placed[i] for i in range(len(scans)))
+    correlations = torch.stack([frame.correlations for frame in frames])
+    return TrainingFrames(means.template((), correlations), frames)
+
+
+def _lattice(scans: Sequence[Scan], deviation: Tensor) -> Lattice:
+    """Cells like the scans' blocks, no thinner than their slices, as far as the foregrounds reach."""
+    size = block_size(deviation)
+    reach, cell_mm = [], []
+    for axis in range(3):
+        furthest = []
+        for scan in scans:
+            others = tuple(a for a in range(3) if a != axis)
+            places = scan.geometry.axis_mm(axis)[scan.foreground.any(others[1]).any(others[0])]
+            extent = (places - scan.extent.centre[axis]) / scan.extent.deviation[axis]
+            furthest.append(float(extent.abs().max() * deviation[axis]))
+        reach.append(MARGIN * max(furthest))
+        cell_mm.append(max(size, statistics.median(scan.geometry.spacing[axis] for scan in scans)))
+    x, y, z = reach
+    return Lattice.covering((x, y, z), (cell_mm[0], cell_mm[1], cell_mm[2]))
+
+
+def _start(scan: Scan, lattice: Lattice, deviation: Tensor) -> Frame:
+    """The frame that follows from the extent of the foreground alone."""
+    empty = Template(torch.zeros(lattice.shape), lattice, deviation, torch.zeros(0, 2))
+    return empty.place_roughly(scan, steps=0)
+
+
+class _Means:
+    """Sums of the training scans in template space, from which templates without some of them are made."""
+
+    def __init__(
+        self,
+        scans: Sequence[Scan],
+        frames: Sequence[Frame],
+        lattice: Lattice,
+        deviation: Tensor,
+        symmetric: bool,
+    ) -> None:
+        self.lattice, self.deviation = lattice, deviation
+        self.parts = [
+            self._part(scan, frame, symmetric) for scan, frame in zip(scans, frames, strict=True)
+        ]
+        self.total = torch.stack(self.parts).sum(0)
+
+    def _part(self, scan: Scan, frame: Frame, symmetric: bool) -> Tensor:
+        """Sum of intensities, and of weights, in each cell: (2, cells along x, y, z)."""
+        positions = frame.positions(scan.geometry.factors).view(3, -1).T
+        part = torch.stack(self.lattice.spread(scan.blocks.flatten(), positions))
+        return part + part.flip(1) if symmetric else part
+
+    def template(self, without: Sequence[int], correlations: Tensor | None = None) -> Template:
+        """The template of all scans but those of these numbers."""
+        rest = self.total - sum(self.parts[i] for i in without)
+        image = _filled(rest, len(self.parts) - len(without))
+        image = image.half().float()  # as it is stored
+        known = torch.zeros(0, 2) if correlations is None else correlations
+        return Template(image, self.lattice, self.deviation, known)
+
+
+def _filled(sums: Tensor, num_scans: int) -> Tensor:
+    """Mean of each cell from sums and weights (2, X, Y, Z); cells that hold nothing look like those around them."""
+    image = torch.full_like(sums[0], float("nan"))
+    for sigma in FILL_BLURS:
+        total, weight = blurred(sums, sigma)
+        mean = torch.where(weight > LEAST_WEIGHT * num_scans, total / weight, torch.nan)
+        image = torch.where(image.isnan(), mean, image)
+    return image.nan_to_num(nan=float(image[~image.isnan()].min()))
