@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 import platform
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -125,3 +126,15 @@ def _words(file: Path) -> list[str]:
         return file.read_text(encoding="ascii").split()
     except OSError:
         return []
+
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where Linux keeps what processes share, not a temporary file
+"""Containers give it 64 MiB unless they are told otherwise."""
+
+
+def free_shared_memory() -> int | None:
+    """Bytes that processes may still share; None where the system sets no limit of its own."""
+    try:
+        return shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import signal
 import weakref
 from collections.abc import Iterator, Sequence
@@ -12,14 +13,17 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from monaiseg.data import Case, LabelTable, nearest_multiples
+from monaiseg.data import Case, LabelTable, index_dtype, nearest_multiples
 from monaiseg.errors import DataError, SettingsError
+from monaiseg.machine import SHARED_MEMORY, free_shared_memory
 from monaiseg.settings import Settings
 from monaiseg.training import distributed
 from monaiseg.training.cache import cached_cases
 from monaiseg.training.sampling import EpochSampler, Fault, SeededDataset
 from monaiseg.transforms import CaseChain, Item, training_chain
 
+PREFETCHED = 2
+"""Batches that each worker makes ahead, torch's default."""
 WORKER_TIMEOUT_SECONDS = 300
 """A process that has not delivered a batch for so long hangs."""
 
@@ -164,6 +168,7 @@ def training_loader(
         SettingsError: the augmentation asks for what the label table does not allow, or the batch does not divide.
     """
     check_batch(settings)
+    check_shared_memory(settings, table)
     task, num_ranks = settings.tsk_set, distributed.size()
     chain = CaseChain(training_chain(settings, table))
     num_cases = len(dataset)  # type: ignore[arg-type]  # torch's Dataset does not say that it has a length
@@ -199,6 +204,25 @@ def check_batch(settings: Settings) -> None:
         raise SettingsError(
             f"tsk_set.batch_size: {settings.batch_size} patches do not divide among {num_ranks} processes; use "
             f"{below} or {above}"
+        )
+
+
+def check_shared_memory(settings: Settings, table: LabelTable) -> None:
+    """Raises SettingsError where the batches that workers make ahead do not fit into what processes may share.
+
+    A worker that finds no room there dies of a bus error in the middle of a step.
+    """
+    workers, free = settings.tsk_set.num_workers, free_shared_memory()
+    if not workers or free is None:
+        return
+    voxels = settings.batch_size * math.prod(settings.patch_shape)
+    of_voxel = 4 * settings.dataset.num_channels + index_dtype(table.num_classes).itemsize
+    need = PREFETCHED * workers * voxels * of_voxel // distributed.size() * distributed.local_size()
+    if need > free:
+        raise SettingsError(
+            f"tsk_set.num_workers: the batches that {workers} worker processes make ahead take {need >> 20} MiB of shared "
+            f"memory, and {SHARED_MEMORY} has {free >> 20} MiB free; set num_workers to 0, or give the container more "
+            "(docker run --shm-size=2g)"
         )
 
 

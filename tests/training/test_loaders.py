@@ -13,13 +13,15 @@ import torch
 
 from batches import FOUR, TABLE, bits, epoch, settings_of, written
 from monaiseg.data.volumes import read_volume
-from monaiseg.errors import DataError
+from monaiseg.errors import DataError, SettingsError
+from monaiseg.settings.reading import changed
 from monaiseg.training import loaders
 from monaiseg.training.cache import cached_cases
 from monaiseg.training.loaders import (
     CaseLoader,
     build_case_loader,
     build_training_loader,
+    check_shared_memory,
     worker_fault,
 )
 from monaiseg.training.sampling import EpochSampler, SeededDataset
@@ -230,3 +232,22 @@ def test_other_faults_are_not_taken_for_a_workers():
     assert worker_fault(RuntimeError("shapes do not match")) is None
     text = "DataLoader worker (pid 7) is killed by signal: Killed. "
     assert str(worker_fault(RuntimeError(text))).startswith("worker process (pid 7) is killed by signal: Killed; ")  # fmt: skip
+
+
+def test_shared_memory_that_is_too_small_for_the_workers_is_told_before_the_first_step(
+    shared, tmp_path, monkeypatch
+):
+    """64 MiB is what a container has unless it is told otherwise; a worker without room dies of a bus error."""
+    monkeypatch.setattr("monaiseg.training.loaders.free_shared_memory", lambda: 64 << 20)
+    fits = settings_of("none", num_workers=1)
+    large = changed(
+        fits,
+        {"dataset.seg.patch_size": [96, 96, 96], "tsk_set.batch_size": 4, "tsk_set.num_workers": 4},
+    )
+
+    check_shared_memory(fits, TABLE)
+    check_shared_memory(changed(large, {"tsk_set.num_workers": 0}), TABLE)
+    with pytest.raises(
+        SettingsError, match=r"135 MiB of shared memory, and /dev/shm has 64 MiB .*shm-size"
+    ):
+        check_shared_memory(large, TABLE)
