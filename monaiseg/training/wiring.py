@@ -99,7 +99,7 @@ def _shown(
 ) -> list[Handler]:
     """What the first process shows for all."""
     tsk = recipe.settings.tsk_set
-    board = TensorBoardLog(folder.path, tsk.print_step[0], state.unshown)
+    board = TensorBoardLog(folder.path, tsk.print_step[0], state.unshown, done=state.step)
     shown: list[Handler] = [ProgressDisplay(), board]
     if tsk.save_fig_on and "val" in evaluators:
         shown.append(CasePicture(board, recipe.table, evaluators["val"], tsk.save_val_fig_epoch))

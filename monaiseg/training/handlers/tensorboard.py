@@ -32,10 +32,17 @@ class TensorBoardLog:
         folder: where to.
         every: steps between two entries, each the mean since the last one.
         waiting: losses of the steps since the last entry; it grows and is emptied. A checkpoint keeps them.
+        done: steps that were done before this run. Ignite counts from 0 where only the last epoch's end is open.
     """
 
-    def __init__(self, folder: Path, every: int = 1, waiting: list[float] | None = None) -> None:
-        self.folder, self.every = folder, every
+    def __init__(
+        self,
+        folder: Path,
+        every: int = 1,
+        waiting: list[float] | None = None,
+        done: int = 0,
+    ) -> None:
+        self.folder, self.every, self.done = folder, every, done
         self._losses = [] if waiting is None else waiting
         self._writer: SummaryWriter | None = None
         self._seconds: list[float] = []
@@ -60,8 +67,9 @@ class TensorBoardLog:
 
     def _open(self, engine: Engine) -> None:
         """TensorBoard drops what a killed run had written of steps that this one does again."""
+        done = max(engine.state.iteration, self.done)
         with self._once_only():
-            self._writer = SummaryWriter(str(self.folder), purge_step=engine.state.iteration + 1)
+            self._writer = SummaryWriter(str(self.folder), purge_step=done + 1)
 
     def _close(self) -> None:
         self._write(lambda writer: writer.close())
