@@ -51,7 +51,7 @@ def plan(
     Args:
         output_root_path: folder of all data tasks.
         data_task_name: folder of the prepared data task in it.
-        minutes: wall-clock time of the whole run.
+        minutes: wall-clock minutes of the whole run, from start-up to the last checkpoint.
         cores: CPU cores that the run may use. None: those that this process may use.
         memory_gb: GiB of memory that the run may use. None: the share of the free memory that `rules` allow, by default
             half.
