@@ -1,4 +1,4 @@
-"""Planning: settings for a data task, a machine and a number of minutes, with the reasons."""
+"""Planning: settings for a data task, a machine and a number of minutes, with reasons."""
 
 from monaiseg.planning.limits import Limits
 from monaiseg.planning.measurements import Measurements

@@ -1,7 +1,7 @@
 """Choice: the most demanding option that the limits allow.
 
-The last option that fits into memory, and of which the minutes hold as many steps as its width is worth, is taken; so
-more minutes or more memory never make a smaller network.
+The choice is the last option that fits into memory and that can make, within the minutes, the minimum number of steps
+for its width. More minutes or more memory therefore never give a smaller network.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def choose(
     """The most demanding option that the limits allow.
 
     Raises:
-        SettingsError: they allow none; the smallest that do are named.
+        SettingsError: the limits allow no option; the message names the smallest limit that does.
     """
     fitting: list[tuple[Option, Forecast]] = []
     worth: list[tuple[Option, Forecast]] = []
@@ -36,7 +36,7 @@ def choose(
         fits = [pair for pair in costs if _fits(pair[1], limits)]
         if fits:
             fitting.append(fits[0])
-            preferred, cost = costs[0]  # more steps of fewer patches are not worth more
+            preferred, cost = costs[0]  # more steps with fewer patches are not worth more
             worth += fits[:1] if cost.steps >= rules.steps_worth(preferred.channels) else []
         elif not fitting:
             _refuse_memory(costs[-1][1], limits)

@@ -1,4 +1,4 @@
-"""Costs: seconds and memory of a step that an option takes on a measured machine."""
+"""Costs: seconds and memory that a step of an option takes on a measured machine."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from monaiseg.planning.probes import StepProbe
 
 
 def step_cost(option: Option, fingerprint: Fingerprint, measured: Measurements) -> StepProbe:
-    """The step of an option as measured or, where it was not, from those of other widths and patches.
+    """The cost of a step: as measured or, if it was not, estimated from other widths and patches.
 
-    Seconds and features go with the voxels; between widths they follow a power of the width.
+    Seconds and features are proportional to the number of voxels. Between widths they follow a power of the width.
     """
     if (exact := exact_cost(option, fingerprint, measured)) is not None:
         return exact
-    near: dict[int, StepProbe] = {}  # of each width, the measured one whose batch is most like this
+    near: dict[int, StepProbe] = {}  # for each width, the probe with the most similar batch
     voxels = option.patch_voxels * option.batch_size
     for probe in measured.steps:
         other = near.get(probe.channels)
@@ -50,7 +50,7 @@ def step_cost(option: Option, fingerprint: Fingerprint, measured: Measurements) 
 def exact_cost(
     option: Option, fingerprint: Fingerprint, measured: Measurements
 ) -> StepProbe | None:
-    """The measured cost of exactly this option; None where it was not measured."""
+    """The measured cost of exactly this option, or None if it was not measured."""
     data = (fingerprint.num_channels, fingerprint.num_classes)
     for probe in measured.steps:
         other = Option(probe.variant, probe.channels, probe.patch_shape, probe.batch_size)
@@ -64,7 +64,7 @@ def _distance(probe: StepProbe, voxels: int) -> float:
 
 
 def _by_power(values: Mapping[int, float], width: int) -> float:
-    """Between measured widths along the power that joins them, outside along the nearest such power.
+    """Interpolate between measured widths by a power law, and extrapolate with the nearest such power law.
 
     >>> _by_power({16: 1.0, 32: 4.0}, 64)
     16.0

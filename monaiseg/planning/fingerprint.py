@@ -1,4 +1,4 @@
-"""The fingerprint of a data task: what `dataset.json` says of its scans, as far as a plan asks for it; no volume is read."""
+"""The fingerprint of a data task: what a plan needs from `dataset.json`. No volume is read."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from monaiseg.data import (
 )
 
 AIR = -500.0
-"""Hounsfield units: lungs and what is around the patient lie below."""
+"""Hounsfield units; lungs and the air around the patient are below this."""
 SAME_SPACING = 1e-3
-"""mm within which MONAI's `Spacingd` leaves a scan as it is (its `AFFINE_TOL`)."""
+"""Tolerance in mm within which MONAI's `Spacingd` leaves a scan unchanged (its `AFFINE_TOL`)."""
 
 
 @dataclass(frozen=True)
@@ -35,28 +35,28 @@ class Scan:
 
     @classmethod
     def of(cls, facts: CaseFacts) -> Scan:
-        """From a case's facts, which go by the axes of its file."""
+        """From the facts of a case, which follow the axes of its file."""
         return cls(*facts.grid.along_ras)
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a plan asks of a data task."""
+    """What a plan needs to know about a data task."""
 
     train: tuple[Scan, ...]
     val: tuple[Scan, ...]
     num_channels: int
     num_classes: int
     can_mirror: bool = True
-    """Whether it is known what each label becomes in a left-right mirror image."""
+    """Whether the label table says what each label becomes in a left-right mirror image."""
     window: tuple[float, float] | None = None
-    """Where scans are in Hounsfield units: the range of those that the labelled structures have."""
+    """For scans in Hounsfield units, the intensity range of the labelled structures; otherwise None."""
     preprocessing: Mapping[str, Any] | None = None
-    """By what of `dataset` the volumes that training reads were resampled and normalised already; None: by nothing."""
+    """Settings of `dataset` with which the volumes were already resampled and normalised. None: they were not."""
 
     @classmethod
     def of(cls, task: DataTask) -> Fingerprint:
-        """From the facts of a data task's training and validation cases."""
+        """From the facts of the training and validation cases of a data task."""
         splits = {
             split: tuple(Scan.of(task.facts[case.id]) for case in task.cases.get(split, ()))
             for split in ("train", "val")
@@ -80,7 +80,7 @@ class Fingerprint:
 
     @functools.cached_property
     def is_uniform(self) -> bool:
-        """Whether all cases have the same voxel size, so that none is resampled."""
+        """Whether all cases have the same voxel size and none is resampled."""
         return all(
             abs(size - wanted) <= SAME_SPACING
             for scan in (*self.train, *self.val)
@@ -95,7 +95,7 @@ class Fingerprint:
         return x, y, z
 
     def network_shapes(self, scans: Sequence[Scan], patch: Shape) -> list[Shape]:
-        """Shapes of scans as the network gets them, along X, Y, Z: resampled and padded."""
+        """Shapes of scans along X, Y, Z after resampling and padding, as the network receives them."""
         return [padded_up(self._resampled(scan), patch) for scan in scans]
 
     def _resampled(self, scan: Scan) -> Shape:
@@ -104,11 +104,11 @@ class Fingerprint:
 
 
 def hounsfield_window(cases: Sequence[Sequence[ChannelFacts]]) -> tuple[float, float] | None:
-    """Three standard deviations about the mean of what is labelled, to clip CT to; None for other images.
+    """Range to clip CT to: three standard deviations about the mean of labelled voxels. None for other images.
 
-    nnU-Net's planner clips CT by percentiles of the same voxels (Isensee et al. 2021), which the facts do not hold.
-    Air tells CT from the rest: half of the scans reach below -500. Their units are absolute: what lies far off, such as
-    metal or the table, should not decide on the scale of the image.
+    nnU-Net's planner clips CT to percentiles of the same voxels (Isensee et al. 2021), which the facts do not contain.
+    Air distinguishes CT from other images: half of the scans have values below -500. CT units are absolute, so values
+    far from those of the labelled structures, such as metal or the table, should not determine the scale of the image.
     """
     channels = [case[0] for case in cases if len(case) == 1]
     inside = [

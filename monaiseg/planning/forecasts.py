@@ -1,4 +1,4 @@
-"""Forecasts: seconds and memory that a whole training by an option takes on a measured machine."""
+"""Forecasts: seconds and memory that a whole run with an option takes on a measured machine."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from monaiseg.settings import PlanningSettings
 from monaiseg.training import UNSTEADY_STEPS, Pace, Rhythm, cached_bytes
 
 WORKER_BYTES = 150 << 20
-"""What a worker process has for itself."""
+"""Memory of a worker process without its batches."""
 WINDOW_SLACK = 1.3
-"""A window at validation takes so many times its way through the network: scores are added up and compared."""
+"""Time of a window at validation relative to its forward pass, since scores are also added up and compared."""
 CLOSING_SECONDS = 0.3
-"""End of an epoch, with a checkpoint at some of them."""
+"""Seconds at the end of an epoch, with a checkpoint after some epochs."""
 BYTES_PER_WEIGHT = 100
-"""A checkpoint in memory while it is written: weights, average and optimiser's moments, as tensors and as bytes, twice."""
+"""Memory of a checkpoint while it is written: weights, their average and the optimiser's moments, as tensors and as
+bytes, twice."""
 MEMORY_SLACK = 1.1
-"""The memory that is expected, times this, is what a training may take."""
+"""Safety factor: a run is assumed to take up to this many times the memory that is expected."""
 PREPARING_BYTES, RESAMPLING_BYTES = 30, 75
-"""Of each voxel and channel of a case that is being prepared, and of one that is resampled for it, which MONAI does in
-float64: 28 and 74 were measured at 192 x 224 x 192 voxels."""
+"""Memory per voxel and channel while a case is prepared, without and with resampling, which MONAI does in float64.
+Measured at 192 x 224 x 192 voxels: 28 and 74."""
 
 
 @dataclass(frozen=True)
 class ValidationForecast:
-    """How cases are looked at while training."""
+    """How cases are validated during training."""
 
     overlap: float
     cases: int
@@ -44,30 +45,30 @@ class ValidationForecast:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a training is expected to take."""
+    """The time and memory that a run is expected to take."""
 
     step_seconds: float
-    """One step, with its share of the cutting and augmenting."""
+    """Seconds per step, including its share of cutting and augmenting patches."""
     workers: int
-    """Processes that cut and augment."""
+    """Processes that cut and augment patches."""
     epoch_seconds: float
-    """Without its validation."""
+    """Seconds per epoch, without validation."""
     start_seconds: float
-    """Until the first step."""
+    """Seconds until the first step."""
     end_seconds: float
     steps: int
     rhythm: Rhythm
     validation: ValidationForecast
     in_memory: bool
-    """Whether prepared cases wait in memory; else on disk."""
+    """Whether prepared cases are cached in memory; otherwise on disk."""
     peak_bytes: int
-    """Of the training process and its workers together."""
+    """Peak memory of the training process and its workers together."""
     device_bytes: int
-    """On the device that computes, the most that a step or a validation takes."""
+    """Peak memory that a step or a validation takes on the device that computes."""
     parameters: int
 
     def in_words(self) -> str:
-        """A line that says what to expect."""
+        """One line that says what to expect."""
         return (
             f"expected: {self.step_seconds:.2f} s a step, {self.epoch_seconds:.0f} s an epoch, at most "
             f"{self.peak_bytes / 2**30:.1f} GiB, done after {self.end_seconds / 60:.1f} minutes"
@@ -81,7 +82,7 @@ def forecast(
     measured: Measurements,
     rules: PlanningSettings,
 ) -> Forecast:
-    """What a training by an option is expected to take."""
+    """The time and memory that a run with an option is expected to take."""
     cost, data = step_cost(option, fingerprint, measured), measured.data
     cutting = data.patch_seconds_per_voxel * option.patch_voxels * option.batch_size
     step, workers = _beside(cost.step_seconds, cutting, limits, rules.most_workers)
@@ -121,14 +122,14 @@ def forecast(
 def _start_seconds(
     step_seconds: float, fingerprint: Fingerprint, limits: Limits, data: DataProbe
 ) -> float:
-    """From the start of the process until steps are steady: imports, reading all cases, the first steps."""
+    """Seconds from the start of the process to steady steps: imports, reading all cases, and the first steps."""
     voxels = sum(math.prod(scan.shape) for scan in (*fingerprint.train, *fingerprint.val))
     reading = voxels * data.read_seconds_per_voxel / min(limits.cores, MOST_READERS)
     return data.start_seconds + reading + UNSTEADY_STEPS * step_seconds
 
 
 def _rhythm(pace: Pace, left: float, rules: PlanningSettings) -> Rhythm:
-    """Steps of an epoch and epochs between validations, so that so many seconds hold them all."""
+    """Steps per epoch and epochs between validations that fit into the seconds that are left."""
     validating = (rules.validations - 1) * pace.validation
     steps = (left - pace.ending - validating) / pace.step
     period = max(rules.epochs // rules.validations, 1)
@@ -138,11 +139,11 @@ def _rhythm(pace: Pace, left: float, rules: PlanningSettings) -> Rhythm:
 def _beside(
     computing: float, cutting: float, limits: Limits, most_workers: int
 ) -> tuple[float, int]:
-    """Seconds of a step and the workers that cut for it: none, where cutting between steps is quicker.
+    """Seconds per step and number of workers that cut patches; no worker if cutting between steps is faster.
 
-    A GPU has as many as keep it busy. On a processor a worker takes a core: one thread that waits for a core makes all
-    others wait at the end of each operation (two cores: a worker beside two threads took 1.04 of the time of none, see
-    benchmarks/RESULTS.md).
+    A GPU gets as many workers as keep it busy. On a CPU a worker takes a core: one thread that waits for a core makes
+    all others wait at the end of each operation (on two cores, one worker with two threads took 1.04 times as long as
+    no worker, see benchmarks/RESULTS.md).
     """
     if limits.device != "cpu":
         workers = min(
@@ -162,7 +163,7 @@ def _validation(
     limits: Limits,
     rules: PlanningSettings,
 ) -> ValidationForecast:
-    """The fullest validation that stays within its share of the minutes: windows first thin out, then cases."""
+    """The fullest validation within its share of the minutes: first the overlap is reduced, then the cases."""
     allowed = rules.validation_share * 60 * limits.minutes / rules.validations
     for overlap in rules.overlaps:
         seconds = [
@@ -179,13 +180,13 @@ def _validation(
 
 
 def _validating_bytes(option: Option, cost: StepProbe, fingerprint: Fingerprint) -> int:
-    """What validation takes: scores of a slab, twice while it moves on, and windows on their way."""
+    """Memory of validation: the scores of a slab, twice while it advances, and the windows in progress."""
     largest = _largest(option, fingerprint)
     longest = max(largest)
     slab = math.prod(largest) // longest * option.patch_shape[largest.index(longest)]
     windows = WINDOWS * option.patch_voxels
     scores = 4 * fingerprint.num_classes * (2 * slab + 3 * windows)
-    # Half of a step's features are kept for the way back alone.
+    # Half of a step's features are kept only for the backward pass.
     features = cost.step_bytes * windows // (2 * cost.voxels)
     return scores + features + _cached_bytes(largest, fingerprint, num_groups=0)
 
@@ -201,7 +202,7 @@ def _memory(
     workers: int,
     computing: int,
 ) -> tuple[bool, int]:
-    """Whether prepared cases wait in memory, and the most that the training and its workers take, in bytes."""
+    """Whether prepared cases are cached in memory, and the peak memory of the run and its workers in bytes."""
     scans = fingerprint.network_shapes((*fingerprint.train, *fingerprint.val), option.patch_shape)
     cached = sum(_cached_bytes(shape, fingerprint, num_groups=2) for shape in scans)
     resampled = fingerprint.preprocessing is None and not fingerprint.is_uniform
@@ -224,7 +225,7 @@ def _memory(
 
 
 def _largest(option: Option, fingerprint: Fingerprint) -> Shape:
-    """The shape of the largest case as the network gets it."""
+    """The shape of the largest case as the network receives it."""
     scans = (*fingerprint.train, *fingerprint.val)
     return max(fingerprint.network_shapes(scans, option.patch_shape), key=math.prod)
 

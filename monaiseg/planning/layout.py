@@ -1,4 +1,4 @@
-"""Layout: the settings that an option stands for."""
+"""Layout: the settings of an option."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from monaiseg.settings import PlanningSettings, Settings, settings_from_dict
 
 
 def augmentation(passes: float, rules: PlanningSettings, *, mirror: bool) -> dict[str, Any]:
-    """Augmentation for scans that are seen so many times: paths in `dataset.seg` and their values."""
+    """Augmentation for scans that are seen `passes` times: paths in `dataset.seg` and their values."""
     if passes < rules.strongly_augmented_passes:
         enabled = passes >= rules.augmented_passes
         return {"augmentation": {"enabled": enabled}}
@@ -30,7 +30,7 @@ def layout(
     rules: PlanningSettings,
     overlap: float | None = None,
 ) -> Settings:
-    """Settings of an option: all that does not depend on how many steps it makes."""
+    """Settings of an option, as far as they do not depend on the number of steps."""
     network = rules.network_for(limits.device)
     return settings_from_dict(
         {
@@ -54,9 +54,9 @@ def layout(
 
 
 def _reading(fingerprint: Fingerprint) -> dict[str, Any]:
-    """What of `dataset` says how volumes are read: by what they were preprocessed, or else at the median voxel size.
+    """How volumes are read, as keys of `dataset`: as they were preprocessed, or else at the median voxel size.
 
-    That stands in the settings even where all scans have it: new ones may have another.
+    The voxel size is in the settings even if all scans have it, since new scans may have another.
     """
     if fingerprint.preprocessing is None:
         window = fingerprint.window and {"clip_range": fingerprint.window, "method": "minmax"}
@@ -70,6 +70,6 @@ def _reading(fingerprint: Fingerprint) -> dict[str, Any]:
 
 
 def averaging_decay(steps: int, rules: PlanningSettings) -> float:
-    """Decay of an average of the weights that remembers a share of the training, within limits."""
+    """Decay of a moving average of the weights that covers a share of the run, within bounds."""
     least, most = rules.averaged_steps
     return round(1 - 1 / min(max(steps * rules.averaged_share, least), most), 4)

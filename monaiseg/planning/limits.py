@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """What the user has."""
+    """The time, cores and memory that the user gives to a run."""
 
     minutes: float
-    """Wall clock of the training."""
+    """Wall-clock minutes of the run."""
     cores: int
     memory_gb: float
-    """GiB that the training and its workers may take together."""
+    """GiB of memory that the run and its workers may use together."""
     gpu_memory_gb: float | None = None
-    """GiB of the GPU that it runs on. None: it runs on the processor."""
+    """GiB of GPU memory. None: the run uses the CPU."""
 
     @property
     def device(self) -> str:
-        """Where steps are computed, in torch's words."""
+        """Type of the device that computes steps, as in torch."""
         return "cpu" if self.gpu_memory_gb is None else "cuda"

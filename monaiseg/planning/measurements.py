@@ -1,4 +1,4 @@
-"""Measurements: what steps cost on a machine; kept as JSON, they can be planned from again."""
+"""Measurements: what steps cost on a machine. Saved as JSON, they can be used for further plans."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from monaiseg.planning.probes import DataProbe, StepProbe, step_of
 
 @dataclass(frozen=True)
 class Measurements:
-    """What was measured on a machine; can be kept as JSON and planned from again."""
+    """What was measured on a machine. It can be saved as JSON and used for further plans."""
 
     processor: str
     cores: int
@@ -25,10 +25,10 @@ class Measurements:
 
     @classmethod
     def load(cls, path: str | Path) -> Measurements:
-        """From a file that `save` wrote.
+        """Load from a file that `save` wrote.
 
         Raises:
-            SettingsError: it is none.
+            SettingsError: the file holds no measurements.
         """
         try:
             document = read_json_object(Path(path))
@@ -44,12 +44,12 @@ class Measurements:
         return found
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON."""
+        """Save as JSON."""
         write_atomic(Path(path), (json.dumps(asdict(self), indent=1) + "\n").encode())
 
 
 def check_alike(measured: Measurements, fingerprint: Fingerprint, limits: Limits) -> None:
-    """Raises SettingsError where steps were measured on other cores or for other data than are planned for."""
+    """Raise SettingsError if the steps were measured on other cores or for other data than those of the plan."""
     probe = measured.steps[0]
     then = (measured.device, measured.cores, probe.num_channels, probe.num_classes)
     now = (limits.device, limits.cores, fingerprint.num_channels, fingerprint.num_classes)

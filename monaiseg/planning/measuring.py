@@ -1,4 +1,4 @@
-"""Measuring: some steps on this machine, and then the step that the plan chooses by them."""
+"""Measuring: a few steps on this machine, and then the step that the plan chooses from them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from monaiseg.planning.probes import DataProbe, StepProbe, run_probes
 from monaiseg.settings import PlanningSettings
 
 MEASURED_WIDTHS = (16, 32, 64)
-"""Channels of the first stage; between them costs follow a power of the width."""
+"""Channels of the first stage that are measured; between them costs follow a power of the width."""
 ROUNDS = 3
-"""Times that a plan is checked by measuring the step it chose."""
+"""Maximum number of times that a plan is checked by measuring the step it chose."""
 
 
 def measure(fingerprint: Fingerprint, limits: Limits, rules: PlanningSettings) -> Measurements:
-    """Measure this machine: some widths on a small patch, and then the step that the plan chooses by them.
+    """Measure this machine: a few widths on a small patch, and then the step that the plan chooses from them.
 
     Raises:
-        SettingsError: it cannot be measured here, or the limits cannot be met.
+        SettingsError: the steps cannot be measured here, or the limits cannot be met.
     """
     if limits.device != "cpu" and not torch.cuda.is_available():
         raise SettingsError(
@@ -71,7 +71,7 @@ def _run(
 def _too_large(
     option: Option, fingerprint: Fingerprint, limits: Limits, measured: Measurements
 ) -> StepProbe:
-    """A step that the system ended: it takes more than there is."""
+    """The cost of a step that ran out of memory: more than the memory that is available."""
     guess = step_cost(option, fingerprint, measured)
     there = free_memory() if limits.gpu_memory_gb is None else limits.gpu_memory_gb * 2**30
     return replace(guess, step_bytes=max(guess.step_bytes, round(2 * there)))

@@ -1,8 +1,8 @@
-"""Options: the patches, batches and widths that a plan chooses among.
+"""Options: the patches, batches and widths that a plan chooses from.
 
-An *option* is a patch, a batch and a width of the network. Options stand in one row, each more demanding than the one
-before: first the network grows to a sensible width on small patches, then the patch to the whole scan, then the
-network further.
+An *option* is a patch size, a batch size and a width of the network. Options form one row, each more demanding than the
+one before: first the network grows to a sensible width on small patches, then the patch grows to the whole scan, and
+then the network grows further.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from monaiseg.planning.limits import Limits
 from monaiseg.settings import NetworkSettings, PlanningSettings
 
 GRAIN = 8
-"""Patch sizes are multiples of this: three halvings."""
+"""Patch sizes are multiples of this, so that they can be halved three times."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,15 @@ class Option:
 
     @property
     def patch_voxels(self) -> int:
-        """Voxels of a patch."""
+        """Number of voxels in a patch."""
         return math.prod(self.patch_shape)
 
 
 def patch_ladder(fingerprint: Fingerprint, rules: PlanningSettings) -> list[Shape]:
-    """Patches along X, Y, Z, smallest first, each at least a seventh larger; the last is the median scan if it may be.
+    """Patch shapes along X, Y, Z, smallest first, each at least a seventh larger than the one before.
 
-    From the median scan, rounded up to multiples of 8, the axis that is longest in mm is cut again and again.
+    The last is the median scan, rounded up to multiples of 8, if it is allowed. Starting from it, the axis that is
+    longest in mm is shortened repeatedly.
 
     >>> from monaiseg.planning.fingerprint import Fingerprint, Scan
     >>> patch_ladder(Fingerprint((Scan((36, 50, 35), (1.0, 1.0, 1.0)),), (), 1, 3), PlanningSettings())
@@ -75,7 +76,7 @@ def _is_plannable(network: NetworkSettings, patch: Shape, spacing: Spacing) -> b
 
 
 def batch_sizes(patch: Shape, rules: PlanningSettings) -> tuple[int, ...]:
-    """Patches of a batch, the preferred number first; fewer where memory is short."""
+    """Candidates for the batch size, the preferred one first; smaller ones for when memory is short."""
     preferred = min(max(rules.batch_voxels // math.prod(patch), 2), rules.most_patches)
     return tuple(dict.fromkeys([preferred, 2, 1]))
 
@@ -83,7 +84,7 @@ def batch_sizes(patch: Shape, rules: PlanningSettings) -> tuple[int, ...]:
 def option_row(
     fingerprint: Fingerprint, limits: Limits, rules: PlanningSettings
 ) -> Iterator[tuple[Option, ...]]:
-    """Options, the least demanding first; each as its batches, the preferred one first."""
+    """Options, the least demanding first; each comes once per batch size, the preferred one first."""
     ladder, sensible_width = patch_ladder(fingerprint, rules), rules.sensible_width
     narrow = [(ladder[0], width) for width in rules.widths if width < sensible_width]
     sensible = [(patch, sensible_width) for patch in ladder]

@@ -1,7 +1,8 @@
 """Planning: from a data task, a machine and a number of minutes to a complete settings file.
 
-A plan follows from three things alone: the *fingerprint*, what `dataset.json` says of the scans; the *limits*, what
-the user has; and the *measurements*, what steps cost on this machine. Equal ones give equal settings.
+A plan depends only on three things: the *fingerprint*, what `dataset.json` says about the scans; the *limits*, the time
+and hardware that the user gives; and the *measurements*, what steps cost on this machine. The same three give the same
+settings.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from monaiseg.settings import PlanningSettings, Settings, changed
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings, what they are expected to take, and why they are so."""
+    """Settings, the time and memory that they are expected to take, and the reasons for them."""
 
     settings: Settings
     forecast: Forecast
@@ -45,21 +46,22 @@ def plan(
     measurements: Measurements | None = None,
     rules: PlanningSettings | None = None,
 ) -> tuple[Plan, Measurements]:
-    """Plan a training on a prepared data task.
+    """Plan a run on a prepared data task.
 
     Args:
         output_root_path: folder of all data tasks.
         data_task_name: folder of the prepared data task in it.
-        minutes: wall clock of the training, with everything in it.
-        cores: cores of the processor that it may use. None: those that this process may.
-        memory_gb: GiB that it may take. None: the share of what is free now that `rules` allow, half.
-        gpu_memory_gb: GiB of the GPU to train on. None: train on the processor.
-        measurements: of a machine like the one that will train. None: this machine is measured.
-        rules: what the plan takes for granted. None: the defaults.
+        minutes: wall-clock minutes of the whole run, from start-up to the last checkpoint.
+        cores: CPU cores that the run may use. None: those that this process may use.
+        memory_gb: GiB of memory that the run may use. None: the share of the free memory that `rules` allow, by default
+            half.
+        gpu_memory_gb: GiB of memory of the GPU to train on. None: train on the CPU.
+        measurements: measurements of a machine like the one that will train. None: measure this machine.
+        rules: assumptions and preferences of the plan. None: the defaults.
 
     Raises:
         DataError: the data task cannot be used.
-        SettingsError: the limits cannot be met; the smallest that can is named.
+        SettingsError: the limits cannot be met; the message names the smallest limit that can.
     """
     rules = rules or PlanningSettings()
     fingerprint = Fingerprint.of(read_data_task(Path(output_root_path) / data_task_name))
@@ -82,10 +84,10 @@ def plan(
 def plan_settings(
     fingerprint: Fingerprint, limits: Limits, measured: Measurements, rules: PlanningSettings
 ) -> Plan:
-    """The plan that follows from data, limits and measurements; equal ones give equal settings.
+    """The plan for given data, limits and measurements; the same inputs give the same settings.
 
     Raises:
-        SettingsError: the limits allow no training; the smallest that do are named.
+        SettingsError: the limits allow no run; the message names the smallest limit that does.
     """
     option, cost = choose(fingerprint, limits, measured, rules)
     passes = cost.steps * option.batch_size / len(fingerprint.train)
@@ -103,7 +105,7 @@ def plan_settings(
 
 
 def _course(cost: Forecast, limits: Limits, rules: PlanningSettings) -> dict[str, Any]:
-    """What of `tsk_set` depends on how many steps a training makes, and how long they take."""
+    """Keys of `tsk_set` that depend on how many steps a run makes, and how long they take."""
     rhythm, threads = cost.rhythm, limits.cores
     often = cost.epoch_seconds > rules.commit_seconds
     within = cost.epoch_seconds > rules.loss_seconds

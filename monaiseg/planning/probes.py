@@ -1,8 +1,8 @@
-"""Probes: seconds and memory that the parts of a training take on this machine, measured.
+"""Probes: seconds and memory that the parts of a run take on this machine, measured.
 
-Each step is run in a process of its own, so that one's memory is not taken for another's, by the parts that a
-training is made of: its network, loss, optimiser, chains and loader. `python -m monaiseg.planning.probes` is that process's
-door: questions as JSON on its standard input, answers as JSON on its standard output.
+Each step runs in its own process, so that its memory is not mixed up with that of another step. It uses the same parts
+as a real run: network, loss, optimiser, chains and loader. `python -m monaiseg.planning.probes` is the entry point of
+the measuring process: it reads questions as JSON from standard input and writes answers as JSON to standard output.
 """
 
 from __future__ import annotations
@@ -39,53 +39,54 @@ from monaiseg.training import SeededDataset, build_optimizer, build_trainer
 from monaiseg.transforms import CaseChain, Item, cached_chain, case_item, training_chain
 
 MOST_RUNS = 6
-"""Most steps that are run. The first warms up and is not timed; past `LONG_SECONDS` two timed ones are enough."""
+"""Maximum number of steps that are run. The first is a warm-up and is not timed; after `LONG_SECONDS`, two timed steps
+are enough."""
 LONG_SECONDS = 3.0
 PATCHES = 24
-"""Patches that are cut and augmented: random changes come up in some of them only."""
+"""Number of patches that are cut and augmented; several, since random changes apply only to some of them."""
 WINDOWS = 2
-"""Windows that go through the network together at validation."""
+"""Number of windows that go through the network together at validation."""
 MOST_READ = 2_000_000
-"""Voxels of the scan that reading is measured on."""
+"""Maximum number of voxels of the scan that is used to measure reading."""
 
 
 @dataclass(frozen=True)
 class StepProbe:
-    """A training step that was measured."""
+    """The measured cost of a training step."""
 
     variant: str
     channels: int
-    """Of the network's first stage."""
+    """Channels of the network's first stage."""
     patch_shape: Shape
     batch_size: int
     num_channels: int
     num_classes: int
     step_seconds: float
-    """Forward, loss, backward and change of the weights."""
+    """Forward pass, loss, backward pass and update of the weights."""
     window_seconds: float
-    """One window at validation."""
+    """Forward pass of one window at validation."""
     step_bytes: int
-    """Memory on top of the process's own: weights, gradients, optimiser, features."""
+    """Memory in addition to that of the process: weights, gradients, optimiser, features."""
     parameters: int
 
     @property
     def voxels(self) -> int:
-        """Voxels of a batch."""
+        """Number of voxels in a batch."""
         return math.prod(self.patch_shape) * self.batch_size
 
 
 @dataclass(frozen=True)
 class DataProbe:
-    """What surrounds the steps, measured."""
+    """The measured cost of what surrounds the steps."""
 
     start_seconds: float
-    """From the start of a process until everything is imported."""
+    """Time from the start of a process until everything is imported."""
     base_bytes: int
-    """Memory of that process."""
+    """Memory of this process."""
     read_seconds_per_voxel: float
-    """Reading a case and preparing it, on one thread."""
+    """Time to read and prepare a case, on one thread."""
     patch_seconds_per_voxel: float
-    """Cutting and augmenting a patch, on one core."""
+    """Time to cut and augment a patch, on one core."""
 
 
 def run_probes(
@@ -96,17 +97,17 @@ def run_probes(
     cores: int,
     device: str = "cpu",
 ) -> tuple[list[StepProbe | None], DataProbe]:
-    """Measure training steps, and what surrounds them, in a process beside this one.
+    """Measure training steps, and what surrounds them, in a separate process.
 
     Args:
         steps: settings and number of classes of each step.
         data: settings, shape of a scan along X, Y, Z, and number of classes.
-        spacing: mm along X, Y, Z that networks and scans have.
-        cores: threads of the compute.
-        device: where steps are computed.
+        spacing: voxel size of networks and scans, in mm along X, Y, Z.
+        cores: number of threads for computation.
+        device: device that computes the steps.
 
     Returns:
-        The steps, None for one that did not come to its end for want of memory, and the surroundings.
+        The steps, None for each that ran out of memory, and the cost of what surrounds them.
     """
     question = {
         "steps": [(dump_settings(settings), classes) for settings, classes in steps],
@@ -136,7 +137,7 @@ def run_probes(
 
 
 def step_of(record: Mapping[str, Any]) -> StepProbe:
-    """A step from `dataclasses.asdict` after a journey through JSON."""
+    """A step from the output of `dataclasses.asdict`, after it was stored as JSON."""
     x, y, z = record["patch_shape"]
     return StepProbe(**{**record, "patch_shape": (x, y, z)})
 
@@ -160,7 +161,7 @@ def answer_question(question: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _apart(measure: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any] | None:
-    """Measure in a process of its own; None if memory ran out there, or the system ended it."""
+    """Measure in a separate process; None if it ran out of memory or the system killed it."""
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -191,7 +192,7 @@ def _step_costs(
         network,
         build_optimizer(network, settings.tsk_set.optim),
         build_loss(settings.tsk_set.loss, num_classes),
-        [{"image": image, "label": label}],  # type: ignore[arg-type]  # what a loader gives
+        [{"image": image, "label": label}],  # type: ignore[arg-type]  # what a loader yields
         device,
         max_epochs=MOST_RUNS,
     )
@@ -215,7 +216,7 @@ def _step_costs(
 
 
 def _step_seconds(trainer: SupervisedTrainer) -> float:
-    """Of the trainer's own steps: the median of some, after one that warms up."""
+    """Median time of several steps of the trainer, after a warm-up step."""
     marks: list[float] = []
 
     def mark(engine: Engine) -> None:
@@ -231,7 +232,7 @@ def _step_seconds(trainer: SupervisedTrainer) -> float:
 
 @torch.inference_mode()
 def _window_seconds(network: torch.nn.Module, windows: torch.Tensor) -> float:
-    """Of a pass through the network, after one that warms up."""
+    """Median time of a forward pass, after a warm-up pass."""
     times = []
     for _ in range(3):
         started = time.perf_counter()
@@ -251,7 +252,7 @@ def _data_costs(raw: str, shape: Shape, num_classes: int, spacing: Spacing) -> d
         image, label = write_phantom(folder, "probe", made)
         case = Case("probe", (image,) * settings.dataset.num_channels, label)
         chain = cached_chain(settings, table, for_training=True)
-        chain(case_item(case))  # opens what is imported on first use
+        chain(case_item(case))  # warm-up: loads what is imported on first use
         started = time.perf_counter()
         item = chain(case_item(case))
         read = time.perf_counter() - started
@@ -268,7 +269,7 @@ def _data_costs(raw: str, shape: Shape, num_classes: int, spacing: Spacing) -> d
 
 
 class _One(Dataset[Item]):
-    """One prepared case, whichever is asked for."""
+    """A dataset that returns the same prepared case for every index."""
 
     def __init__(self, item: Item) -> None:
         self.item = item

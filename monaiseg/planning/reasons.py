@@ -1,4 +1,4 @@
-"""Reasons: why each choice of a plan was made, in words."""
+"""Reasons: why a plan makes each of its choices, in words."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def choices(
     rules: PlanningSettings,
     passes: float,
 ) -> tuple[Choice, ...]:
-    """Each choice with its reason, in the order in which they follow from one another."""
+    """All choices with their reasons, ordered so that each follows from those before it."""
     return (
         *_choices_of_network(settings, option, cost, fingerprint, rules),
         *_choices_of_course(settings, cost, limits, rules, passes),

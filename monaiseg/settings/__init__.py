@@ -1,6 +1,7 @@
-"""Settings: every choice of a run, typed, with its range, default and sentence.
+"""Settings: every option of a run, with its type, range, default and description.
 
-`load_settings` reads a JSON file, EasyReg's included; `Settings` is the result. Neither torch nor MONAI is loaded.
+`load_settings` reads a JSON file, also one of EasyReg's, and returns `Settings`. This package imports neither torch nor
+MONAI.
 """
 
 from monaiseg.settings.augmentation import (

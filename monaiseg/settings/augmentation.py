@@ -1,4 +1,4 @@
-"""Settings of augmentation: random changes to each training patch."""
+"""Settings for augmentation: random changes to each training patch."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ class RotationSettings(Section):
     probability: Probability = 0.3
     """Share of patches that are rotated."""
     degrees: Annotated[float, Field(ge=0, le=180)] = 15.0
-    """Greatest angle about each axis."""
+    """Maximum angle about each axis, in degrees."""
 
 
 class ScalingSettings(Section):
-    """Random zoom, one factor for all axes."""
+    """Random zoom with the same factor along all axes."""
 
     probability: Probability = 0.3
     """Share of patches that are scaled."""
     factor: PositiveRange = (0.85, 1.2)
-    """Range of the factor: above 1 structures grow."""
+    """Range of the factor; above 1, structures become larger."""
 
 
 class NoiseSettings(Section):
-    """Gaussian noise, in units of the normalised intensity."""
+    """Random Gaussian noise, in units of the normalised intensity."""
 
     probability: Probability = 0.15
-    """Share of patches that receive noise."""
+    """Share of patches to which noise is added."""
     std: NonNegative = 0.1
-    """Greatest standard deviation."""
+    """Maximum standard deviation."""
 
 
 class SmoothingSettings(Section):
-    """Gaussian smoothing."""
+    """Random Gaussian smoothing."""
 
     probability: Probability = 0.1
     """Share of patches that are smoothed."""
@@ -55,38 +55,38 @@ class SmoothingSettings(Section):
 
 
 class BiasFieldSettings(Section):
-    """A smooth multiplicative field, as a receive coil leaves one."""
+    """Random smooth multiplicative bias field, like that of a receive coil."""
 
     probability: Probability = 0.1
-    """Share of patches that receive a field."""
+    """Share of patches that are multiplied by a bias field."""
     strength: NonNegative = 0.3
-    """Greatest magnitude of the field's polynomial coefficients."""
+    """Maximum magnitude of the field's polynomial coefficients."""
 
 
 class ContrastSettings(Section):
-    """Contrast: deviations from the patch's mean times a factor."""
+    """Random contrast: differences from the patch's mean are multiplied by a factor."""
 
     probability: Probability = 0.15
-    """Share of patches that are changed."""
+    """Share of patches whose contrast is changed."""
     factor: PositiveRange = (0.75, 1.25)
     """Range of the factor."""
 
 
 class GammaSettings(Section):
-    """Intensities, scaled to 0..1, to the power of gamma, and back."""
+    """Random gamma correction of intensities: scaled to 0..1, raised to the power of gamma, scaled back."""
 
     probability: Probability = 0.15
-    """Share of patches that are changed."""
+    """Share of patches that are gamma-corrected."""
     gamma: PositiveRange = (0.7, 1.5)
     """Range of the exponent."""
 
 
 class FlipSettings(Section):
-    """Mirror images. A left-right flip exchanges the labels of left and right partners with it."""
+    """Random mirroring. A left-right flip also swaps the labels of left and right partners."""
 
     left_right: Probability = 0.0
-    """Share of patches mirrored left to right. Labels with a side must then have a partner in the label table; one without
-    a name is taken to have no side."""
+    """Share of patches mirrored left to right. If above 0, each label with a side must have a partner in the label
+    table; a label without a name is assumed to have no side."""
     front_back: Probability = 0.0
     """Share of patches mirrored front to back."""
     up_down: Probability = 0.0
@@ -94,49 +94,49 @@ class FlipSettings(Section):
 
 
 class RigidSettings(Section):
-    """Random rigid motion, normally distributed; EasyReg's `random_rigid_transform`."""
+    """Random rigid motion with normally distributed parameters; EasyReg's `random_rigid_transform`."""
 
     probability: Probability = 0.0
     """Share of patches that are moved."""
     rotation: AngleTriple = (0.0, 0.0, 0.0)
-    """Angle in degrees about each axis that 95 % of the rotations stay below: two standard deviations."""
+    """Two standard deviations of the rotation about each axis, in degrees: 95 % of the angles are smaller."""
     translation: ShiftTriple = (0.5, 0.5, 0.5)
-    """Shift in voxels along each axis that 95 % of the shifts stay below: two standard deviations."""
+    """Two standard deviations of the shift along each axis, in voxels: 95 % of the shifts are smaller."""
     target: Literal["both", "image", "label"] = "both"
-    """What moves: image and label map together, or one of them against the other."""
+    """What is moved: the image and the label map together, or only one of them."""
 
 
 class DeformationSettings(Section):
-    """Random smooth deformation by a B-spline through a coarse mesh; EasyReg's `bspline_transform`."""
+    """Random smooth deformation by a B-spline on a coarse mesh; EasyReg's `bspline_transform`."""
 
     probability: Probability = 0.0
     """Share of patches that are deformed."""
     mesh_size: Triple = (2, 2, 2)
-    """Cells of the mesh that spans the patch, along each axis."""
+    """Number of mesh cells across the patch, along each axis."""
     displacement: NonNegative = 1.0
-    """Displacement in voxels that 95 % of the mesh's points stay below, along each axis: two standard deviations."""
+    """Two standard deviations of the displacement of a mesh point along each axis, in voxels: 95 % are smaller."""
     order: Annotated[int, Field(ge=1, le=3)] = 3
     """Degree of the B-spline."""
     interpolation: Literal["linear", "bspline"] = "linear"
-    """How the image is read between its voxels; `bspline` is cubic: sharper, and some ten times slower."""
+    """Interpolation of the image. `bspline` is cubic: sharper, and about ten times slower."""
 
 
 class BilateralSettings(Section):
-    """Smoothing that keeps edges, by a bilateral filter."""
+    """Random edge-preserving smoothing by a bilateral filter."""
 
     probability: Probability = 0.0
     """Share of patches that are filtered."""
     domain_sigma: Annotated[float, Field(gt=0, le=2)] = 0.2
     """Standard deviation in space, in voxels."""
     range_sigma: Positive = 0.06
-    """Standard deviation in normalised intensity: greater differences are edges."""
+    """Standard deviation in normalised intensity. Larger differences count as edges."""
 
 
 class AugmentationSettings(Section):
-    """Random changes to each training patch, drawn anew every time."""
+    """Random changes to each training patch, drawn anew each time."""
 
     enabled: bool = True
-    """false switches every one of them off."""
+    """false: no augmentation at all."""
     rotation: RotationSettings = RotationSettings()
     scaling: ScalingSettings = ScalingSettings()
     flip: FlipSettings = FlipSettings()

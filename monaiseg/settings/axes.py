@@ -1,6 +1,7 @@
 """The order of spatial lists: z, y, x in files unless they say otherwise, x, y, z in `Settings`.
 
-A file is turned once, when it is read. What reads `Settings` never asks for the order, and what is written says "xyz".
+The lists of a file are reversed once, when it is read. Code that reads `Settings` never checks the order, and files
+that are written say "xyz".
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ SPATIAL_LISTS = (
     "dataset.seg.augmentation.rigid.translation",
     "dataset.seg.augmentation.deformation.mesh_size",
 )
-"""Paths of the lists that hold one entry an axis."""
+"""Paths of the lists that hold one entry per axis."""
 
 
 def along_xyz(document: Mapping[str, Any]) -> dict[str, Any]:
     """A settings document in our spelling with its spatial lists in x, y, z order.
 
-    What is not a list, or stands in no section, is left for the model to refuse.
+    Values that are not lists, and sections that are not objects, are left for the model to refuse.
 
     >>> along_xyz({"dataset": {"spacing": [3, 2, 1]}})
     {'dataset': {'spacing': [1, 2, 3], 'axis_order': 'xyz'}}
@@ -38,7 +39,7 @@ def along_xyz(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reverse(section: dict[str, Any], name: str, *below: str) -> None:
-    """Reverse the list at a path; the sections on the way are copied, so that the user's own stay as they are."""
+    """Reverse the list at a path. Sections along the path are copied, so that the user's document is not changed."""
     value = section.get(name)
     if below and isinstance(value, Mapping):
         section[name] = dict(value)

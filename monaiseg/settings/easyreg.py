@@ -1,6 +1,6 @@
-"""EasyReg's settings files in this project's words.
+"""Translation of EasyReg's settings files to our own keys.
 
-`easyreg_keys` says what each key becomes; what takes more than a new name is done by a function here. A document in our
+`easyreg_keys` lists what each key becomes; keys that need more than a new name have a function here. A document in our
 own spelling passes through unchanged.
 """
 
@@ -28,21 +28,21 @@ from monaiseg.settings.easyreg_keys import (
 
 @dataclass(frozen=True)
 class Translation:
-    """A settings document in our spelling, and what was noticed on the way."""
+    """A settings document in our spelling, and what was found while translating it."""
 
     document: dict[str, Any]
     ignored: tuple[str, ...] = ()
-    """Keys that are known but have no effect here, each as `path: why`."""
+    """Known keys that have no effect here, each as `path: why`."""
     problems: tuple[str, ...] = ()
-    """Faults, each `path: what; what to do`."""
+    """Faults, each as `path: what; what to do`."""
     unknown: tuple[str, ...] = ()
     """Paths in EasyReg's own sections that EasyReg does not know either."""
     spelled: Mapping[str, str] = field(default_factory=dict)
-    """Our path -> the path as the user wrote it, where they differ."""
+    """Our path -> the path as the user wrote it, if they differ."""
 
 
 def translate(document: Mapping[str, Any]) -> Translation:
-    """A settings document in EasyReg's spelling, ours, or a mixture, in ours alone.
+    """Translate a settings document in EasyReg's spelling, ours or a mixture to our spelling.
 
     >>> translate({"tsk_set": {"epoch": 3, "loss": {"type": "dice_loss"}}}).document
     {'tsk_set': {'loss': {'type': 'dice'}, 'epochs': 3}}
@@ -70,13 +70,13 @@ def translate(document: Mapping[str, Any]) -> Translation:
 def with_data_settings(
     document: Mapping[str, Any], data_document: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """A settings document with what its data settings (`datapro`) say besides; the document stands before them.
+    """A settings document completed from its data settings (`datapro`); the document takes precedence.
 
-    Of `datapro`, `seg` and `task_type` are `dataset.seg` and `dataset.task_type` by another name; the rest is about
+    `seg` and `task_type` of `datapro` are `dataset.seg` and `dataset.task_type` under another name. The rest is about
     registration and EasyReg's preparation.
 
     Returns:
-        The document, and the paths that both have, with different values.
+        The document, and the paths that have different values in the two.
 
     >>> with_data_settings({"tsk_set": {}}, {"datapro": {"seg": {"patch_size": [64, 64, 64]}}})
     ({'tsk_set': {}, 'dataset': {'seg': {'patch_size': [64, 64, 64]}}}, [])
@@ -98,7 +98,7 @@ def with_data_settings(
 def _fill(
     section: dict[str, Any], more: Mapping[str, Any], above: str, different: list[str]
 ) -> None:
-    """Puts into a section what it lacks, and notes the paths where it says something else."""
+    """Fill in the keys that a section lacks, and collect the paths whose values differ."""
     for name, value in more.items():
         path = f"{above}{name}"
         if isinstance(value, dict) and isinstance(section.setdefault(name, {}), dict):
@@ -112,7 +112,7 @@ _NOTHING = object()
 
 @dataclass
 class _Draft:
-    """A document while it is translated."""
+    """A document while it is being translated."""
 
     document: dict[str, Any]
     ignored: list[str] = field(default_factory=list)
@@ -121,7 +121,7 @@ class _Draft:
     spelled: dict[str, str] = field(default_factory=dict)
 
     def get(self, path: str) -> Any:
-        """The value at a path, `_NOTHING` where there is none."""
+        """The value at a path, or `_NOTHING` if there is none."""
         value: Any = self.document
         for name in path.split("."):
             if not isinstance(value, dict) or name not in value:
@@ -130,7 +130,7 @@ class _Draft:
         return value
 
     def take(self, path: str) -> Any:
-        """The value at a path, which is removed."""
+        """Remove and return the value at a path."""
         value = self.get(path)
         if value is not _NOTHING:
             parent, _, name = path.rpartition(".")
@@ -138,7 +138,7 @@ class _Draft:
         return value
 
     def put(self, path: str, value: Any, said: str) -> None:
-        """Set the value at one of our paths, as the user's path `said` says; once only."""
+        """Set the value at one of our paths, which the user gave as `said`; setting it twice is a problem."""
         if self.get(path) is not _NOTHING:
             other = self.spelled.get(path, path)
             self.problems.append(f"{said} and {other} say the same thing; keep one of them")
@@ -148,7 +148,7 @@ class _Draft:
         for parent in parents:
             section = section.setdefault(parent, {})
             if not isinstance(section, dict):
-                return  # what stands in the section's place is reported for itself
+                return  # the value in place of the section is reported separately
         section[name] = value
         if said != path:
             self.spelled[path] = said
@@ -161,7 +161,7 @@ class _Draft:
 
 
 def _lists(draft: _Draft) -> None:
-    """Lists and nulls that say the same as a plain value."""
+    """Replace lists and nulls that are equivalent to a plain value."""
     for path in ("tsk_set.gpu_ids", "tsk_set.model_path"):
         value = draft.get(path)
         if isinstance(value, list) and len(value) == 1:
@@ -181,7 +181,7 @@ def _lists(draft: _Draft) -> None:
 
 
 def _normalisation(draft: _Draft) -> None:
-    """Clipping comes first, then the scaling; as in EasyReg, scaling is by the image's own range."""
+    """Clip first, then scale; as in EasyReg, by the image's own range."""
     path = "dataset.normalize_via_range_clip"
     bounds = draft.take(path)
     clips = _is_numbers(bounds, 2) and bounds[0] < bounds[1]
@@ -195,7 +195,7 @@ def _normalisation(draft: _Draft) -> None:
         draft.refuse(path_percentage, percentage, "is not a number; -1 is off")
     elif percentage is not _NOTHING and percentage > 0:
         draft.put("dataset.intensity.method", "percentile", path_percentage)
-        if percentage != 1:  # a share below 1; 1 switches EasyReg's 95th percentile on
+        if percentage != 1:  # a share below 1; 1 selects EasyReg's 95th percentile
             value = percentage * 100 if percentage < 1 else percentage
             draft.put("dataset.intensity.percentile", value, path_percentage)
         return
@@ -215,7 +215,7 @@ def _class_weights(draft: _Draft) -> None:
 
 
 def _transforms(draft: _Draft) -> None:
-    """`transform_seq`: what it lists is on, with its parameters; ours stays on beside it."""
+    """Switch on the transforms that `transform_seq` lists, with their parameters; our own augmentation stays on."""
     path = f"{TRANSFORM_SECTION}.transform_seq"
     names = draft.take(path)
     used = _names(draft, path, names)
@@ -234,7 +234,7 @@ def _transforms(draft: _Draft) -> None:
 
 
 def _names(draft: _Draft, path: str, names: Any) -> list[str]:
-    """The names in `transform_seq` that can be used, each once."""
+    """The usable names in `transform_seq`, each once."""
     if names is _NOTHING:
         return []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -284,7 +284,7 @@ def _parameter(draft: _Draft, path: str, ours: str) -> None:
 
 
 def _default_schedule(draft: _Draft) -> None:
-    """An empty `transform_seq`: a crop, ours, and a B-spline deformation if it is switched on."""
+    """Handle an empty `transform_seq`: our crop, and a B-spline deformation if it is switched on."""
     path = f"{TRANSFORM_SECTION}.default.using_bspline_deform"
     deforms, scale = draft.take(path), draft.take(f"{TRANSFORM_SECTION}.default.deform_scale")
     if deforms not in (True, False, _NOTHING):
@@ -323,7 +323,7 @@ def _without_effect(draft: _Draft) -> None:
 
 
 def _leftovers(draft: _Draft) -> None:
-    """What is left of EasyReg's own sections is unknown to it as well."""
+    """Collect what is left in EasyReg's own sections: keys that EasyReg does not know either."""
     sections = {
         ".".join(names[:depth])
         for names in (path.split(".") for path in (*RENAMED, *KEYS))
@@ -351,7 +351,7 @@ def _is_numbers(value: Any, count: int) -> bool:
 
 
 def _copy(value: Any) -> Any:
-    """A copy whose objects and lists are its own."""
+    """A deep copy of the objects and lists of a document."""
     if isinstance(value, Mapping):
         return {name: _copy(entry) for name, entry in value.items()}
     return [_copy(entry) for entry in value] if isinstance(value, list | tuple) else value

@@ -1,9 +1,9 @@
-"""The keys of EasyReg's settings files, and what each is here.
+"""The keys of EasyReg's settings files, and what each means here.
 
-A *path* is the dotted way to a key (`tsk_set.optim.lr`). A key of EasyReg's either is one of ours, has another name
-here (`RENAMED`), has values of other names (`VALUES`), says what holds here anyway (`GRANTED`), has no effect here
-(`IGNORED`), cannot be done here (`REFUSED`), is a parameter of a transform (`TRANSFORMS`), or changes its meaning and
-has a function in `easyreg`. `docs/migration.md` tells the same to readers.
+A *path* is the dotted path of a key (`tsk_set.optim.lr`). An EasyReg key is one of our own keys, has another name here
+(`RENAMED`), has values with other names (`VALUES`), asks for what is always the case here (`GRANTED`), has no effect
+here (`IGNORED`), is not supported here (`REFUSED`), is a parameter of a transform (`TRANSFORMS`), or changes its
+meaning and has a function in `easyreg`. `docs/migration.md` describes this for users.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ GRANTED: dict[str, Any] = {
     "tsk_set.output_taking_original_image_format": True,
     "tsk_set.seg.ensemble_during_the_test": False,
 }
-"""EasyReg's path -> the value that says what holds here anyway. Other values are ignored or refused."""
+"""EasyReg's path -> the value that asks for what is always the case here. Other values are ignored or refused."""
 
 _REGISTRATION = "it belongs to registration"
 _WARPED_COPIES = (
@@ -86,7 +86,7 @@ IGNORED = {
     "tsk_set.seg.seg_ensemble": _WARPED_COPIES,
     "tsk_set.use_physical_coord": _REGISTRATION,
 }
-"""EasyReg's path, of a key or of a whole section -> why it has no effect here."""
+"""EasyReg's path of a key or a whole section -> why it has no effect here."""
 
 REFUSED = {
     "dataset.seg.transform.flicker_crop.bg_label": "background is label value 0 here",
@@ -94,19 +94,19 @@ REFUSED = {
     "tsk_set.method_name": "there is one method here",
     "tsk_set.model": "registration stays with EasyReg",
 }
-"""EasyReg's path -> why no other value than the granted one can be done here."""
+"""EasyReg's path -> why only the granted value is supported here."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """What a name in `transform_seq` means. Paths of ours start at `dataset.seg`."""
+    """What a name in `transform_seq` means. Our paths are relative to `dataset.seg`."""
 
     section: str
     """EasyReg's section with its parameters."""
     parameters: dict[str, str] = field(default_factory=dict)
     """EasyReg's parameter -> our path."""
     says: dict[str, Any] = field(default_factory=dict)
-    """Our path -> what listing the name says, unless a parameter says otherwise."""
+    """Our path -> its value when the name is listed, unless a parameter says otherwise."""
 
 
 TRANSFORM_SECTION = "dataset.seg.transform"
@@ -173,7 +173,8 @@ TRANSFORMS = {
         {"augmentation.bilateral.probability": 1.0},
     ),
 }
-"""Names that `transform_seq` may list. Without parameters a listed one is as frequent as in EasyReg, else as ours."""
+"""Names that `transform_seq` may list. Without parameters, a listed transform is as frequent as in EasyReg; its other
+defaults are ours."""
 
 _MORE_KEYS = (
     f"{TRANSFORM_SECTION}.transform_seq",
@@ -200,7 +201,7 @@ KEYS = frozenset(
 
 
 def names_at(section: str) -> list[str]:
-    """Names that EasyReg knows in a section (a path, "" for the whole file) and our own spelling does not.
+    """Keys of a section (a path, "" for the whole file) that EasyReg knows and our own spelling does not.
 
     >>> names_at("tsk_set.optim.lr_scheduler")
     ['custom']

@@ -1,4 +1,4 @@
-"""JSON text to a document, with the place of what is wrong in it."""
+"""Parsing of JSON text, with the position of what is wrong in it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from monaiseg.errors import SettingsError, listed
 from monaiseg.settings.messages import shown
 
 MAX_BYTES = 1 << 20
-"""A settings file is a few kilobytes; one of more than 1 MiB is something else."""
+"""A settings file has a few kilobytes; a file of more than 1 MiB is something else."""
 MAX_DEPTH = 8
-"""Levels of nesting, lists included, that any settings file has."""
+"""Maximum number of nesting levels in a settings file, including lists."""
 
 
 def parse_json(raw: bytes, source: str) -> dict[str, Any]:
     """The document in a JSON text.
 
     Raises:
-        SettingsError: it is not JSON, or not an object; line and column are named.
+        SettingsError: the text is not JSON, with line and column, or is not an object.
     """
     document = _loaded(_decoded(raw, source), source)
     if not isinstance(document, dict):
@@ -49,7 +49,7 @@ def _decoded(raw: bytes, source: str) -> str:
 
 
 def _loaded(text: str, source: str) -> Any:
-    """What a JSON text holds, without the liberties that Python's reader allows: NaN, infinity and repeated keys."""
+    """Parse JSON strictly: unlike Python's parser, refuse NaN, infinity and repeated keys."""
     repeated: list[str] = []
 
     def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def _loaded(text: str, source: str) -> Any:
 
 
 def _repeated_keys(pairs: list[tuple[str, Any]], text: str) -> Iterator[str]:
-    """A sentence on each key that stands twice in a section, with the lines on which the text has it."""
+    """One message per key that is repeated within a section, with the lines where it occurs."""
     names = [name for name, _ in pairs]
     for name in dict.fromkeys(names):
         if names.count(name) > 1:
@@ -101,7 +101,7 @@ def _repeated_keys(pairs: list[tuple[str, Any]], text: str) -> Iterator[str]:
 
 
 def is_deep(document: Mapping[str, Any]) -> bool:
-    """Whether anything lies deeper than `MAX_DEPTH`."""
+    """Whether the document is nested more deeply than `MAX_DEPTH`."""
     level: list[Any] = [document]
     for _ in range(MAX_DEPTH):
         level = [

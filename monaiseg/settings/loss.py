@@ -1,4 +1,4 @@
-"""Settings of the loss."""
+"""Settings for the loss."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from monaiseg.settings.section import NonNegative, Section, as_tuple
 
 
 class CrossEntropySettings(Section):
-    """The cross-entropy part of a loss."""
+    """The cross-entropy term of the loss."""
 
     include_background: bool = True
-    """false leaves voxels whose reference is background out of the cross-entropy."""
+    """false: the cross-entropy ignores voxels whose reference label is background."""
     class_weight: (
         Annotated[tuple[NonNegative, ...], BeforeValidator(as_tuple), Field(min_length=2)] | None
     ) = None
-    """One weight a class, background first. null: all alike."""
+    """One weight per class, background first. null: equal weights."""
 
 
 class LossSettings(Section):
-    """What training minimises."""
+    """The loss that training minimises."""
 
     type: Literal["dice_ce", "ce", "focal", "dice", "gdice", "tversky"] = "dice_ce"
     """`dice_ce` is the sum of Dice and cross-entropy; `gdice` is generalised Dice."""
     ce: CrossEntropySettings = CrossEntropySettings()
     include_background: bool = False
-    """Whether the overlap losses count background as a structure."""
+    """Whether the overlap losses (Dice, Tversky) include the background."""
     batch_dice: bool = True
-    """true: overlap over the voxels of the whole batch; false: patch by patch, then the mean."""
+    """true: compute the overlap over the whole batch. false: compute it for each patch and take the mean."""
     focal_gamma: NonNegative = 2.0
     """Exponent of the focal loss."""
     tversky_alpha: NonNegative = 0.5

@@ -1,4 +1,4 @@
-"""Messages: what is wrong with a value in a settings file, and what would be right."""
+"""Messages: what is wrong with a value in a settings file, and what to use instead."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from monaiseg.settings.section import MOST
 
 
 def explain(fault: Any, translation: Translation) -> str:
-    """One of pydantic's faults as `path.to.key: what; what to use`, the path as the user wrote it."""
+    """A pydantic error as `path.to.key: what; what to use`, with the path as the user wrote it."""
     if fault["type"] == "extra_forbidden":
         path = ".".join(map(str, fault["loc"]))
         return f"{path}: {unknown_key(path)}"
@@ -26,7 +26,7 @@ def explain(fault: Any, translation: Translation) -> str:
 
 
 def _place(location: tuple[Any, ...], document: Mapping[str, Any]) -> tuple[str, Any]:
-    """Path and value of the key that a fault lies in: pydantic's location goes on into lists and unions."""
+    """Path and value of the key that has the error; pydantic's location continues into lists and unions."""
     names: list[str] = []
     value: Any = document
     for part in location:
@@ -38,7 +38,7 @@ def _place(location: tuple[Any, ...], document: Mapping[str, Any]) -> tuple[str,
 
 
 def unknown_key(path: str) -> str:
-    """What to say of a key that is not known: the nearest known one."""
+    """The message for an unknown key, which suggests the nearest known one."""
     section, _, name = path.rpartition(".")
     ours, theirs = list(node_at(section).get("properties", {})), names_at(section)
     guess = nearest(name, [*ours, *theirs])
@@ -91,6 +91,6 @@ def _in_words(node: dict[str, Any]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as it is shown in messages: JSON, cut where it is long."""
+    """A value as shown in messages: JSON, cut if it is long."""
     text = json.dumps(value, default=repr, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,4 @@
-"""Settings of the network."""
+"""Settings for the network."""
 
 from __future__ import annotations
 
@@ -10,29 +10,32 @@ from monaiseg.settings.section import MOST, ChannelCount, Section, all_or_classe
 
 
 class NetworkSettings(Section):
-    """The residual U-Net. Its depth, kernels and strides follow from patch size and spacing unless given."""
+    """The residual U-Net. Its depth, kernels and strides follow from the patch size and spacing unless given."""
 
     variant: Literal["standard", "folded"] = "standard"
-    """`standard`: a DynUNet at full resolution. `folded`: the same at half the resolution, on the image folded to eight
-    times the channels, its head giving the classes of 2 x 2 x 2 voxels at once; many times faster on a processor."""
+    """`standard`: a DynUNet at full resolution. `folded`: the same network at half the resolution; each block of
+    2 x 2 x 2 voxels is folded into eight times as many channels, and the head predicts the classes of the whole block
+    at once. `folded` is many times faster on a CPU."""
     channels: ChannelCount = 32
-    """Channels of the first stage; each deeper stage doubles them."""
+    """Channels of the first stage; each deeper stage has twice as many."""
     max_channels: ChannelCount = 320
-    """Channels of a stage do not grow past this."""
+    """Maximum number of channels of any stage."""
     num_stages: Annotated[int, Field(ge=2, le=8)] | None = None
-    """Resolutions of the network, refused where the patch does not allow so many. null: as many as it allows, at most 5."""
+    """Number of resolution stages; refused if the patch is too small for it. null: as many as the patch allows, at most
+    5."""
     norm: Literal["instance", "batch", "group", "none"] = "instance"
     """Normalisation after each convolution."""
     residual: bool = True
-    """Residual connections in each block."""
+    """Whether each block has a residual connection."""
     deep_supervision_heads: Annotated[int, Field(ge=0, le=4)] = 2
-    """Coarser outputs that the loss sees as well, each at its own resolution. Fewer where the network is too shallow."""
+    """Number of coarser outputs that the loss includes, each at its own resolution; fewer if the network is too
+    shallow."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of channels dropped while training."""
+    """Share of channels that are dropped during training."""
 
 
 class SegNetSettings(Section):
     """The network's classes."""
 
     class_num: Annotated[int, Field(ge=-1, le=MOST), AfterValidator(all_or_classes)] = -1
-    """Classes with background. -1: the size of the label table."""
+    """Number of classes, including background. -1: the size of the label table."""

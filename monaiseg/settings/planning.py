@@ -1,7 +1,8 @@
-"""Settings of planning: what `monaiseg plan` takes for granted. They are no part of a settings file.
+"""Settings for planning: the assumptions of `monaiseg plan`. They are not part of a settings file.
 
-What a plan must know of data and machine is measured, and what things cost stands beside the function that asks for
-it. Here stand choices, which a user may make otherwise: `plan(..., rules=PlanningSettings(epochs=50))`.
+What a plan must know about the data and the machine is measured, and constants of the cost model are defined beside the
+function that uses them. This module holds choices, which a user may change:
+`plan(..., rules=PlanningSettings(epochs=50))`.
 """
 
 from __future__ import annotations
@@ -23,71 +24,72 @@ from monaiseg.settings.section import Count, NonNegative, Positive, Probability,
 
 
 class PlanningSettings(Section):
-    """What a plan takes for granted."""
+    """The assumptions and preferences of a plan."""
 
     cpu_network: NetworkSettings = NetworkSettings(
         variant="folded", norm="group", deep_supervision_heads=0
     )
-    """Network for a processor; the plan chooses its channels."""
+    """Network for a CPU; the plan chooses the number of channels."""
     gpu_network: NetworkSettings = NetworkSettings()
-    """Network for a GPU; the plan chooses its channels."""
+    """Network for a GPU; the plan chooses the number of channels."""
     steps_for_width: Annotated[
         tuple[tuple[Count, Count], ...], BeforeValidator(as_tuple), Field(min_length=1)
     ] = ((16, 100), (24, 800), (32, 1500), (48, 5000), (64, 15_000))
-    """Channels of the first stage that are considered, fewest first, each with the least number of steps at which it is
-    taken to beat the next fewer in the same minutes; not tuned."""
+    """Candidates for the channels of the first stage, in ascending order. Each comes with the minimum number of steps
+    at which it is assumed to beat the next narrower candidate in the same minutes; these numbers are not tuned."""
     sensible_width: Count = 32
-    """The network grows to so many channels on small patches; then the patch grows, and then the network again."""
+    """Number of channels that the network grows to on small patches. After that the patch grows, and then the network
+    again."""
     least_patch_voxels: Count = 48**3
-    """Patches are not cut below this where scans are larger."""
+    """Patches are not made smaller than this many voxels if scans are larger."""
     most_patch_voxels: Count = 128**3
-    """Patches do not grow above this."""
+    """Maximum number of voxels in a patch."""
     batch_voxels: Count = 4 * 48**3
-    """A batch has so many voxels, or two patches if these have more."""
+    """Target number of voxels in a batch; a batch has two patches if these hold more."""
     most_patches: Count = 4
-    """Patches of a batch."""
+    """Maximum number of patches in a batch."""
     least_steps: Count = 50
-    """With fewer, nothing is learned, and no plan is made."""
+    """Minimum number of training steps. With fewer, nothing is learned, and no plan is made."""
     epochs: Count = 20
-    """Parts that a training is divided into."""
+    """Number of epochs that a run is divided into."""
     validations: Count = 5
-    """In all, the last one included."""
+    """Total number of validations, including the last one."""
     validation_share: Probability = 0.1
-    """Share of the minutes that validations may take in all."""
+    """Share of the minutes that all validations together may take."""
     overlaps: Annotated[tuple[Probability, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (
         0.5,
         0.25,
     )
-    """Overlaps of windows that are considered for validation and prediction, the preferred one first."""
+    """Candidates for the window overlap in validation and prediction, the preferred one first."""
     optim: OptimSettings = OptimSettings(optim_type="adamw", lr=4e-3)
-    """Optimiser and learning rate."""
+    """The optimiser and its learning rate."""
     warmup_epochs: NonNegative = 0.5
-    """Epochs over which the learning rate rises."""
+    """Number of warm-up epochs, in which the learning rate rises."""
     averaged_share: Positive = 1 / 15
-    """Share of the training that the average of the weights remembers, within `averaged_steps`."""
+    """Share of the run that the moving average of the weights covers, within the bounds of `averaged_steps`."""
     averaged_steps: Annotated[tuple[Count, Count], BeforeValidator(as_tuple)] = (10, 500)
-    """Least and most steps that it remembers."""
+    """Minimum and maximum number of steps that the average covers."""
     augmented_passes: Count = 20
-    """Times that each training scan is seen from which on augmentation is on."""
+    """Augmentation is switched on if each training scan is seen at least this many times."""
     strongly_augmented_passes: Count = 100
-    """Times from which on it is strong: a network that sees no more than the default makes of its scans learns them by
-    heart (benchmarks/RESULTS.md)."""
+    """Augmentation is strong if each training scan is seen at least this many times. With the default augmentation the
+    network would overfit to them (benchmarks/RESULTS.md)."""
     strong_augmentation: AugmentationSettings = AugmentationSettings(
         rotation=RotationSettings(degrees=30.0),
         scaling=ScalingSettings(factor=(0.7, 1.4)),
         flip=FlipSettings(left_right=0.5),
     )
-    """Strong augmentation. Where the labels do not allow a left-right flip it goes without."""
+    """Strong augmentation. The left-right flip is left out if the labels do not allow it."""
     commit_seconds: Positive = 60
-    """Epochs that take longer end with a checkpoint each."""
+    """If an epoch takes longer than this many seconds, every epoch ends with a checkpoint."""
     loss_seconds: Positive = 600
-    """A power cut costs no more than this much of the training."""
+    """Maximum amount of training, in seconds, that a power cut may cost."""
     memory_share: Probability = 0.5
-    """Share of the free memory that a training may take, where no limit is given."""
+    """Share of the free memory that a run may use if no limit is given."""
     cache_share: Probability = 0.4
-    """Share of the memory that prepared cases may take."""
+    """Share of the memory that the cached cases may use."""
     most_workers: Count = 8
-    """Processes that cut patches for a GPU."""
+    """Maximum number of processes that cut patches for a GPU."""
 
     @model_validator(mode="after")
     def _widths_ascend(self) -> Self:
@@ -100,11 +102,11 @@ class PlanningSettings(Section):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels of the first stage that are considered, fewest first."""
+        """Candidates for the channels of the first stage, in ascending order."""
         return tuple(width for width, _ in self.steps_for_width)
 
     def steps_worth(self, width: int) -> int:
-        """Least number of steps at which a width beats the next narrower one."""
+        """Minimum number of steps at which a width beats the next narrower one."""
         return dict(self.steps_for_width)[width]
 
     def network_for(self, device: str) -> NetworkSettings:

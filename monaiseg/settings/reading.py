@@ -1,4 +1,4 @@
-"""Reading settings files, EasyReg's included."""
+"""Reading settings files, including those of EasyReg."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from monaiseg.settings.messages import explain, unknown_key
 from monaiseg.settings.settings import Settings
 
 SETTINGS_NAMES = ("cur_task_setting.json", "curr_task_settings.json", "curr_task_setting.json")
-"""Names that a settings file goes by in EasyReg's folders, its code's first."""
+"""Names of a settings file in EasyReg's folders; the one in EasyReg's code comes first."""
 DATA_SETTINGS_NAMES = ("cur_data_setting.json", "data_setting.json")
-"""Names of EasyReg's second file, about the data alone; it lies beside the first."""
+"""Names of EasyReg's second settings file, beside the first, which is about the data only."""
 
 
 def find_settings(path: str | Path) -> Path:
-    """The settings file at `path`: itself, or the one in a folder under EasyReg's names.
+    """The settings file at `path`, or in the folder `path` under one of EasyReg's names.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: there is no settings file.
     """
     path = Path(path)
     if not path.is_dir():
@@ -44,12 +44,12 @@ def find_settings(path: str | Path) -> Path:
 
 
 def load_settings(path: str | Path) -> Settings:
-    """Settings from a JSON file; EasyReg's files load unchanged.
+    """Load settings from a JSON file; EasyReg's files can be used unchanged.
 
-    What EasyReg's `data_setting.json` beside it says, where there is one, fills in what the file itself does not say.
+    If EasyReg's `data_setting.json` is beside the file, it fills in what the file itself does not say.
 
     Raises:
-        SettingsError: the file is not there, is not JSON, or has faults; all faults are named at once.
+        SettingsError: the file does not exist, is not JSON, or has faults; the message lists all faults.
     """
     path = Path(path)
     try:
@@ -87,13 +87,13 @@ def _with_data_settings(document: dict[str, Any], path: Path, data_path: Path) -
 
 
 def parse_settings(raw: bytes | str, source: str = "settings") -> Settings:
-    """Settings from JSON text. `source` names it in messages."""
+    """Parse settings from JSON text. Messages call it `source`."""
     document = parse_json(raw.encode() if isinstance(raw, str) else raw, source)
     return settings_from_dict(document, source)
 
 
 def settings_from_dict(document: Mapping[str, Any], source: str = "settings") -> Settings:
-    """Settings from nested dictionaries as JSON makes them, in our spelling or EasyReg's.
+    """Settings from nested dictionaries, as parsed from JSON, in our spelling or EasyReg's.
 
     As in a file, spatial lists are in z, y, x order unless `dataset.axis_order` is "xyz".
     """
@@ -105,7 +105,7 @@ def settings_from_dict(document: Mapping[str, Any], source: str = "settings") ->
         settings = Settings.model_validate_json(json.dumps(along_xyz(translation.document)))
     except ValidationError as error:
         problems += [explain(fault, translation) for fault in error.errors()]
-    except (TypeError, ValueError) as error:  # json.dumps: what JSON does not have
+    except (TypeError, ValueError) as error:  # json.dumps: a value that JSON does not have
         problems.append(f"{error}; settings hold what JSON can write")
     if problems:
         lines = dict.fromkeys(f"{source}: {problem}" for problem in problems)
@@ -120,13 +120,13 @@ def settings_from_dict(document: Mapping[str, Any], source: str = "settings") ->
 
 
 def changed(settings: Settings, changes: Mapping[str, Any], source: str = "changes") -> Settings:
-    """The settings with other values at some paths; spatial lists are in x, y, z order, as in `Settings`.
+    """A copy of the settings with other values at some paths; spatial lists are in x, y, z order, as in `Settings`.
 
     >>> changed(Settings(), {"tsk_set.optim.lr": 0.01}).tsk_set.optim.lr
     0.01
 
     Raises:
-        SettingsError: a path or its value is none that settings have; all are named, as standing in `source`.
+        SettingsError: a path is unknown or a value is not allowed; the message lists all of them under `source`.
     """
     document = settings.model_dump(mode="json")
     for path, value in changes.items():

@@ -9,7 +9,7 @@ from monaiseg.settings.settings import Settings
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of a settings file, for editors to complete and check with."""
+    """JSON Schema (draft 2020-12) of a settings file, with which editors complete and check it."""
     schema = Settings.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["properties"]["$schema"] = {

@@ -1,4 +1,4 @@
-"""Sections and the types of their values: ranges, triples, counts."""
+"""The base class of sections, and the types of their values: ranges, triples, counts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 
 def as_tuple(value: object) -> object:
-    """A list as a tuple: JSON has lists, frozen settings hold tuples."""
+    """Turn a list into a tuple: JSON has lists, and frozen settings hold tuples."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def all_or_positive(value: int) -> int:
-    """Refuse 0, which is neither -1 for all nor a count."""
+    """Refuse 0, which is neither -1 (all) nor a count."""
     if value == 0:
         raise ValueError("0 is not -1 or a whole number of at least 1")
     return value
@@ -27,14 +27,14 @@ def all_or_classes(value: int) -> int:
 
 
 def ascending(bounds: tuple[float, float]) -> tuple[float, float]:
-    """Refuse a range whose ends are exchanged."""
+    """Refuse a range whose lower end is above its upper end."""
     if bounds[0] > bounds[1]:
         raise ValueError(f"the lower end {bounds[0]} is above the upper end {bounds[1]}")
     return bounds
 
 
 MOST = 2**31 - 1
-"""No count is greater: what counts voxels, steps and labels below holds 32 bits."""
+"""Maximum of any count: the libraries below count voxels, steps and labels with 32 bits."""
 Count = Annotated[int, Field(ge=1, le=MOST)]
 ChannelCount = Annotated[int, Field(ge=1, le=1 << 16)]
 AllOrCount = Annotated[int, Field(ge=-1, le=MOST), AfterValidator(all_or_positive)]

@@ -1,10 +1,10 @@
-"""The settings: every choice of a run, typed, ranged and documented.
+"""The settings: every option of a run, with its type, range and documentation.
 
-A *section* is a JSON object, a *key* is a name in it, a *path* is the dotted way to a key (`tsk_set.optim.lr`). The
-two top sections, `dataset` and `tsk_set`, are EasyReg's. Every default of the project stands in this package.
+A *section* is a JSON object, a *key* is a name in it, and a *path* is the dotted path of a key (`tsk_set.optim.lr`).
+The two top sections, `dataset` and `tsk_set`, are EasyReg's. All defaults of the project are in this package.
 
-Spatial lists are in x, y, z order here, also where `Settings` are made in Python. Files have them in z, y, x order, as
-EasyReg writes them, unless `dataset.axis_order` says "xyz"; they are turned once, when they are read.
+Spatial lists in `Settings` are in x, y, z order, also when they are created in Python. Files have them in z, y, x
+order, as EasyReg writes them, unless `dataset.axis_order` is "xyz". The lists are reversed once, when a file is read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from monaiseg.settings.writing import dump_settings
 
 
 class Settings(Section):
-    """Everything a training needs to know besides the data."""
+    """Everything that a run needs besides the data."""
 
     dataset: DatasetSettings = DatasetSettings()
     tsk_set: TaskSettings = TaskSettings()
@@ -54,13 +54,13 @@ class Settings(Section):
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
-        """Size that images are resampled to along X, Y, Z, as given; None keeps their own."""
+        """Size in voxels along X, Y, Z that images are resampled to, as given. None: images keep their size."""
         shape = self.dataset.img_after_resize
         return None if -1 in shape else shape
 
     @property
     def spacing_mm(self) -> tuple[float, float, float] | None:
-        """Voxel size in mm along X, Y, Z that images are resampled to; None keeps their own."""
+        """Voxel size in mm along X, Y, Z that images are resampled to. None: images keep their voxel size."""
         return self.dataset.spacing
 
     @property
@@ -77,13 +77,13 @@ class Settings(Section):
 
     @property
     def window_flips(self) -> tuple[int, ...]:
-        """Axes (0 X, 1 Y, 2 Z) along which windows are mirrored too when the trained network is used."""
+        """Axes (0 X, 1 Y, 2 Z) for test-time mirroring of windows."""
         directions = ("left_right", "front_back", "up_down")
         return tuple(sorted({directions.index(name) for name in self.dataset.seg.partition.flips}))
 
     @property
     def is_mirrored(self) -> bool:
-        """Whether images are mirrored left to right, patches of the training or windows of the trained network."""
+        """Whether images are mirrored left to right: training patches, or windows at test time."""
         change = self.dataset.seg.augmentation
         return (change.enabled and change.flip.left_right > 0) or 0 in self.window_flips
 
@@ -94,5 +94,5 @@ class Settings(Section):
         return size if isinstance(size, int) else size[0]
 
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON: equal for files that mean the same."""
+        """SHA-256 of the canonical JSON, which is equal for files with the same meaning."""
         return hashlib.sha256(dump_settings(self).encode()).hexdigest()
