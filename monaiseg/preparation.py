@@ -81,8 +81,8 @@ def prepare(
     """Pair, examine and split the cases of a dataset, and write them as a data task.
 
     With `preprocess`, the cases to train on and to validate on are also normalised and resampled as the settings say,
-    their label maps reduced to the labels that the settings keep, and written into the data task's folder, for trainings
-    with these settings to read. Test cases stay as they are: scores are taken on the original scans.
+    their label maps reduced to the labels that the settings keep, and written into the data task's folder, for
+    trainings with these settings to read. Test cases stay as they are: scores are taken on the original scans.
 
     Args:
         dataset_path: folder in one of the layouts of `monaiseg.data.find_cases`.
@@ -95,13 +95,13 @@ def prepare(
         seed: what the split follows from.
         group_by: what tells whose scan a case is, so that all of a person's fall into one split: a pattern that is
             searched for in the case ids, such as `patient([0-9]+)`, or a CSV file with the columns case and group.
-        label_table: CSV file with the columns value, name and, as wanted, partner and color. It may name more than there
-            is. Without one, the labels are those that the label maps have, named by the dataset's `dataset.json` where
-            it names them.
+        label_table: CSV file with the columns value, name and, as wanted, partner and color. It may name more than
+            there is. Without one, the labels are those that the label maps have, named by the dataset's `dataset.json`
+            where it names them.
         masks: makes label maps of one mask for each structure (`monaiseg.data.find_masked_cases`).
         overlaps: what counts where masks overlap: the smaller structure, the later by name, or the case is refused.
-        assume_orientation: what the axes of files run to that say nothing of it, such as RAS; they are written again into
-            the data task's folder.
+        assume_orientation: what the axes of files run to that say nothing of it, such as RAS; they are written again
+            into the data task's folder.
         preprocess: settings file, or the folder that holds it as `cur_task_setting.json`.
         on_progress: told of each case that is examined and, with `preprocess`, of each that is written.
 

@@ -1,6 +1,7 @@
 """Masks: one file a structure, or one layer of a 4-D file, and the label map that they make together.
 
-TotalSegmentator writes a folder of masks for each scan, 3D Slicer exports layers. Where masks overlap, a rule says which counts.
+TotalSegmentator writes a folder of masks for each scan, 3D Slicer exports layers. Where masks overlap, a rule says
+which counts.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from monaiseg.data.volumes import read_header, read_label_map, read_layers
 from monaiseg.errors import DataError, listed
 
 OverlapRule = Literal["smaller", "later", "refuse"]
-"""Which of two masks counts where they overlap: that of the smaller structure, as a tumour in a kidney, by its voxels in all
-cases; that of the later by name; or neither, and the case is refused."""
+"""Which of two masks counts where they overlap: that of the smaller structure, as a tumour in a kidney, by its voxels
+in all cases; that of the later by name; or neither, and the case is refused."""
 OVERLAP_RULES: tuple[OverlapRule, ...] = get_args(OverlapRule)
 _FOLDERS = ("labels", "masks", "segmentations")
 

@@ -57,8 +57,8 @@ def pair_files(
     """Images with their label maps, and notes.
 
     By equal names; else by what is left of the names without their common beginning and end (`S01_T1` and `S01_seg`),
-    numbers by their value (`image7` and `label007`); else, where no name agrees and there are as many of both, in sorted
-    order.
+    numbers by their value (`image7` and `label007`); else, where no name agrees and there are as many of both, in
+    sorted order.
 
     Raises:
         DataError: some names agree and others do not, or the counts differ; those without a partner are named.

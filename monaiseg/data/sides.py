@@ -1,9 +1,9 @@
 """Sides: which names mean the same structure on the left and on the right.
 
-A name *has a side* where a word of it says left or right: "Left-Hippocampus", "rechte Niere", "L. insula". Two names are
-*partners* where exchanging such words makes one of the other. They are *perhaps* partners where they differ in letters
-that may mean sides and may not: lkid and rkid, insula_G and insula_D. The heart's chambers have a side and no partner:
-left and right ventricle are no mirror images.
+A name *has a side* where a word of it says left or right: "Left-Hippocampus", "rechte Niere", "L. insula". Two names
+are *partners* where exchanging such words makes one of the other. They are *perhaps* partners where they differ in
+letters that may mean sides and may not: lkid and rkid, insula_G and insula_D. The heart's chambers have a side and no
+partner: left and right ventricle are no mirror images.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _WORDS = (
     ("lewy", "prawy"), ("lewa", "prawa"), ("lewe", "prawe"),
     ("левый", "правый"), ("левая", "правая"), ("левое", "правое"), ("左", "右"), ("左侧", "右侧"),
 )  # fmt: skip
-"""English, German and Dutch, Spanish, French, Italian, Latin, Portuguese, Danish and Norwegian, Swedish, Polish, Russian,
-Chinese and Japanese."""
+"""English, German and Dutch, Spanish, French, Italian, Latin, Portuguese, Danish and Norwegian, Swedish, Polish,
+Russian, Chinese and Japanese."""
 _SHORT = (
     ("l", "r"), ("lh", "rh"), ("lt", "rt"), ("sx", "dx"), ("izq", "der"), ("izdo", "dcho"),
     ("izda", "dcha"), ("li", "re"), ("sin", "dex"), ("sin", "dext"), ("sin", "dx"), ("esq", "dir"),

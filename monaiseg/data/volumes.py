@@ -25,8 +25,8 @@ from monaiseg.files import write_atomic
 LABEL_TOLERANCE = 1e-3
 """How far a value of a label map may lie from an integer; `scl_slope` makes 0.9999 of a 1."""
 LARGEST_STEP = 0.25
-"""Label maps that were saved as decimals under a header for integers come in steps of `scl_slope`: 0.996 for 1. Up to this
-step it is plain which integer was meant."""
+"""Label maps that were saved as decimals under a header for integers come in steps of `scl_slope`: 0.996 for 1. Up to
+this step it is plain which integer was meant."""
 
 FLOAT32_INTEGERS = 1 << 24
 """Whole numbers up to here are exact in float32."""
@@ -77,8 +77,8 @@ def read_label_map(
 ) -> tuple[NDArray[Any], VolumeHeader]:
     """Label values (X, Y, Z), integers of at most 32 bits, and header of a label map.
 
-    Where `like`, the grid of its image, holds the same voxels along other axes, it comes in the order of these, with a note.
-    `orientation` as in `read_volume`.
+    Where `like`, the grid of its image, holds the same voxels along other axes, it comes in the order of these, with a
+    note. `orientation` as in `read_volume`.
 
     Raises:
         DataError: as `read_volume`; or there are several channels, values that are not integers, or negative ones.
