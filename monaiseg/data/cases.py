@@ -40,7 +40,7 @@ class Case:
 
 @dataclass(frozen=True)
 class FoundCases:
-    """What a dataset folder holds."""
+    """Contents of a dataset folder."""
 
     cases: tuple[Case, ...]
     splits: dict[str, tuple[str, ...]] | None

@@ -61,7 +61,7 @@ class DataTask:
     channel_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     preprocessing: Mapping[str, Any] | None = None
-    """Settings of `dataset` that the volumes of train, val and debug were preprocessed with; None for original volumes."""
+    """`dataset` settings that the volumes of train, val and debug were preprocessed with; None if they were not."""
 
     def __post_init__(self) -> None:
         for name in self.channel_names:
@@ -178,7 +178,7 @@ def _is_moved(task: DataTask) -> bool:
         for record in (*before["cases"], *now["cases"]):
             record["images"] = len(record["images"])
             record["label"] = record["label"] is not None
-            record["facts"].pop("notes")  # they name files
+            record["facts"].pop("notes")  # they contain paths
         return bool(before | {"notes": None} == now | {"notes": None})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not a data task's file
         return False
@@ -316,7 +316,7 @@ def read_data_task(
 
 
 def _not_prepared(folder: Path) -> str:
-    """Message that `folder` is not a prepared dataset, with those found in it, beside it or in a folder beside its parent."""
+    """Message that `folder` is not a prepared dataset; names those in it, beside it or in folders next to its parent."""
     lists = f"train/{PATHS_FILE}"
     found = [*folder.glob(f"*/{lists}"), *folder.parent.parent.glob(f"*/*/{lists}")]
     near = sorted({str(path.parents[1]) for path in found})[:5]

@@ -23,7 +23,7 @@ _FORM_CODES = range(6)
 def header_grid(
     fields: np.void, shape: tuple[int, ...], orientation: str | None
 ) -> tuple[Grid, list[str]]:
-    """Grid from the sform, else the qform, else `orientation`, and notes; sform and qform must agree if both are set."""
+    """Grid from sform, else qform, else `orientation`, and notes; sform and qform must agree if both are set."""
     if int(fields["xyzt_units"]) & 7 in (1, 3):
         unit = {1: "metres", 3: "micrometres"}[int(fields["xyzt_units"]) & 7]
         raise DataError(f"measures in {unit}; write the file again in millimetres")

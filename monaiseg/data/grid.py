@@ -148,7 +148,7 @@ def median_spacing(spacings: Iterable[Spacing]) -> Spacing:
 
 
 def padded_shape(shape: Shape, multiple: Shape) -> Shape:
-    """Smallest shape, in voxels along X, Y, Z, that holds `shape` and divides by `multiple`.
+    """Smallest shape, in voxels along X, Y, Z, that holds `shape` and is divisible by `multiple`.
 
     >>> padded_shape((181, 217, 181), (16, 16, 16))
     (192, 224, 192)

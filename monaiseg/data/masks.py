@@ -235,7 +235,7 @@ def _masks(case: MaskedCase, grid: Grid) -> Iterable[tuple[str, NDArray[np.bool_
 
 
 def _layer_masks(layers: NDArray[Any], path: Path) -> Iterable[tuple[str, NDArray[np.bool_]]]:
-    """A mask per layer if all layers hold only 0 and 1; otherwise one per label value, each of which is in one layer."""
+    """A mask per layer if all layers hold only 0 and 1; else one per label value, which must be in only one layer."""
     values = [np.unique(layers[..., n]) for n in range(layers.shape[3])]
     if all(set(found.tolist()) <= {0, 1} for found in values):
         for n in range(len(values)):

@@ -26,12 +26,12 @@ def clashes(names: Sequence[str], folder: Path) -> list[str]:
 
 
 def caseless(name: str) -> str:
-    """A name as seen by file systems that ignore case and normalise accents: equal names would be the same file there."""
+    """A name as seen by file systems that ignore case and normalise accents; equal names are the same file there."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def check_ids(ids: Sequence[str], where: str) -> None:
-    """Raise DataError unless ids are unique, printable and valid file names: they name output files and appear in lists."""
+    """Raise DataError unless ids are unique, printable and valid file names: output files are named after them."""
     problems = [
         f"{where}: case id {name!r}: a file name of printable letters that starts with neither - nor . is needed; "
         "rename the file"

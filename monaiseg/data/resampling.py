@@ -1,4 +1,4 @@
-"""Resampling: how much an image's voxel size differs from the network's, and whether a wrong unit is the likely cause."""
+"""Resampling: how much an image's voxel size differs from the network's, and whether a wrong unit explains it."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def _split_counts(total: int, percent: Mapping[str, int]) -> dict[str, int]:
 def _dealt(
     groups: Sequence[Sequence[str]], counts: Mapping[str, int]
 ) -> dict[str, list[Sequence[str]]]:
-    """Groups for each split, in order: each group goes to the split that its middle falls into; no wanted split stays empty."""
+    """Groups for each split, in order: each goes to the split that its middle falls into; no wanted split is empty."""
     ends = dict(zip(counts, itertools.accumulate(counts.values()), strict=True))
     dealt: dict[str, list[Sequence[str]]] = {split: [] for split in counts}
     start = 0

@@ -92,7 +92,7 @@ def read_label_map(
 def read_layers(
     path: str | Path, *, cap_bytes: int | None = None
 ) -> tuple[NDArray[Any], VolumeHeader]:
-    """Layers of label values (X, Y, Z, C), and header: label maps on one grid that may overlap; errors as `read_label_map`."""
+    """Label values (X, Y, Z, C) and header of overlapping label maps in one file; raises errors as `read_label_map`."""
     values, header = _read_integers(Path(path), cap_bytes, None, most_channels=None)
     return values if values.ndim == 4 else values[..., None], header
 
@@ -251,7 +251,7 @@ def write_label_map(
 def write_image(
     path: str | Path, image: NDArray[Any], grid: Grid, like: str | Path | None = None
 ) -> None:
-    """Write intensities (X, Y, Z) or (X, Y, Z, C) on `grid` as float32, completely or not at all; header as in `like`."""
+    """Write intensities (X, Y, Z) or (X, Y, Z, C) on `grid` as float32, whole or not at all; header as in `like`."""
     assert image.shape[:3] == grid.shape, (image.shape, grid.shape)
     _write(Path(path), _image(image.astype(np.float32, copy=False), grid, like))
 
