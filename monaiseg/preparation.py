@@ -101,8 +101,7 @@ def prepare(
             do not occur. Without one, the labels are those in the label maps, with the names in `dataset.json` if it
             has any.
         masks: merge label maps from one mask per structure (`monaiseg.data.find_masked_cases`).
-        overlaps: which structure wins where masks overlap: "smaller", "later" (by name), or "refuse" to refuse the
-            case.
+        overlaps: which structure wins where masks overlap: "smaller", "later" (by name), or "refuse" (case is refused).
         assume_orientation: axis directions, such as RAS, of files without an orientation; copies with this orientation
             are written to the data task's folder.
         preprocess: settings file, or the folder that holds it as `cur_task_setting.json`.

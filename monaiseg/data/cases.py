@@ -57,8 +57,7 @@ def find_cases(dataset_path: str | Path) -> FoundCases:
 
     The layouts are `train|val|test/{images,labels}`; `images` and `labels`; the Decathlon's (a `dataset.json` that
     lists pairs); and nnU-Net's (`imagesTr`, `labelsTr`). Each channel may have a file of its own, with nnU-Net's
-    channel number at the end of its name. If `dataset.json` lists cases, images and label maps are taken from that
-    list.
+    channel number at the end of its name. If `dataset.json` lists cases, its list determines images and label maps.
 
     Raises:
         DataError: the folder has none of these layouts, or images and label maps do not pair. The message names every

@@ -316,7 +316,7 @@ def read_data_task(
 
 
 def _not_prepared(folder: Path) -> str:
-    """Message that `folder` is not a prepared dataset; names those in it, beside it or in folders next to its parent."""
+    """Message that `folder` is no prepared dataset; names those in it, beside it and in folders next to its parent."""
     lists = f"train/{PATHS_FILE}"
     found = [*folder.glob(f"*/{lists}"), *folder.parent.parent.glob(f"*/*/{lists}")]
     near = sorted({str(path.parents[1]) for path in found})[:5]

@@ -251,8 +251,7 @@ def check_duplicates(
     """Notes on images that occur twice in the same split.
 
     Raises:
-        DataError: an image occurs in two of train, val and test under different ids, which would make the scores too
-            good.
+        DataError: an image occurs in two of train, val and test under different ids; the scores would be too good.
     """
     places: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for split in ("train", "val", "test"):

@@ -169,8 +169,7 @@ def make_brain(
     """A synthetic head with every structure of `table`, on any grid.
 
     Structures with an LPBA40 name are at their anatomical position. Other pairs divide the cortex, and other single
-    structures are placed along the midline. Pose, shape, intensities and bias field depend only on `seed`, not on the
-    grid.
+    structures are placed along the midline. Pose, shape, intensities and bias field depend on `seed`, not on the grid.
 
     Args:
         table: the structures.
