@@ -1,6 +1,6 @@
-"""Train, evaluate and hand on networks that label 3-D medical images.
+"""Train, evaluate and share networks that segment 3-D medical images.
 
-The public names load on first use, so that `import monaiseg` is quick and needs neither torch nor MONAI.
+The public names are imported on first use, so `import monaiseg` is fast and imports neither torch nor MONAI.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The demo: synthetic brains, and everything that one does with real ones, in a few minutes on two cores."""
+"""The demo: all steps from preparation to pictures on synthetic brains, in a few minutes on two cores."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHAPE = (64, 72, 64)
 
 
 def demo_settings(epochs: int, seed: int) -> Settings:
-    """Settings that learn eight structures of synthetic brains, left and right apart, in a few minutes on two cores."""
+    """Settings to learn eight structures of synthetic brains, left and right apart, in a few minutes on two cores."""
     return settings_from_dict(
         {
             "dataset": {
@@ -64,10 +64,10 @@ def lpba40_table() -> LabelTable:
 def run_demo(
     output: str | Path, *, epochs: int = 12, seed: int = 0, say: Callable[[str], None]
 ) -> tuple[Evaluation, list[Path]]:
-    """Make brains, prepare, train, evaluate on held-out brains, predict, draw. Returns scores and pictures.
+    """Make synthetic brains, train on them and evaluate on held-out ones; returns the scores and pictures.
 
     Raises:
-        SettingsError: `output` is there already and holds something.
+        SettingsError: `output` already exists and is not an empty folder.
     """
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):

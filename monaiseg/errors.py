@@ -1,7 +1,7 @@
-"""What can go wrong in a way that the user can put right: one family of exceptions.
+"""Errors: one family of exceptions for problems that the user can fix.
 
-Each says where, what was wrong (with the value), and what to do. The command line shows the message alone and
-exits with 2; anything else that is raised is our own mistake and shows its traceback.
+Each message says where the problem is, what is wrong (with the value), and what to do. The command line shows only the
+message and exits with 2; any other exception is a bug and shows its traceback.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from contextlib import contextmanager
 
 
 class MonaisegError(Exception):
-    """Parent of every fault that a user can put right."""
+    """Base class of all errors that a user can fix."""
 
 
 class SettingsError(MonaisegError, ValueError):
-    """A settings file, a flag or a combination of them asks for something that cannot be done."""
+    """A settings file, an option or a combination of them asks for something that cannot be done."""
 
 
 class DataError(MonaisegError, ValueError):
@@ -24,7 +24,7 @@ class DataError(MonaisegError, ValueError):
 
 
 class CheckpointError(MonaisegError, RuntimeError):
-    """A checkpoint is missing, damaged, of another kind, or does not fit what it is asked to go on with."""
+    """A checkpoint is missing, damaged, of another kind, or does not fit the run that it should continue."""
 
 
 class StorageError(MonaisegError, OSError):
@@ -32,7 +32,7 @@ class StorageError(MonaisegError, OSError):
 
 
 class BusyError(MonaisegError, RuntimeError):
-    """Another process is at work in the same folder."""
+    """Another process is working in the same folder."""
 
 
 class NumericsError(MonaisegError, ArithmeticError):
@@ -44,17 +44,17 @@ class OutOfMemoryError(MonaisegError, MemoryError):
 
     @classmethod
     def of(cls, what: str, device: str, lack: BaseException, remedy: str) -> OutOfMemoryError:
-        """In words: what was computed on which device, the error that said so, and what to do."""
+        """Error with a message of what was computed, on which device, the original error, and what to do."""
         said = str(lack).partition("\n")[0] or type(lack).__name__
         return cls(f"{what}: memory ran out on {device} ({said}); {remedy}")
 
 
 class MonaisegWarning(UserWarning):
-    """Something the user should know that does not stop the work: it names a consequence, and is rare."""
+    """A rare warning that does not stop the work and names a consequence that the user should know."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that looks most like `name`, or None where none does.
+    """The known name most similar to `name`, or None if no name is similar.
 
     >>> nearest("patch_sise", ["batch_size", "patch_size"])
     'patch_size'
@@ -64,7 +64,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def listed(problems: Sequence[str], cap: int = 50) -> str:
-    """Problems under one another, one a line; past `cap` the rest are counted.
+    """Problems as text, one per line; problems beyond `cap` are only counted.
 
     >>> print(listed(["a: missing", "b: missing", "c: missing"], cap=2))
     a: missing
@@ -77,7 +77,7 @@ def listed(problems: Sequence[str], cap: int = 50) -> str:
 
 @contextmanager
 def collecting(problems: list[str], prefix: str = "") -> Iterator[None]:
-    """Puts a fault on the list instead of stopping at it, so that all can be named at once."""
+    """Append DataErrors raised in the block to `problems`, so that all of them can be reported at once."""
     try:
         yield
     except DataError as error:
@@ -85,19 +85,19 @@ def collecting(problems: list[str], prefix: str = "") -> Iterator[None]:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it was raised from, one after the other: MONAI and ignite wrap what is raised inside them."""
+    """An error and its chain of causes: MONAI and Ignite wrap errors that are raised inside them."""
     while error is not None:
         yield error
         error = error.__cause__
 
 
 def own_error(error: BaseException) -> MonaisegError | None:
-    """The first among an error and its causes that the user can put right; None if none is."""
+    """The first of an error and its causes that the user can fix; None if there is none."""
     return next((cause for cause in causes(error) if isinstance(cause, MonaisegError)), None)
 
 
 def lack_of_memory(error: BaseException | None) -> BaseException | None:
-    """The first among an error and its causes that is a lack of memory, Python's, numpy's or torch's; None if none is."""
+    """The first out-of-memory error (Python, NumPy, PyTorch) among an error and its causes; None if there is none."""
     words = ("out of memory", "can't allocate memory", "bad_alloc", "MemoryError")
     for cause in causes(error):
         if isinstance(cause, MemoryError) or any(part in str(cause) for part in words):

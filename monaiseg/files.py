@@ -1,10 +1,10 @@
-"""Bytes on disk that are either wholly there or not there at all.
+"""Files that are written completely or not at all.
 
-*Atomic*: whoever opens the path finds the old content or the new, never a part. *Durable*: the new content is still
-there after the power went. Both come from one order of steps: write a temporary file in the same folder, sync it,
-rename it over the path, sync the folder.
+*Atomic* means that a reader of the path finds the old content or the new, never a part of it. *Durable* means that the
+new content survives a power failure. Both are achieved by the same steps: write a temporary file in the same folder,
+sync it, rename it to the path, and sync the folder.
 
-Every step is a call of `os` by name, so that the tests can make the n-th of them fail.
+Every step calls a function of `os` by name, so that the tests can make the n-th call fail.
 """
 
 # ruff: noqa: PTH105, PTH108
@@ -25,7 +25,7 @@ from typing import IO, Any
 from monaiseg.errors import DataError, SettingsError, StorageError
 
 TEMPORARY = ".monaiseg-*.tmp"
-"""Glob pattern of temporary files: a leftover was never part of anything and may be removed."""
+"""Glob pattern of temporary files; leftovers are not part of any file and may be removed."""
 
 # O_EXCL and O_NOFOLLOW: a link planted under the temporary name is refused, not followed.
 _NEW_FILE = (
@@ -34,9 +34,9 @@ _NEW_FILE = (
 _NAME = re.compile(r"\w[\w .-]{0,63}")
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 MAX_LETTERS = 128
-"""A name longer than this is something else."""
+"""Longest name that is accepted."""
 MAX_TEXT_BYTES = 256 << 20
-"""A text file of more than 256 MiB is something else."""
+"""Largest text file that is read (256 MiB)."""
 _ADVICE = {
     errno.ENOSPC: "make room, or choose a folder on another disk",
     errno.EDQUOT: "make room within your quota, or choose a folder on another disk",
@@ -48,11 +48,11 @@ _ADVICE = {
 
 
 def write_atomic(path: str | Path, payload: bytes) -> None:
-    """Put `payload` at `path`, atomically and durably. A link at `path` is replaced, not followed.
+    """Write `payload` to `path`, atomically and durably. A link at `path` is replaced, not followed.
 
     Raises:
-        StorageError: the disk is full, read-only or failing; what was at `path` is as before, unless the very last
-            step (the sync of the folder) was the one that failed.
+        StorageError: the disk is full, read-only or failing. The content of `path` is unchanged, unless the last step
+            (syncing the folder) failed.
     """
     path = Path(path)
     temporary = _temporary_in(path.parent)
@@ -67,10 +67,10 @@ def write_atomic(path: str | Path, payload: bytes) -> None:
 
 
 def probe_writable(folder: str | Path) -> None:
-    """Write, sync and remove a small file in `folder`: better to learn now than at the first checkpoint.
+    """Write, sync and remove a small file in `folder`, to detect problems before the first checkpoint.
 
     Raises:
-        StorageError: that was not possible.
+        StorageError: `folder` cannot be written to.
     """
     temporary = _temporary_in(Path(folder))
     try:
@@ -83,10 +83,10 @@ def probe_writable(folder: str | Path) -> None:
 
 
 def make_folder(folder: str | Path) -> Path:
-    """The folder, made where it is not there, after something could be written into it.
+    """Create the folder if it does not exist, check that it is writable, and return its path.
 
     Raises:
-        StorageError: that was not possible.
+        StorageError: `folder` cannot be created or written to.
     """
     path = Path(folder)
     try:
@@ -98,10 +98,10 @@ def make_folder(folder: str | Path) -> Path:
 
 
 def check_room(folder: str | Path, needed: int, what: str) -> None:
-    """Refuse a folder on a disk with less than `needed` bytes free for `what`.
+    """Check that the disk of `folder` has at least `needed` free bytes for `what`.
 
     Raises:
-        StorageError: both numbers are said.
+        StorageError: fewer bytes are free; the message gives both numbers.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -111,10 +111,10 @@ def check_room(folder: str | Path, needed: int, what: str) -> None:
 
 
 def remove(path: str | Path) -> None:
-    """Remove a file; one that is not there is no fault.
+    """Remove a file if it exists.
 
     Raises:
-        StorageError: it is there and stays there.
+        StorageError: it exists and cannot be removed.
     """
     try:
         os.unlink(path)
@@ -150,7 +150,7 @@ def valid_name(name: str, what: str) -> str:
     'hippocampus 2'
 
     Raises:
-        SettingsError: `name` leaves its folder, is a device on Windows, or starts as code does in a bundle.
+        SettingsError: `name` would leave its folder, is a device name on Windows, or could be read as code in a bundle.
     """
     if not _NAME.fullmatch(name) or name[-1] in ". " or _WINDOWS_DEVICE.fullmatch(name):
         raise SettingsError(
@@ -162,17 +162,18 @@ def valid_name(name: str, what: str) -> str:
 
 
 def checked_text(text: str, what: str) -> str:
-    """The text itself, if it can be shown on a line and stand in a MONAI bundle's configuration.
+    """The text itself, if it can be shown on one line and used in a MONAI bundle's configuration.
 
-    Names of labels and channels come from files that users are handed, and travel into exported bundles. There a text
-    that starts with $ is a program, one with @ a reference and one with % another file's content. So every such name
-    passes here where it is made: in `LabelTable` and in `DataTask`. Names that become paths pass `valid_name`.
+    Names of labels and channels come from files that users receive from others, and are copied to exported bundles. In
+    a bundle, a text that starts with $ is evaluated as code, @ marks a reference and % the content of another file.
+    Therefore `LabelTable` and `DataTask` check all their names with this function. Names that become paths are checked
+    with `valid_name`.
 
     >>> checked_text("Left-Thalamus (proper)", "label name")
     'Left-Thalamus (proper)'
 
     Raises:
-        DataError: `text` is empty, longer than 128 letters, not printable on one line, or holds $, @ or %.
+        DataError: `text` is empty, longer than 128 characters, not printable on one line, or contains $, @ or %.
     """
     if (
         not text.strip()
@@ -196,7 +197,7 @@ def _temporary_in(folder: Path) -> Path:
 
 
 def _write_new(path: Path, payload: bytes) -> None:
-    """A new file, synced; its mode follows the umask."""
+    """Write and sync a new file; its mode follows the umask."""
     descriptor = os.open(path, _NEW_FILE, 0o666)
     try:
         rest = memoryview(payload)
@@ -222,7 +223,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _forget(temporary: Path) -> None:
-    with contextlib.suppress(OSError):  # after the rename it is gone, and that is well
+    with contextlib.suppress(OSError):  # after the rename it no longer exists
         os.unlink(temporary)
 
 
@@ -239,10 +240,10 @@ def _storage_error(path: Path, needed: int, error: OSError) -> StorageError:
 
 
 def read_bytes(path: Path, most: int = MAX_TEXT_BYTES) -> bytes:
-    """A file's bytes, at most so many; nothing but regular files is opened: a pipe would wait, a device not end.
+    """Bytes of a regular file of at most `most` bytes; others are refused: a pipe would block, a device never end.
 
     Raises:
-        DataError: there is no such file, it is no regular one, or larger.
+        DataError: the file does not exist, is not a regular file, or is larger than `most`.
     """
     try:
         status = path.stat()
@@ -261,7 +262,7 @@ def read_bytes(path: Path, most: int = MAX_TEXT_BYTES) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 text file.
+    """Content of a UTF-8 text file.
 
     Raises:
         DataError: as `read_bytes`; or it is not UTF-8.
@@ -273,7 +274,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; whatever is wrong with it is a DataError."""
+    """The object in a JSON file; raises DataError if it cannot be read or is not a JSON object."""
     try:
         document = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:

@@ -1,7 +1,7 @@
-"""Prediction: from a checkpoint and an image to a label map on the image's own grid.
+"""Prediction: apply a checkpoint to an image, giving a label map with the image's own grid.
 
-The label map carries the label values of the files the network was trained on, in the smallest integer type, with
-the names and colours of the label table in the header.
+The label map has the same label values as the training data, in the smallest integer type, and the names and colours of
+the label table in its header.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ from monaiseg.transforms import (
 )
 
 Progress = Callable[[int, int], None]
-"""Called with windows done and windows in all."""
+"""Called with the number of windows done and the number of all windows."""
 
 OTHER_SPACING = 1.25
-"""Voxel sizes that differ by more than this factor are warned of: augmentation seldom scales by more."""
+"""Voxel sizes that differ by more than this factor cause a warning: augmentation rarely scales by more."""
 
 
 @dataclass(frozen=True)
@@ -68,24 +68,24 @@ class PredictedFile:
     output: Path
     """The label map."""
     voxels: dict[int, int]
-    """How many voxels of the label map have each label value."""
+    """Number of voxels of each label value in the label map."""
     voxel_ml: float
     """Volume of a voxel in millilitres."""
 
 
 class Predictor:
-    """A trained network with everything that its use needs: settings, label table, chain.
+    """A trained network with everything needed to use it: settings, label table and transform chain.
 
     Args:
-        checkpoint: a checkpoint, its file, or the folder of a training (then the best is taken).
-        device: "cpu", "cuda:0", ...; None is the first GPU if there is one, else the CPU.
-        overlap: share of the patch that neighbouring windows have in common; None is as in training.
-        flips: axes (0 X, 1 Y, 2 Z) along which windows are mirrored as well and the scores averaged; None is as the
-            settings of the training say.
+        checkpoint: a checkpoint, its file, or the folder of a training run (then the best checkpoint is used).
+        device: "cpu", "cuda:0", ...; None for the first GPU if there is one, else the CPU.
+        overlap: share of the patch that neighbouring windows have in common; None for that of the training run.
+        flips: axes (0 X, 1 Y, 2 Z) along which windows are also flipped, averaging the scores (test-time augmentation);
+            None for those in the settings of the training run.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or its weights do not fit the network that it describes.
-        SettingsError: `overlap` is not in [0, 1), or `flips` are none of the axes.
+        SettingsError: `overlap` is not in [0, 1), or `flips` has other values than the axes.
     """
 
     def __init__(
@@ -118,11 +118,11 @@ class Predictor:
     def predict(
         self, image: str | Path | Sequence[str | Path], on_progress: Progress | None = None
     ) -> NDArray[Any]:
-        """Label map of one case, (X, Y, Z) in the order of its file, holding label values.
+        """Predict the label map of one case: label values (X, Y, Z) in the axis order of its file.
 
         Args:
-            image: the image's file; for several channels one file each, in the order of training.
-            on_progress: called after each window with the windows done and the windows in all.
+            image: the image file, or one file per channel in the same order as in training.
+            on_progress: called after each window with the number of windows done and of all windows.
 
         Raises:
             DataError: an image cannot be used, or there are more or fewer channels than the network takes.
@@ -152,7 +152,7 @@ class Predictor:
         return self.table.label_values(classes)
 
     def _check_spacing(self, image: Path) -> None:
-        """Warn of voxels of another size than the network was trained on, where nothing resamples them."""
+        """Warn if the voxel size differs from that of the training data and the image is not resampled."""
         settings = self.settings
         if settings.spacing_mm is not None or settings.image_shape is not None:
             return
@@ -173,7 +173,7 @@ class Predictor:
         output: str | Path,
         on_progress: Progress | None = None,
     ) -> PredictedFile:
-        """Predict one case and write its label map as NIfTI, on the image's grid with its header codes.
+        """Predict one case and write its label map as NIfTI, with the image's grid and header codes.
 
         Raises:
             DataError: as `predict`.
@@ -196,17 +196,18 @@ FROM_TRAINING = (
     "seg.interested_label_list",
     "seg.use_whole_img_as_input",
 )
-"""Keys of `dataset` that a network is used with as it was trained."""
+"""Keys of `dataset` that always keep their values from training."""
 
 
 def as_evaluated(checkpoint: Checkpoint, wanted: Settings) -> tuple[Checkpoint, list[str]]:
-    """The checkpoint, to be used as settings for its evaluation ask, and notes.
+    """The checkpoint with the settings for an evaluation applied, and notes.
 
-    They decide the size that images are resampled to and how volumes are tiled, where they say anything about it, as
-    EasyReg's do: there, training may have read images that were resized before. All else stays as it was trained.
+    If set, the settings for the evaluation determine the size that images are resampled to and how volumes are tiled,
+    as in EasyReg, where training may have read images that were resized beforehand. All other settings stay as in
+    training.
 
     Raises:
-        SettingsError: the tiles do not go with the patch of the training.
+        SettingsError: the tiles do not fit the patch size of the training run.
     """
     trained = parse_settings(checkpoint.settings, source=str(checkpoint.path))
     document, said = trained.model_dump(mode="json"), wanted.model_dump(exclude_unset=True)
@@ -215,7 +216,7 @@ def as_evaluated(checkpoint: Checkpoint, wanted: Settings) -> tuple[Checkpoint, 
         dataset["img_after_resize"] = wanted.image_shape
     if partition := said_of_data.get("seg", {}).get("partition"):
         if partition.get("overlap_size") is None and "overlap" in partition:
-            partition["overlap_size"] = None  # that of the training would win over it
+            partition["overlap_size"] = None  # or that from training would win
         dataset["seg"]["partition"] |= partition
     kept = [f"dataset.{key}" for key in FROM_TRAINING if _differs(said_of_data, dataset, key)]
     notes = [f"{', '.join(kept)}: as in training, not as these settings say"] if kept else []
@@ -226,7 +227,7 @@ def as_evaluated(checkpoint: Checkpoint, wanted: Settings) -> tuple[Checkpoint, 
 
 
 def _differs(said: Any, holds: Any, path: str) -> bool:
-    """Whether something that is said at or below a path is not what holds."""
+    """Whether `said` has a value at or below the path that differs from that in `holds`."""
     name, _, rest = path.partition(".")
     if name not in said:
         return False
@@ -239,14 +240,14 @@ def _differs(said: Any, holds: Any, path: str) -> bool:
 
 
 def with_settings(checkpoint: Checkpoint, settings: Settings) -> Checkpoint:
-    """The same network, used by other settings."""
+    """The same network with other settings."""
     return replace(checkpoint, settings=dump_settings(settings))
 
 
 def _described(checkpoint: Checkpoint) -> tuple[Settings, LabelTable]:
-    """Settings and label table of a checkpoint, after its weights were held against the network that they describe.
+    """Settings and label table of a checkpoint, after checking that its weights fit the network they describe.
 
-    That network is laid out without memory first: what a file asks for may be larger than any computer.
+    The network is first built on the meta device, without memory: a file may describe one too large for any computer.
     """
     try:
         settings = parse_settings(checkpoint.settings, source="its settings")
@@ -268,21 +269,21 @@ def predict_files(
     *,
     overwrite: bool = False,
 ) -> Iterator[PredictedFile]:
-    """Predict several cases into `folder` as `<name>_pred.nii.gz`, one after the other.
+    """Predict cases one after the other and write the label maps to `folder` as `<name>_pred.nii.gz`.
 
-    A label map that is there already is left as it is: it may have been corrected by hand. A case that cannot be
-    predicted does not keep the others from it.
+    Existing label maps are kept, as they may have been corrected by hand. If a case cannot be predicted, the others are
+    predicted nevertheless.
 
     Args:
         predictor: the trained network.
         images: the files of each case.
-        folder: where label maps go; made where it is missing.
-        overwrite: predict cases again whose label maps are there.
+        folder: folder for the label maps; created if missing.
+        overwrite: predict cases with an existing label map again.
 
     Raises:
-        SettingsError: two images would be written to one name, or an output would overwrite an input.
-        DataError: headers cannot be read, all named before the first prediction; or volumes cannot be used or need more
-            memory than there is, named after all others are predicted.
+        SettingsError: two label maps would have the same path, or an output would overwrite an input.
+        DataError: headers cannot be read, reported before the first prediction; or volumes cannot be used or need more
+            memory than there is, reported after all other cases are predicted.
         StorageError: `folder` cannot be written to.
     """
     plan = planned_outputs(images, folder)
@@ -303,7 +304,7 @@ def predict_files(
 
 
 def _predicted(predictor: Predictor, files: tuple[Path, ...], output: Path) -> PredictedFile:
-    """Predict one case; what it lacks in memory is said of that case, so that the others go on."""
+    """Predict one case; a lack of memory becomes a DataError of this case, so that the other cases continue."""
     need, free = prediction_bytes(predictor.settings, read_header(files[0]).grid), free_memory()
     if need > free:
         raise DataError(
@@ -330,9 +331,9 @@ def _too_large(image: Path, why: str) -> str:
 
 
 def prediction_bytes(settings: Settings, grid: Grid) -> int:
-    """Memory that a prediction of a scan on `grid` takes at least: the scan as read, as resampled, and two copies of each.
+    """Least memory in bytes to predict a scan on `grid`: the scan as read and as resampled, and two copies of each.
 
-    MONAI resamples in float64. The sliding window holds a slab of features besides, which is small next to it.
+    MONAI resamples in float64. The sliding window also keeps a slab of features, which is small in comparison.
     """
     channels = settings.dataset.num_channels
     voxels, resampled = math.prod(grid.shape), math.prod(target_shape(grid, settings))
@@ -340,7 +341,7 @@ def prediction_bytes(settings: Settings, grid: Grid) -> int:
 
 
 def volumes_csv(files: Iterable[PredictedFile], table: LabelTable) -> str:
-    """A row per scan and foreground label: its voxels and its volume in millilitres, 0 where it was not found."""
+    """CSV text with a row per scan and foreground label: number of voxels and volume in ml, 0 if it was not found."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "value", "name", "voxels", "volume_ml"])

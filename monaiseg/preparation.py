@@ -1,4 +1,4 @@
-"""Preparation: from a folder of scans and label maps to a data task that is ready to train on.
+"""Preparation: turn a folder of scans and label maps into a data task that is ready for training.
 
 Everything is checked before anything is written, and the dataset's own folder is only read.
 """
@@ -57,7 +57,7 @@ from monaiseg.machine import reading_threads
 from monaiseg.settings import Settings, find_settings, load_settings
 
 PREPROCESSED_FOLDER = "preprocessed"
-"""Where among a data task's volumes those for training and validation lie, normalised and resampled."""
+"""Subfolder of a data task's volumes for the normalised and resampled ones of training and validation."""
 
 
 def prepare(
@@ -80,35 +80,37 @@ def prepare(
 ) -> DataTask:
     """Pair, examine and split the cases of a dataset, and write them as a data task.
 
-    With `preprocess`, the cases to train on and to validate on are also normalised and resampled as the settings say,
-    their label maps reduced to the labels that the settings keep, and written into the data task's folder, for trainings
-    with these settings to read. Test cases stay as they are: scores are taken on the original scans.
+    With `preprocess`, the training and validation cases are also normalised and resampled according to the settings,
+    and their label maps are reduced to the labels that the settings keep. They are written to the data task's folder,
+    where training runs with these settings read them. Test cases stay unchanged: scores are computed on the original
+    scans.
 
     Args:
         dataset_path: folder in one of the layouts of `monaiseg.data.find_cases`.
-        output_root_path: folder of all data tasks; made where it is missing.
-        data_task_name: name of this one's folder.
+        output_root_path: folder of all data tasks; created if missing.
+        data_task_name: name of this data task's folder.
         task_type: "seg".
-        train_size: percent of the cases to train on; the three sizes count only where the dataset is not split.
-        test_size: percent of the cases held out for the test.
-        val_size: percent of the cases to validate on.
-        seed: what the split follows from.
-        group_by: what tells whose scan a case is, so that all of a person's fall into one split: a pattern that is
-            searched for in the case ids, such as `patient([0-9]+)`, or a CSV file with the columns case and group.
-        label_table: CSV file with the columns value, name and, as wanted, partner and color. It may name more than there
-            is. Without one, the labels are those that the label maps have, named by the dataset's `dataset.json` where
-            it names them.
-        masks: makes label maps of one mask for each structure (`monaiseg.data.find_masked_cases`).
-        overlaps: what counts where masks overlap: the smaller structure, the later by name, or the case is refused.
-        assume_orientation: what the axes of files run to that say nothing of it, such as RAS; they are written again into
-            the data task's folder.
+        train_size: percent of the cases for training; the three sizes apply only if the dataset is not split already.
+        test_size: percent of the cases held out for testing.
+        val_size: percent of the cases for validation.
+        seed: random seed of the split.
+        group_by: how to find the person that a case belongs to, so that all cases of a person are in the same split: a
+            pattern to search for in the case ids, such as `patient([0-9]+)`, or a CSV file with the columns case and
+            group.
+        label_table: CSV file with the columns value, name and, optionally, partner and color. It may name labels that
+            do not occur. Without one, the labels are those in the label maps, with the names in `dataset.json` if it
+            has any.
+        masks: merge label maps from one mask per structure (`monaiseg.data.find_masked_cases`).
+        overlaps: which structure wins where masks overlap: "smaller", "later" (by name), or "refuse" (case is refused).
+        assume_orientation: axis directions, such as RAS, of files without an orientation; copies with this orientation
+            are written to the data task's folder.
         preprocess: settings file, or the folder that holds it as `cur_task_setting.json`.
-        on_progress: told of each case that is examined and, with `preprocess`, of each that is written.
+        on_progress: called after each examined case and, with `preprocess`, after each written case.
 
     Raises:
-        SettingsError: the arguments ask for what cannot be done; nothing was written.
-        DataError: cases cannot be used; all of them are named, and nothing was written.
-        StorageError: the data task cannot be written; nothing is left of it.
+        SettingsError: the arguments ask for something that cannot be done; nothing was written.
+        DataError: cases cannot be used; the message names all of them, and nothing was written.
+        StorageError: the data task cannot be written; nothing of it is left behind.
     """
     if task_type != "seg":
         raise SettingsError(f"task_type: {task_type!r} is not a kind of task here; use seg")
@@ -145,7 +147,7 @@ def prepare(
 
 @dataclass(frozen=True)
 class _Source:
-    """Where the cases lie, and what of them is written anew."""
+    """The dataset's folder, and how its masks and missing orientations are handled."""
 
     path: Path
     masks: OverlapRule | None
@@ -154,7 +156,7 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What becomes of the cases."""
+    """The data task to make of the cases: its folder, name, split and label table."""
 
     folder: Path
     name: str
@@ -164,14 +166,14 @@ class _Plan:
     table: LabelTable | None
 
     def groups(self, ids: Sequence[str]) -> dict[str, str]:
-        """The group of each case; each by itself where none are named."""
+        """The group of each case; without `group_by`, each case is its own group."""
         if self.group_by is None:
             return {name: name for name in ids}
         return read_groups(ids, self.group_by)
 
 
 def _cases_of(source: _Source, folder: Path) -> FoundCases | _MaskedCases:
-    """The cases of the dataset, none of whose files lie where the data task will."""
+    """The cases of the dataset; raises SettingsError if any of their files are in the data task's folder."""
     if source.masks is None:
         found = find_cases(source.path)
         files = [path for case in found.cases for path in case.files]
@@ -195,7 +197,7 @@ def _converted(
     plan: _Plan,
     on_progress: Progress | None,
 ) -> FoundCases:
-    """The cases with the files that they lack, written below `folder`."""
+    """The cases with the missing label maps and oriented copies, written below `folder`."""
     if isinstance(found, _MaskedCases):
         assert source.masks is not None
         known = plan.table.foreground if plan.table else ()
@@ -211,10 +213,10 @@ def _converted(
 
 
 def _examined(found: FoundCases, plan: _Plan, on_progress: Progress | None) -> DataTask:
-    """The data task of cases whose files are there, checked; nothing is written."""
+    """Examine and split the cases; returns the data task without writing anything."""
     ids = [case.id for case in found.cases]
     groups = plan.groups(ids)
-    _splits(found, plan.sizes, plan.seed, groups)  # what is wrong with the sizes is said at once
+    _splits(found, plan.sizes, plan.seed, groups)  # reports wrong sizes before the slow examination
     given = plan.table
     if given is not None and given.ignored_value is None:
         ignores = found.ignored_value if found.ignored_value not in given.values else None
@@ -248,7 +250,7 @@ def _examined(found: FoundCases, plan: _Plan, on_progress: Progress | None) -> D
 
 
 def _check_apart(folder: Path, dataset: Path, files: Sequence[Path]) -> None:
-    """Raises SettingsError where writing `folder` would touch the dataset, by its path or through links."""
+    """Raise SettingsError if writing `folder` would touch the dataset, by its path or through links."""
     target, source = folder.resolve(), dataset.resolve()
     if target == source or source in target.parents or target in source.parents:
         raise SettingsError(
@@ -263,7 +265,7 @@ def _check_apart(folder: Path, dataset: Path, files: Sequence[Path]) -> None:
 def _splits(
     found: FoundCases, sizes: tuple[int, int, int], seed: int, groups: Mapping[str, str]
 ) -> Mapping[str, tuple[str, ...]]:
-    """Case ids of every split: the dataset's own, or seeded ones."""
+    """Case ids of every split: the dataset's own split, or a seeded one."""
     if found.splits is None:
         return split_cases(groups, sizes, seed, groups)
     check_apart(found.splits, groups)
@@ -274,7 +276,7 @@ def _splits(
 def _label_table(
     found: FoundCases, facts: Mapping[str, CaseFacts], given: LabelTable | None
 ) -> tuple[LabelTable, list[str]]:
-    """The labels that the label maps have, named by the table that was given or by the dataset itself, and notes."""
+    """The labels that occur in the label maps, named by the given table or by the dataset itself, and notes."""
     if given is None:
         table = scan_labels(facts, found.label_names, found.ignored_value)
         named = {value: name for value, name in found.label_names.items() if value != 0}
@@ -294,7 +296,7 @@ def _label_table(
 def _channel_names(
     found: FoundCases, facts: Mapping[str, CaseFacts]
 ) -> tuple[tuple[str, ...], list[str]]:
-    """The dataset's names of its channels, if it names as many as there are, and notes."""
+    """The dataset's channel names, if there is one for each channel, and notes."""
     count = len(next(iter(facts.values())).intensity)
     if len(found.channel_names) in (0, count):
         return found.channel_names, []
@@ -303,7 +305,7 @@ def _channel_names(
 
 
 def _check_settings(task: DataTask, settings: Settings) -> None:
-    """Raises SettingsError where the settings ask for other labels or channels than the cases have."""
+    """Raise SettingsError if the settings ask for labels or channels that the cases do not have."""
     task.label_table(settings)
     count = len(next(iter(task.facts.values())).intensity)
     if settings.dataset.num_channels != count:
@@ -315,8 +317,8 @@ def _check_settings(task: DataTask, settings: Settings) -> None:
 def _preprocessed(
     task: DataTask, settings: Settings, scratch: Path, on_progress: Progress | None
 ) -> DataTask:
-    """The data task with volumes of its own for training and validation, written below `scratch`."""
-    from monaiseg.transforms import resize_note  # noqa: PLC0415  most preparations need no torch
+    """The data task with preprocessed volumes for training and validation, written below `scratch`."""
+    from monaiseg.transforms import resize_note  # noqa: PLC0415  most calls do not need torch
 
     table = task.label_table(settings)
     chosen = [case for split in ("train", "val") for case in task.cases[split]]
@@ -345,11 +347,12 @@ def _write_volumes(
     folder: Path,
     on_progress: Progress | None,
 ) -> list[Case]:
-    """Image and label map of every case on the network grid, before volumes are padded.
+    """Write image and label map of every case on the network grid, normalised but not padded.
 
-    Normalised: resampling moves the statistics that intensities are normalised by, and prediction takes them before.
+    They are normalised here because resampling changes the intensity statistics, and prediction normalises with the
+    statistics from before resampling.
     """
-    from monai.transforms.croppad.dictionary import Padd  # noqa: PLC0415  most preparations need no torch
+    from monai.transforms.croppad.dictionary import Padd  # noqa: PLC0415  most calls do not need torch
 
     from monaiseg.transforms import CaseChain, case_item, load_chain  # noqa: PLC0415
 
@@ -377,14 +380,14 @@ def _write_volumes(
 
 
 def _written(task: DataTask, scratch: Path) -> DataTask:
-    """The data task, its lists written into `scratch`, which will become its folder."""
+    """Write the data task's lists to `scratch`, which will become its folder, and return the data task."""
     task = _moved_task(task, scratch, task.folder)
     write_lists(task, scratch)
     return task
 
 
 def _moved_task(task: DataTask, old: Path, new: Path) -> DataTask:
-    """The data task after its folder was renamed from `old` to `new`; files that lie elsewhere stay there."""
+    """The data task with its paths below `old` moved to `new`; other paths stay the same."""
 
     def path(file: Path) -> Path:
         return new / file.relative_to(old) if old in file.parents else file

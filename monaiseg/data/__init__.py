@@ -1,6 +1,6 @@
 """Data: grids, volumes, label tables, cases, list files and data tasks.
 
-What lies in files and folders, checked. Neither torch nor MONAI is loaded.
+This package finds, reads and checks files and folders. It imports neither torch nor MONAI.
 """
 
 from monaiseg.data.cases import (

@@ -1,7 +1,7 @@
-"""Cases: one subject's images and label map; found in folders, paired, and split.
+"""Cases: the images and label map of one subject, found in folders, paired and split.
 
-A *case* has an id, one image file a channel (or one file of several channels) and a label map. A *split* is a list of
-cases with one use: train, val, test, or debug, which is a part of train that shows over-fitting.
+A *case* has an id, one image file per channel (or one file with several channels) and a label map. A *split* is a list
+of cases with one use: train, val, test or debug. Debug is a subset of train that shows overfitting.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from monaiseg.errors import DataError, collecting, listed
 SPLITS = ("train", "val", "test", "debug")
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
-"""nnU-Net's name for one channel of a case."""
+"""nnU-Net's file name for one channel of a case."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One subject: id, image files in the order of channels, and label map."""
+    """One subject: id, image files in channel order, and label map."""
 
     id: str
     images: tuple[Path, ...]
@@ -40,27 +40,28 @@ class Case:
 
 @dataclass(frozen=True)
 class FoundCases:
-    """What a dataset folder holds."""
+    """Contents of a dataset folder."""
 
     cases: tuple[Case, ...]
     splits: dict[str, tuple[str, ...]] | None
-    """Case ids of train, val and test where the folders are split; None where the splitting is left to us."""
+    """Case ids of train, val and test if the dataset has split folders; None if preparation has to split the cases."""
     label_names: dict[int, str]
     channel_names: tuple[str, ...]
     notes: tuple[str, ...]
     ignored_value: int | None = None
-    """Label value of voxels that no one has labelled."""
+    """Label value of unlabelled voxels."""
 
 
 def find_cases(dataset_path: str | Path) -> FoundCases:
-    """Cases of a dataset in one of four layouts, paired and with sound ids; no volume is opened.
+    """Find the cases of a dataset in one of four layouts, pair their files and check their ids; no volume is opened.
 
-    The layouts: `train|val|test/{images,labels}`; `images`, `labels`; the Decathlon's (`dataset.json` that lists
-    pairs); nnU-Net's (`imagesTr`, `labelsTr`). Channels may be files of their own, with nnU-Net's number at the end of
-    each name. Where `dataset.json` lists cases, its list decides on images and label maps.
+    The layouts are `train|val|test/{images,labels}`; `images` and `labels`; the Decathlon's (a `dataset.json` that
+    lists pairs); and nnU-Net's (`imagesTr`, `labelsTr`). Each channel may have a file of its own, with nnU-Net's
+    channel number at the end of its name. If `dataset.json` lists cases, its list determines images and label maps.
 
     Raises:
-        DataError: the folder has none of the layouts, or images and label maps do not pair; all that do not are named.
+        DataError: the folder has none of these layouts, or images and label maps do not pair. The message names every
+            file without a partner.
     """
     root = Path(os.path.normpath(Path(dataset_path).absolute()))
     if not root.is_dir():
@@ -130,7 +131,7 @@ def _find_split(
 
 
 def _find_pairs(images: Path, labels: Path) -> tuple[list[Case], list[str]]:
-    """Cases of a folder of images and a folder of label maps."""
+    """Cases from a folder of images and a folder of label maps."""
     image_files, image_notes = _volumes_in(images)
     label_files, label_notes = _volumes_in(labels)
     if _are_channels(image_files, label_files):
@@ -141,7 +142,7 @@ def _find_pairs(images: Path, labels: Path) -> tuple[list[Case], list[str]]:
 
 
 def _find_raw(root: Path) -> tuple[list[Case], list[str]]:
-    """Cases of nnU-Net's raw layout, where no list names them."""
+    """Cases in nnU-Net's raw layout without a list of cases."""
     found, notes = _find_pairs(root / "imagesTr", root / "labelsTr")
     held_out = root / "imagesTs"
     names = [path.name for path in held_out.iterdir()] if held_out.is_dir() else []
@@ -153,7 +154,7 @@ def _find_raw(root: Path) -> tuple[list[Case], list[str]]:
 
 
 def _find_listed(root: Path, entries: Iterable[ListedCase]) -> tuple[list[Case], list[str]]:
-    """Cases that `dataset.json` lists, and a note on images beside them that it does not."""
+    """Cases that `dataset.json` lists, and a note on images in the same folders that it does not list."""
     cases = []
     for entry in entries:
         images = tuple(in_channel_order(_channel_files(entry.images)))
@@ -177,7 +178,7 @@ def _find_listed(root: Path, entries: Iterable[ListedCase]) -> tuple[list[Case],
 
 
 def _channel_files(images: tuple[Path, ...]) -> tuple[Path, ...]:
-    """The files of a listed image: nnU-Net's first version lists NAME where NAME_0000, NAME_0001, ... are the files."""
+    """The files of a listed image; nnU-Net v1 lists NAME for the files NAME_0000, NAME_0001, ..."""
     if len(images) > 1:
         return images
     stem = volume_stem(images[0])
@@ -196,7 +197,7 @@ def _channel_files(images: tuple[Path, ...]) -> tuple[Path, ...]:
 
 
 def _are_channels(images: Iterable[Path], labels: Iterable[Path]) -> bool:
-    """Whether images are named as nnU-Net names channels: NAME_0000 for the label map NAME."""
+    """Whether image names follow nnU-Net's channel naming: NAME_0000 for the label map NAME."""
     named = {volume_stem(label) for label in labels}
     matches = (_CHANNEL.fullmatch(volume_stem(image)) for image in images)
     return any(match and match[1] in named and match[0] not in named for match in matches)
@@ -205,11 +206,11 @@ def _are_channels(images: Iterable[Path], labels: Iterable[Path]) -> bool:
 def channels_by_case(
     root: Path, images: Iterable[Path]
 ) -> tuple[dict[str, dict[int, Path]], list[str]]:
-    """Images of several channels as nnU-Net names them: NAME_0000, NAME_0001, ... are the channels of NAME.
+    """Group images by case, as nnU-Net names them: NAME_0000, NAME_0001, ... are the channels of NAME.
 
     Returns:
-        The channels of each case by number, and what is wrong with them: a file without a number, a case without a
-        channel that others have.
+        The channels of each case by number, and the problems found: files without a channel number, and cases that lack
+        a channel that other cases have.
     """
     channels: dict[str, dict[int, Path]] = defaultdict(dict)
     problems = []
@@ -230,7 +231,7 @@ def channels_by_case(
 
 
 def case_id_of(images: Sequence[Path]) -> str:
-    """The name of a case by its image files: NAME of NAME_0000, NAME_0001, ..., else the first file's.
+    """Case id derived from image files: NAME for NAME_0000, NAME_0001, ..., else the stem of the first file.
 
     >>> case_id_of([Path("S01_0000.nii.gz"), Path("S01_0001.nii.gz")])
     'S01'
@@ -243,10 +244,11 @@ def case_id_of(images: Sequence[Path]) -> str:
 
 
 def in_channel_order(images: Sequence[Path]) -> list[Path]:
-    """The image files of a case in the order of the channel numbers in their names; as they come where not all have one.
+    """Image files of a case sorted by the channel number in their names; unchanged unless all of them have a number.
 
     Raises:
-        DataError: numbers of differently named files run against the order, or two files have one number.
+        DataError: files with different names are not in the order of their channel numbers, or two files have the same
+            number.
 
     >>> [path.name for path in in_channel_order([Path("S01_0001.nii"), Path("S01_0000.nii")])]
     ['S01_0000.nii', 'S01_0001.nii']
@@ -267,7 +269,7 @@ def in_channel_order(images: Sequence[Path]) -> list[Path]:
 
 
 def _group_channels(root: Path, images: Sequence[Path], labels: Sequence[Path]) -> list[Case]:
-    """nnU-Net's cases."""
+    """Cases named as nnU-Net names them."""
     channels, faults = channels_by_case(root, images)
     by_name = {volume_stem(label): label for label in labels}
     problems = [
@@ -291,10 +293,11 @@ def _is_hidden(name: str) -> bool:
 
 
 def _volumes_in(folder: Path) -> tuple[list[Path], list[str]]:
-    """NIfTI files of a folder by name, and notes on what else lies there.
+    """NIfTI files of a folder sorted by name, and notes on its other files.
 
     Raises:
-        DataError: the folder cannot be read, holds no NIfTI file, holds images of other formats, or one twice.
+        DataError: the folder cannot be read, holds no NIfTI files, holds images in other formats, or holds the same
+            image twice.
     """
     try:
         names = sorted(path.name for path in folder.iterdir())
@@ -323,7 +326,7 @@ def _volumes_in(folder: Path) -> tuple[list[Path], list[str]]:
 
 
 def prediction_name(case_id: str) -> str:
-    """File name of the label map of a case.
+    """File name of the predicted label map of a case.
 
     >>> prediction_name("S01")
     'S01_pred.nii.gz'

@@ -1,4 +1,4 @@
-"""Conversion: files that a dataset lacks, written for it: label maps of masks, and scans whose headers say nothing of orientation."""
+"""Conversion: label maps written from masks, and copies with an orientation of files whose headers have none."""
 
 from __future__ import annotations
 
@@ -46,17 +46,20 @@ def converted_masks(
     named: Mapping[str, int],
     on_progress: Progress | None = None,
 ) -> tuple[list[Case], dict[int, str], list[str]]:
-    """Writes a label map for each case into `folder`; the cases with them, the structures' names by value, and notes.
+    """Merge the masks of each case into a label map in `folder`.
 
     Args:
-        cases: with masks.
-        folder: for the label maps.
-        rule: what counts where masks overlap.
-        named: label values by structure's name, where a table gives them.
-        on_progress: told of each case that is written.
+        cases: cases with masks.
+        folder: folder for the label maps.
+        rule: which structure wins where masks overlap.
+        named: label value of each structure by name, if a label table gives them.
+        on_progress: called after each written case.
+
+    Returns:
+        The cases with their label maps, the names of the structures by label value, and notes.
 
     Raises:
-        DataError: as `merged_masks` and `merge_order`; every bad case is named.
+        DataError: see `merged_masks` and `merge_order`; the message names every case that cannot be used.
         StorageError: `folder` cannot be written to.
     """
     order = merge_order(_each(structure_voxels, cases), named, rule)
@@ -77,11 +80,13 @@ def converted_masks(
 def with_orientation(
     found: FoundCases, folder: Path, orientation: str, on_progress: Progress | None = None
 ) -> FoundCases:
-    """The cases, those files written again below `folder` that say nothing of orientation, with axes that run to `orientation`.
+    """Write copies below `folder` of all files without an orientation, and return the cases with these copies.
+
+    The axes of the copies run to `orientation`.
 
     Raises:
-        SettingsError: `orientation` is none, such as RAS or LPI.
-        DataError: files cannot be read; every bad case is named.
+        SettingsError: `orientation` is not three directions such as RAS or LPI.
+        DataError: files cannot be read; the message names every case that cannot be used.
         StorageError: `folder` cannot be written to.
     """
     letters = orientation.upper()
@@ -114,11 +119,11 @@ _PAIRS = {"R": "LR", "L": "LR", "A": "AP", "P": "AP", "S": "IS", "I": "IS"}
 
 
 def _oriented(path: Path, target: Path, orientation: str, *, is_label: bool = False) -> Path:
-    """The file, or `target` with what it holds where it says nothing of orientation."""
+    """Path of the file, or of its copy at `target` if its header has no orientation."""
     try:
         read_header(path)
     except DataError:
-        read_header(path, orientation=orientation)  # anything else that is wrong is said here
+        read_header(path, orientation=orientation)  # raises if anything else is wrong
     else:
         return path
     if is_label:
@@ -133,7 +138,7 @@ def _oriented(path: Path, target: Path, orientation: str, *, is_label: bool = Fa
 def _each(
     work: Callable[[_Kind], _Found], cases: Sequence[_Kind], on_progress: Progress | None = None
 ) -> list[_Found]:
-    """What `work` makes of each case, several at a time; raises DataError naming every case that it refuses."""
+    """Results of `work` for all cases, run in parallel threads; raises DataError naming every case that fails."""
 
     def guarded(case: _Kind) -> _Found | _Fault:
         try:

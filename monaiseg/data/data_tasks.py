@@ -1,7 +1,7 @@
-"""Data tasks: a dataset as it is ready to train on, in a folder.
+"""Data tasks: folders with a prepared dataset, ready for training.
 
-A *data task* is a set of cases with its splits, its label table and its facts: EasyReg's list files, and
-`dataset.json` with all that the lists cannot say. One that EasyReg prepared has the lists alone.
+A *data task* is a set of cases with its splits, label table and facts. It is stored as EasyReg's list files and a
+`dataset.json` with everything that the lists cannot hold. A data task that EasyReg prepared has only the lists.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from monaiseg.settings import Settings, changed
 
 SCHEMA_VERSION = 1
 VOLUMES_FOLDER = "volumes"
-"""Where a data task keeps volumes of its own, if preparation wrote any."""
+"""Folder of a data task for the volumes that preparation wrote, if any."""
 CACHE_FOLDER = "cache"
-"""Where trainings keep prepared cases, found again by their content."""
+"""Folder in which training runs cache prepared cases, keyed by their content."""
 DESKTOP_FILE = ".DS_Store"
-"""What macOS leaves in a folder that was looked at."""
+"""File that macOS writes into folders opened in the Finder."""
 
 _LABELLED = ("train", "val", "debug")
 
 
 @dataclass(frozen=True)
 class DataTask:
-    """Cases, splits and labels, as `prepare` wrote them into a folder."""
+    """Cases, splits and labels, as written to a folder by `prepare`."""
 
     folder: Path
     name: str
@@ -55,27 +55,27 @@ class DataTask:
     cases: dict[str, tuple[Case, ...]]
     """Cases of train, val, test and debug."""
     table: LabelTable
-    """Every label of the data task; what a training uses is `label_table(settings)`."""
+    """All labels of the data task; a training run uses `label_table(settings)`."""
     facts: dict[str, CaseFacts]
     """By case id."""
     channel_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     preprocessing: Mapping[str, Any] | None = None
-    """By what of `dataset` the volumes of train, val and debug were resampled and normalised; None: they are the dataset's own."""
+    """`dataset` settings that the volumes of train, val and debug were preprocessed with; None if they were not."""
 
     def __post_init__(self) -> None:
         for name in self.channel_names:
             checked_text(name, "channel name")
 
     def label_table(self, settings: Settings) -> LabelTable:
-        """The labels that the settings ask for; raises as `kept_labels`."""
+        """Labels selected by the settings; raises the same errors as `kept_labels`."""
         return kept_labels(self.table, settings, f"the data task {self.name}")
 
     def as_read(self, settings: Settings, split: str = "train") -> Settings:
-        """The settings to read the cases of a split by: volumes that preparation has normalised stay as they are.
+        """Settings to read the cases of a split with; they do not normalise preprocessed volumes a second time.
 
         Raises:
-            SettingsError: the volumes were preprocessed by other settings than these.
+            SettingsError: the volumes were preprocessed with other settings.
         """
         if self.preprocessing is None or split == "test":
             return settings
@@ -90,11 +90,11 @@ class DataTask:
 
 
 def kept_labels(table: LabelTable, settings: Settings, owner: str) -> LabelTable:
-    """The labels of a table that the settings ask for; `owner` says whose table it is.
+    """Labels of a table selected by the settings; `owner` names the table's owner in messages.
 
     Raises:
-        SettingsError: `interested_label_list` names values that there are not or nothing but the background, or
-            `class_num` or the number of class weights is not that of the labels.
+        SettingsError: `interested_label_list` has values that the table lacks, or only the background is left, or
+            `class_num` or the number of class weights differs from the number of classes.
     """
     values = settings.dataset.seg.interested_label_list
     if strange := sorted(set(values) - {-1, *table.values}):
@@ -124,23 +124,23 @@ def kept_labels(table: LabelTable, settings: Settings, owner: str) -> LabelTable
 
 
 def preprocessing_of(settings: Settings) -> dict[str, Any]:
-    """What of `dataset` decides how preparation resamples and normalises volumes, sizes along X, Y, Z."""
+    """Settings of `dataset` that determine how preparation resamples and normalises volumes; sizes along X, Y, Z."""
     wanted = {
         "spacing": settings.spacing_mm,
         "img_after_resize": settings.image_shape,
         "intensity": settings.dataset.intensity.model_dump(),
     }
-    return dict(json.loads(json.dumps(wanted)))  # as it comes back from dataset.json
+    return dict(json.loads(json.dumps(wanted)))  # as read back from dataset.json
 
 
 def write_data_task(task: DataTask) -> None:
-    """Writes a data task's folder, whole or not at all. One that says the same already is left as it is.
+    """Write the folder of a data task, completely or not at all. An identical data task is left unchanged.
 
-    Where only the places of the files are new, lists and `dataset.json` are written one after the other and all else is
-    left: trainings in the folder go on, for their cases are the same.
+    If only the locations of the files have changed, the lists and `dataset.json` are rewritten one by one and
+    everything else is kept: training runs in the folder can continue, because their cases are the same.
 
     Raises:
-        SettingsError: there is something else in the folder, such as trainings on another split.
+        SettingsError: the folder holds something else, such as training runs on another split.
         StorageError: the folder cannot be written.
     """
     if _is_same(task):
@@ -153,7 +153,7 @@ def write_data_task(task: DataTask) -> None:
 
 
 def write_lists(task: DataTask, folder: Path) -> None:
-    """Writes list files and `dataset.json` into `folder`."""
+    """Write list files and `dataset.json` to `folder`."""
     for split in SPLITS:
         (folder / split).mkdir(exist_ok=True)
         write_list_file(folder / split / PATHS_FILE, task.cases.get(split, ()))
@@ -171,22 +171,22 @@ def _is_same(task: DataTask) -> bool:
 
 
 def _is_moved(task: DataTask) -> bool:
-    """Whether the folder's `dataset.json` says of the same files, by their checksums, that they lie elsewhere."""
+    """Whether the folder's `dataset.json` lists the same files, by checksum, at other locations."""
     try:
         before = json.loads((task.folder / DATASET_FILE).read_bytes())
         now = json.loads(_dataset_json(task))
         for record in (*before["cases"], *now["cases"]):
             record["images"] = len(record["images"])
             record["label"] = record["label"] is not None
-            record["facts"].pop("notes")  # they name files
+            record["facts"].pop("notes")  # they contain paths
         return bool(before | {"notes": None} == now | {"notes": None})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # it is none
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not a data task's file
         return False
 
 
 @contextmanager
 def fresh_folder(target: Path) -> Iterator[Path]:
-    """A new folder that takes the place of the data task `target` when the block ends, and vanishes if it raises."""
+    """A new folder that replaces the data task `target` when the block ends, and is removed if the block raises."""
     check_replaceable(target)
     target = target.resolve()
     scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
@@ -211,7 +211,7 @@ def fresh_folder(target: Path) -> Iterator[Path]:
 
 
 def check_replaceable(target: Path) -> None:
-    """Raises SettingsError where `target` holds more than a data task's own files."""
+    """Raise SettingsError if `target` holds more than the files of a data task."""
     if not target.exists():
         return
     if not target.is_dir():
@@ -263,18 +263,18 @@ def _dataset_json(task: DataTask) -> bytes:
 def read_data_task(
     folder: str | Path, root: str | Path | None = None, on_progress: Progress | None = None
 ) -> DataTask:
-    """The data task of a folder: list files and, where it is there, `dataset.json`.
+    """Read the data task in a folder from its list files and, if present, its `dataset.json`.
 
-    Lists alone, as EasyReg leaves them, will do: then every case is examined, the label table is the union of all
-    splits' values, and debug, where it has no list, is a few of the training cases.
+    Lists alone, as written by EasyReg, are enough. Then every case is examined, the label table is the union of the
+    label values in all splits, and a few of the training cases form debug if it has no list.
 
     Args:
         folder: `<output_root>/<data_task_name>`.
-        root: folder that no listed path may lead out of.
-        on_progress: told of every case that is examined, if any is.
+        root: folder that all listed paths must be inside.
+        on_progress: called after each examined case, if any case is examined.
 
     Raises:
-        DataError: lists are missing, name files that are not there, share cases, or disagree with `dataset.json`.
+        DataError: lists are missing, list files that do not exist, share cases, or disagree with `dataset.json`.
     """
     folder = Path(folder).absolute()
     lists = {split: folder / split / PATHS_FILE for split in SPLITS}
@@ -316,7 +316,7 @@ def read_data_task(
 
 
 def _not_prepared(folder: Path) -> str:
-    """That `folder` is no prepared dataset, and which are near: in it, beside it, or in a folder beside its parent."""
+    """Message that `folder` is no prepared dataset; names those in it, beside it and in folders next to its parent."""
     lists = f"train/{PATHS_FILE}"
     found = [*folder.glob(f"*/{lists}"), *folder.parent.parent.glob(f"*/*/{lists}")]
     near = sorted({str(path.parents[1]) for path in found})[:5]
@@ -325,7 +325,7 @@ def _not_prepared(folder: Path) -> str:
 
 
 def _check_disjoint(cases: Mapping[str, tuple[Case, ...]], folder: Path) -> None:
-    """Raises DataError where train, val and test share ids or images, or debug is no part of train."""
+    """Raise DataError if train, val and test share ids or images, or debug is not a subset of train."""
     places: dict[str, set[str]] = defaultdict(set)
     for split in ("train", "val", "test"):
         for case in cases[split]:

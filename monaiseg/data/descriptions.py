@@ -1,6 +1,6 @@
-"""Descriptions: what a dataset says of itself in `dataset.json`, in the Decathlon's spelling or nnU-Net's.
+"""Descriptions: the contents of a dataset's `dataset.json`, in the Decathlon's or nnU-Net's format.
 
-Names of labels and channels, the ignored label value, and, where it has one, the list of its cases.
+A description gives the names of labels and channels, the ignored label value and, if present, the list of cases.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from monaiseg.errors import DataError, collecting, listed
 from monaiseg.files import checked_text, read_json_object
 
 DATASET_FILE = "dataset.json"
-"""The Decathlon's and nnU-Net's name for a dataset's description, and ours for a data task's."""
+"""File name of a dataset's description in the Decathlon and nnU-Net, and of a data task's description here."""
 
 
 @dataclass(frozen=True)
 class ListedCase:
-    """A case as a description lists it: paths of images and label map, and its id where it has one."""
+    """A case as listed in a description: paths of the images and the label map, and the id if it has one."""
 
     images: tuple[Path, ...]
     label: Path
@@ -30,13 +30,13 @@ class ListedCase:
 
 @dataclass(frozen=True)
 class Description:
-    """What `dataset.json` says; empty where there is none."""
+    """Contents of `dataset.json`; empty if there is no such file."""
 
     label_names: dict[int, str]
     ignored_value: int | None
     channel_names: tuple[str, ...]
     cases: tuple[ListedCase, ...] | None
-    """None where it has no list: all files count."""
+    """None if there is no list; then all files are used."""
     num_cases: int | None
     """`numTraining`."""
     notes: tuple[str, ...]
@@ -46,7 +46,7 @@ def read_description(root: Path) -> Description:
     """The description of the dataset in `root`.
 
     Raises:
-        DataError: it is not JSON, pairs no numbers with names, or lists paths outside of `root`.
+        DataError: it is not JSON, does not pair numbers with names, or lists paths outside of `root`.
     """
     path = root / DATASET_FILE
     document = read_json_object(path) if path.is_file() else {}
@@ -97,7 +97,7 @@ def _names(
 def _listed_cases(
     document: Mapping[str, Any], root: Path
 ) -> tuple[tuple[ListedCase, ...] | None, list[str]]:
-    """The cases of "training" (the Decathlon's list) or "dataset" (nnU-Net's), and notes on other lists."""
+    """The cases listed under "training" (Decathlon) or "dataset" (nnU-Net), and notes on other lists."""
     path = root / DATASET_FILE
     notes = []
     for key in ("test", "validation"):
@@ -140,7 +140,7 @@ def _listed_case(root: Path, item: object, name: object) -> ListedCase:
 
 
 def _inside(root: Path, entry: object, key: str) -> Path:
-    """A listed path below `root`; links inside it may lead where their owner wants them to."""
+    """A listed path below `root`; symbolic links inside `root` may point anywhere."""
     path = Path(os.path.normpath(root / entry)) if isinstance(entry, str) else root
     if root not in path.parents:
         raise DataError(f"{key!r} is {entry!r}; give a path inside the dataset's folder")

@@ -1,7 +1,7 @@
-"""Facts: what examining the cases' files has found, and what follows from it for the dataset as a whole.
+"""Facts: measurements of every case's files, and checks of the dataset as a whole that follow from them.
 
-Every fault of every case is collected before anything is raised. The facts are kept with the data task: training
-knows files that have changed since, and planning needs to open none of them.
+All problems of all cases are collected before an error is raised. The facts are stored with the data task, so training
+can detect files that have changed since, and planning does not need to open any file.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from monaiseg.errors import DataError, collecting, listed
 from monaiseg.machine import reading_threads
 
 MOST_WORKERS = 8
-"""Threads that examine cases."""
+"""Maximum number of threads that examine cases."""
 
 Progress = Callable[[int, int], None]
-"""Called with the number of cases done and of all."""
+"""Called with the number of cases done and the number of all cases."""
 
 
 @dataclass(frozen=True)
 class ChannelFacts:
-    """Intensities of one channel; those of the foreground are None where there is none."""
+    """Intensity statistics of one channel; those of the foreground are None if there is no foreground."""
 
     min: float
     max: float
@@ -49,25 +49,25 @@ class ChannelFacts:
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """What an examination measured on a case."""
+    """Measurements of one case."""
 
     shape: Shape
     spacing: Spacing
     """mm along the file's axes."""
     orientation: str
     checksum: str
-    """SHA-256 of the files' bytes, label map included: another one means that a file has changed."""
+    """SHA-256 of the files' bytes, including the label map; it changes when a file changes."""
     voxel_digest: str
-    """SHA-256 of shape and intensities: equal for equal images, however they are packed."""
+    """SHA-256 of shape and intensities: equal for equal images, however the files are compressed."""
     label_voxels: dict[int, int]
     """Voxels of each label value; empty without a label map."""
     intensity: tuple[ChannelFacts, ...]
     notes: tuple[tuple[str, str], ...] = ()
-    """Files, and what was put up with in them."""
+    """Paths of files, each with an oddity that was accepted in it."""
 
     @property
     def grid(self) -> Grid:
-        """A grid of this shape, voxel size and orientation; where it lies in the world is not kept."""
+        """A grid with this shape, voxel size and orientation; the position in the world is not stored."""
         affine = np.eye(4)
         affine[:3, :3] = 0
         for axis, (world, sign) in enumerate(nib.orientations.axcodes2ornt(self.orientation)):
@@ -76,7 +76,7 @@ class CaseFacts:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> CaseFacts:
-        """Facts from `dataclasses.asdict` after a journey through JSON."""
+        """Facts from the result of `dataclasses.asdict`, read back from JSON."""
         x, y, z = (int(n) for n in record["shape"])
         dx, dy, dz = (float(s) for s in record["spacing"])
         return cls(
@@ -98,16 +98,16 @@ def examine_cases(
     *,
     ignored_value: int | None = None,
 ) -> dict[str, CaseFacts]:
-    """Facts of every case by id; each file is read whole, several at a time.
+    """Facts of every case by id. Every file is read completely, in parallel threads.
 
-    Voxels of the label value `ignored_value` are no foreground.
+    Voxels with the label value `ignored_value` do not count as foreground.
 
     Raises:
-        DataError: some cases cannot be used; every one is named with all that is wrong with it.
+        DataError: some cases cannot be used; the message names each of them with all of its problems.
     """
     facts: dict[str, CaseFacts] = {}
     problems: dict[str, list[str]] = {}
-    # Threads, not processes: zlib, hashing and most of numpy let go of the interpreter's lock.
+    # Threads, not processes: zlib, hashing and most of NumPy release the global interpreter lock.
     with ThreadPoolExecutor(workers or reading_threads(MOST_WORKERS)) as pool:
         try:
             for done, (case, found) in enumerate(
@@ -136,7 +136,7 @@ def examine_cases(
 
 
 def _examine(ignored_value: int | None, case: Case) -> CaseFacts | list[str]:
-    """Facts of a case, or all that is wrong with it."""
+    """Facts of a case, or all of its problems."""
     problems: list[str] = []
     headers: list[VolumeHeader] = []
     label: NDArray[Any] | None = None
@@ -185,7 +185,7 @@ def _examine(ignored_value: int | None, case: Case) -> CaseFacts | list[str]:
 
 
 def _check_grid(headers: Sequence[VolumeHeader], label: VolumeHeader | None) -> None:
-    """The newest image's grid is the first's; the first's is the label map's."""
+    """Check that the last image has the grid of the first, and the first the grid of the label map."""
     first, newest = headers[0], headers[-1]
     if len(headers) > 1:
         check_same_grid(f"channels {first.path} and {newest.path}", first.grid, newest.grid)
@@ -194,7 +194,7 @@ def _check_grid(headers: Sequence[VolumeHeader], label: VolumeHeader | None) -> 
 
 
 def _image_grid(case: Case) -> Grid | None:
-    """The grid of the first image; None where it cannot be read, which reading the image will say."""
+    """Grid of the first image; None if it cannot be read, which is reported when the image is read."""
     try:
         return read_header(case.images[0]).grid
     except DataError:
@@ -226,7 +226,7 @@ def _count_values(label: NDArray[Any]) -> dict[int, int]:
 
 
 def _checksum(case: Case) -> str:
-    """SHA-256 over the digests of the case's files; for one file, that file's."""
+    """SHA-256 over the digests of the case's files; for a single file, the digest of that file."""
     digests = [file_sha256(path) for path in case.files]
     return (
         digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
@@ -234,7 +234,7 @@ def _checksum(case: Case) -> str:
 
 
 def check_unchanged(cases: Iterable[Case], facts: Mapping[str, CaseFacts]) -> None:
-    """Raises DataError naming every case with a file that has changed since it was examined."""
+    """Raise DataError naming every case with a file that has changed since it was examined."""
     changed = [
         f"case {case.id!r}: {', '.join(map(str, case.files))} changed since the check; run the preparation again, "
         "under another data_task_name where trainings are in the folder"
@@ -248,10 +248,10 @@ def check_unchanged(cases: Iterable[Case], facts: Mapping[str, CaseFacts]) -> No
 def check_duplicates(
     splits: Mapping[str, Iterable[str]], facts: Mapping[str, CaseFacts]
 ) -> list[str]:
-    """Notes on images that stand twice in one split.
+    """Notes on images that occur twice in the same split.
 
     Raises:
-        DataError: an image stands in two of train, val and test under different ids: its scores would be too good.
+        DataError: an image occurs in two of train, val and test under different ids; the scores would be too good.
     """
     places: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for split in ("train", "val", "test"):
@@ -270,7 +270,7 @@ def check_duplicates(
 
 
 def file_notes(facts: Mapping[str, CaseFacts]) -> list[str]:
-    """What was put up with in the files, once for all files that share it."""
+    """Oddities accepted in the files, each once with the number of files that share it."""
     paths: dict[str, list[str]] = defaultdict(list)
     for found in facts.values():
         for path, note in found.notes:

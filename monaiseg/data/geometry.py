@@ -1,4 +1,4 @@
-"""Geometry: the grid that a NIfTI header describes, twice, by its sform and its qform, and where these contradict each other."""
+"""Geometry: the grid that a NIfTI header describes by its sform and its qform, which may contradict each other."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from monaiseg.errors import DataError
 
 GRID_TOLERANCE_DEGREES = 0.1
 NOTED_SHARE = 0.01
-"""The share of a grid's tolerance from which a difference between sform and qform is noted."""
+"""Share of a grid's tolerance above which a difference between sform and qform is noted."""
 MAX_SPACING_MM = 100.0
 _FORM_CODES = range(6)
-"""Coordinate systems that NIfTI names: unknown, scanner, aligned, Talairach, MNI, another template."""
+"""Coordinate systems defined by NIfTI: unknown, scanner, aligned, Talairach, MNI, another template."""
 
 
-@np.errstate(all="ignore")  # what overflows or is not a number is found below, and named
+@np.errstate(all="ignore")  # overflows and NaNs are detected and reported below
 def header_grid(
     fields: np.void, shape: tuple[int, ...], orientation: str | None
 ) -> tuple[Grid, list[str]]:
-    """Grid by the sform, else the qform; both must agree where both are set. Where neither is, by `orientation`."""
+    """Grid from sform, else qform, else `orientation`, and notes; sform and qform must agree if both are set."""
     if int(fields["xyzt_units"]) & 7 in (1, 3):
         unit = {1: "metres", 3: "micrometres"}[int(fields["xyzt_units"]) & 7]
         raise DataError(f"measures in {unit}; write the file again in millimetres")
@@ -63,7 +63,7 @@ def header_grid(
 def _centred(
     orientation: str, shape: tuple[int, ...], spacing: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Affine of axes that run to `orientation`, with the middle of the volume at 0."""
+    """Affine for axes that run to `orientation`, with the centre of the volume at the origin."""
     affine = np.zeros((4, 4))
     for axis, (world, sign) in enumerate(nib.orientations.axcodes2ornt(orientation)):
         affine[int(world), axis] = sign * spacing[axis]
@@ -78,10 +78,10 @@ def _sform(fields: np.void) -> NDArray[np.float64]:
 
 
 def _qform(fields: np.void) -> NDArray[np.float64]:
-    """Affine of the quaternion, as the NIfTI-1 standard's method 2 has it."""
+    """Affine from the quaternion, method 2 of the NIfTI-1 standard."""
     quaternion = np.array([fields[f"quatern_{axis}"] for axis in "bcd"], dtype=float)
     rest = 1 - float(quaternion @ quaternion)
-    if not rest > -1e-5:  # rounding to float32 may leave it a little below 0
+    if not rest > -1e-5:  # rounding to float32 may make it slightly negative
         raise DataError(
             f"qform quaternion {tuple(quaternion.tolist())} is no rotation; write the file again"
         )
@@ -108,9 +108,10 @@ def _checked_grid(form: str, shape: tuple[int, ...], affine: NDArray[np.float64]
 
 
 def _rounding_mm(fields: np.void, grid: Grid) -> float:
-    """How far the rounding of a quaternion may move the voxel that lies furthest from the first.
+    """How far, in mm, the rounding of a quaternion may move the voxel furthest from the first.
 
-    The fourth number follows from the three stored ones: near half a turn the root makes 3e-4 of a rounding of 1e-7.
+    The fourth component is computed from the three stored ones. Near half a turn, its square root turns a rounding
+    error of 1e-7 into 3e-4.
     """
     stored = np.array([fields[f"quatern_{axis}"] for axis in "bcd"], dtype=float)
     rounding = 2 * np.abs(stored).sum() * np.finfo(np.float32).eps / 2
@@ -121,10 +122,10 @@ def _rounding_mm(fields: np.void, grid: Grid) -> float:
 
 
 def _compare_forms(sform: Grid, qform: Grid, rounding_mm: float) -> list[str]:
-    """A note where sform and qform differ within the tolerances, by more than the quaternion's rounding.
+    """A note if sform and qform differ within the tolerances but by more than the quaternion's rounding error.
 
     Raises:
-        DataError: they differ by more, so that no one knows where the voxels lie.
+        DataError: they differ by more, so the position of the voxels is unknown.
     """
     cosines = np.sum(
         (sform.array[:3, :3] / sform.spacing) * (qform.array[:3, :3] / qform.spacing), axis=0

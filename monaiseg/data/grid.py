@@ -1,7 +1,7 @@
-"""Grids: where voxels lie in the patient, and pure functions on sizes.
+"""Grids: the position of voxels in the patient, and pure functions on sizes.
 
-A *grid* is a shape in voxels and an affine that takes voxel indices to millimetres in nibabel's world (x to the
-patient's right, y to the front, z up). *Orientation* names, for each voxel axis, the direction it runs to: "RAS".
+A *grid* is a shape in voxels and an affine that maps voxel indices to millimetres in nibabel's world coordinates (x to
+the patient's right, y to the front, z up). The *orientation* gives the direction that each voxel axis runs to: "RAS".
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 
 TOLERANCE_MM = 0.1
-"""How far apart two grids that are meant to be one may put a voxel: rounding in headers moves scans of heads so far."""
+"""Largest distance between voxels of two grids that count as equal: header rounding moves head scans by that much."""
 TOLERANCE_VOXELS = 0.1
-"""The same as a share of the smallest voxel, for scans of mice and of microscopes; the smaller of both holds."""
+"""The same as a share of the smallest voxel size, for mice and microscopy; the smaller of both tolerances applies."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Shape in voxels and affine (4 x 4, voxel index to mm) of a volume, in the order of its file."""
+    """Shape in voxels and affine (4 x 4, voxel index to mm) of a volume, in the axis order of its file."""
 
     shape: Shape
     affine: tuple[tuple[float, ...], ...]
 
     @classmethod
     def of(cls, shape: Sequence[int], affine: ArrayLike) -> Grid:
-        """Grid from any three whole numbers and any 4 x 4 numbers."""
+        """Grid from any three integers and any 4 x 4 numbers."""
         x, y, z = (int(n) for n in shape)
         rows = np.asarray(affine, dtype=float)
         return cls((x, y, z), tuple(tuple(float(v) for v in row) for row in rows))
@@ -53,33 +53,33 @@ class Grid:
 
     @property
     def orientation(self) -> str:
-        """Direction that each voxel axis runs to, as nibabel writes it: "RAS", "LPI", ..."""
+        """Direction that each voxel axis runs to, in nibabel's axis codes: "RAS", "LPI", ..."""
         return "".join(nib.orientations.aff2axcodes(self.array))
 
     @property
     def along_ras(self) -> tuple[Shape, Spacing]:
-        """Shape in voxels and voxel size in mm along X, Y, Z of RAS."""
+        """Shape in voxels and voxel size in mm along the X, Y and Z axes of RAS."""
         x, y, z = ras_axes(self.orientation)
         shape, spacing = self.shape, self.spacing
         return (shape[x], shape[y], shape[z]), (spacing[x], spacing[y], spacing[z])
 
     @property
     def voxel_volume_mm3(self) -> float:
-        """Volume of a voxel."""
+        """Volume of a voxel in mm^3."""
         return float(abs(np.linalg.det(self.array[:3, :3])))
 
     @property
     def tolerance_mm(self) -> float:
-        """How far another grid may put a voxel and still count as this one."""
+        """Distance in mm by which the voxels of another grid may differ and the grids still count as equal."""
         return min(TOLERANCE_MM, TOLERANCE_VOXELS * min(self.spacing))
 
     def difference(self, other: Grid, share: float = 1.0, slack_mm: float = 0.0) -> str | None:
-        """How two grids differ, in words; None where no voxel centre lies further off than the tolerance.
+        """How two grids differ, in words; None if all voxel centres agree within the tolerance.
 
         Args:
             other: the grid to compare with.
-            share: of the smaller of both grids' tolerances.
-            slack_mm: added to it.
+            share: share of the smaller of both grids' tolerances that is allowed.
+            slack_mm: distance in mm that is added to it.
 
         >>> Grid.of((4, 4, 4), np.eye(4)).difference(Grid.of((4, 4, 5), np.eye(4)))
         'shape (4, 4, 4) and (4, 4, 5)'
@@ -98,11 +98,11 @@ class Grid:
         return f"position: corners lie up to {offset:.2g} mm ({voxels:.2g} voxels) apart"
 
     def turn_onto(self, other: Grid) -> NDArray[np.float64] | None:
-        """How to order this grid's axes so that it is the other, without moving a voxel; None where they hold other voxels.
+        """Permutation and flips of this grid's axes that give the other grid; None if the grids have different voxels.
 
         Returns:
-            (3, 2) as `nibabel.orientations.apply_orientation` takes it: for each axis the one it becomes, and -1 where it
-            runs the other way.
+            (3, 2) as `nibabel.orientations.apply_orientation` takes it: for each axis, the axis that it becomes, and 1,
+            or -1 if it is flipped.
 
         >>> Grid.of((2, 3, 4), np.eye(4)).turn_onto(Grid.of((2, 3, 4), np.diag([1, 1, 2, 1])))
         """
@@ -126,19 +126,19 @@ class Grid:
 
 
 def check_same_grid(what: str, grid: Grid, other: Grid) -> None:
-    """Raises DataError where two grids differ; `what` names both volumes, as "image a.nii and label map b.nii"."""
+    """Raise DataError if two grids differ; `what` names both volumes, as in "image a.nii and label map b.nii"."""
     if words := grid.difference(other):
         raise DataError(f"{what} lie on different grids: {words}; resample one onto the other")
 
 
 def check_same_voxels(what: str, label: Grid, image: Grid) -> None:
-    """Raises DataError where a label map does not hold its image's voxels, in whatever order of axes."""
+    """Raise DataError if a label map does not have the voxels of its image, in any axis order."""
     if label.turn_onto(image) is None:
         check_same_grid(what, label, image)
 
 
 def median_spacing(spacings: Iterable[Spacing]) -> Spacing:
-    """Median voxel size along each axis, to a tenth of a micrometre.
+    """Median voxel size in mm along each axis, rounded to a tenth of a micrometre.
 
     >>> median_spacing([(1.0, 1.0, 2.0), (1.0, 1.2, 3.0), (0.8, 0.9, 5.0)])
     (1.0, 1.0, 3.0)
@@ -148,7 +148,7 @@ def median_spacing(spacings: Iterable[Spacing]) -> Spacing:
 
 
 def padded_shape(shape: Shape, multiple: Shape) -> Shape:
-    """Smallest shape, in voxels along X, Y, Z, that holds `shape` and divides by `multiple`.
+    """Smallest shape, in voxels along X, Y, Z, that holds `shape` and is divisible by `multiple`.
 
     >>> padded_shape((181, 217, 181), (16, 16, 16))
     (192, 224, 192)
@@ -158,7 +158,7 @@ def padded_shape(shape: Shape, multiple: Shape) -> Shape:
 
 
 def nearest_multiples(size: int, multiple: int) -> tuple[int, int]:
-    """The multiples just below and just above a size that is none; below is at least one `multiple`.
+    """The multiples just below and just above a size that is not a multiple; the lower one is at least `multiple`.
 
     >>> nearest_multiples(100, 16)
     (96, 112)
@@ -168,7 +168,7 @@ def nearest_multiples(size: int, multiple: int) -> tuple[int, int]:
 
 
 def ras_axes(orientation: str) -> tuple[int, int, int]:
-    """The axes of a file that run along X, Y, Z of RAS, either way, where its axes run to `orientation`.
+    """The axes of a file with this orientation that run along X, Y and Z of RAS, in either direction.
 
     >>> ras_axes("PIR")
     (2, 0, 1)
@@ -195,11 +195,11 @@ def axis_rotation(axis: int, degrees: float) -> NDArray[np.float64]:
 
 
 MULTIPLE = (16, 16, 16)
-"""Sizes on the network grid divide by this, or equal the patch."""
+"""Sizes on the network grid are multiples of this, or equal the patch size."""
 
 
 def resampled_shape(shape: Shape, spacing: Spacing, wanted: Spacing | None) -> Shape:
-    """Shape of an image at another voxel size; None keeps its own.
+    """Shape of an image resampled to the voxel size `wanted`; None keeps its own.
 
     >>> resampled_shape((11, 11, 11), (1.0, 1.0, 2.0), (1.0, 2.0, 1.0))
     (11, 6, 21)

@@ -1,7 +1,7 @@
-"""Groups: cases of one person, which must not fall into two splits.
+"""Groups: cases of the same person, which must all be in the same split.
 
-Frames of one heart, visits of one patient and repeats of one scan look alike: tested on the one after training on the other,
-a network's scores are too good.
+Frames of one heart, visits of one patient and repeats of one scan look alike. If a network is trained on one of them
+and tested on another, its scores are too good.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from monaiseg.data.tables import read_rows
 from monaiseg.errors import DataError, SettingsError, listed
 
 USUAL_REPEATS = 6
-"""Names that share more than this on average name a site or a study rather than a person."""
+"""If groups have more cases than this on average, their names denote a site or a study rather than a person."""
 ALIKE = 0.75
-"""Two cases are alike where they lie nearer to one another than this share of the distance to any third."""
+"""Two cases are alike if the distance between them is below this share of the distance to any third case."""
 FEWEST_CASES, FEWEST_LABELS, SPECK_VOXELS = 8, 30, 50
-"""With fewer labels, volumes agree by chance."""
+"""Fewest cases, labels, and voxels of a label for this comparison; with fewer labels, volumes agree by chance."""
 _TABLES = (".csv", ".tsv", ".txt")
 _REPEAT = re.compile(
     r"(?i)[-_. ]*(?:frame|ses(?:sion)?|visit|run|repeat|rep|scan|time|tp|baseline|follow[-_]?up|rater|reader|ed|es|pre|post)"
     r"[-_. ]*\d*(?![a-z])"
 )
-"""What tells the scans of one person apart; ED and ES are the heart's end-diastole and end-systole."""
+"""Words that distinguish the scans of one person; ED and ES are end-diastole and end-systole of the heart."""
 
 
 def read_groups(ids: Sequence[str], group_by: str) -> dict[str, str]:
     r"""The group of every case.
 
     Args:
-        ids: of the cases.
-        group_by: a regular expression that is searched for in each id, whose one group (or whole match) names the person;
-            or a file with the columns case and group.
+        ids: case ids.
+        group_by: a regular expression to search for in each id, whose only group (or whole match) identifies the
+            person; or a file with the columns case and group.
 
     Raises:
-        SettingsError: it is no regular expression, has several groups, or names the same group for all cases.
-        DataError: the file cannot be read; or cases have no group, which are named.
+        SettingsError: it is not a regular expression, has several groups, or gives the same group for all cases.
+        DataError: the file cannot be read, or cases have no group; the message names these cases.
 
     >>> read_groups(["patient01_frame1", "patient01_frame2", "patient02_frame1"], r"patient(\d+)")
     {'patient01_frame1': '01', 'patient01_frame2': '01', 'patient02_frame1': '02'}
@@ -98,7 +98,7 @@ def _from_table(path: Path) -> dict[str, str]:
 
 
 def with_same_images(groups: Mapping[str, str], facts: Mapping[str, CaseFacts]) -> dict[str, str]:
-    """The groups, those joined that hold the same image: two raters have drawn on it, or it was copied."""
+    """The groups, merged if they share an image: two raters have segmented it, or it was copied."""
     first: dict[str, str] = {}
     joined = {group: group for group in groups.values()}
 
@@ -115,7 +115,7 @@ def with_same_images(groups: Mapping[str, str], facts: Mapping[str, CaseFacts]) 
 
 
 def check_apart(splits: Mapping[str, Iterable[str]], groups: Mapping[str, str]) -> None:
-    """Raises DataError naming every group that a dataset's own split has torn apart."""
+    """Raise DataError naming every group that is divided between the dataset's own splits."""
     places: dict[str, dict[str, str]] = defaultdict(dict)
     for split in ("train", "val", "test"):
         for name in splits.get(split, ()):
@@ -131,7 +131,7 @@ def check_apart(splits: Mapping[str, Iterable[str]], groups: Mapping[str, str]) 
 
 
 def groups_note(groups: Mapping[str, str], group_by: str) -> str:
-    """How many groups of how many cases there are."""
+    """A note with the number of groups and of the cases in them."""
     sizes = Counter(groups.values()).values()
     low, high = min(sizes), max(sizes)
     each = f"{low}" if low == high else f"{low} to {high}"
@@ -139,7 +139,7 @@ def groups_note(groups: Mapping[str, str], group_by: str) -> str:
 
 
 def repeats_note(ids: Sequence[str]) -> str | None:
-    """A note where names suggest several scans of one person, such as patient001_frame01 and patient001_frame12.
+    """A note if names suggest several scans of one person, such as patient001_frame01 and patient001_frame12.
 
     >>> repeats_note(["patient001_frame01", "patient001_frame12", "patient002_frame01"])[:55]
     'names suggest that cases belong to one person, such as '
@@ -160,7 +160,7 @@ def repeats_note(ids: Sequence[str]) -> str | None:
 
 
 def _guesses(ids: Sequence[str]) -> Iterable[dict[str, str]]:
-    """Who the cases may belong to: their names without words of repetition, then ever shorter beginnings of them."""
+    """Possible persons by case: names without words such as "visit" or "frame", then shorter and shorter prefixes."""
     plain = {name: _REPEAT.sub("", name) for name in ids}
     if any(plain[name] != name for name in ids):
         yield {name: rest for name, rest in plain.items() if re.search(r"\d", rest)}
@@ -172,11 +172,12 @@ def _guesses(ids: Sequence[str]) -> Iterable[dict[str, str]]:
 
 
 def alike_note(facts: Mapping[str, CaseFacts], groups: Mapping[str, str]) -> str | None:
-    """A note on pairs of cases in two groups whose structures have so nearly the same volumes that one person is likely.
+    """A note on pairs of cases in different groups whose label volumes are so similar that one person is likely.
 
-    Each case is a point whose coordinates are the logarithms of its labels' volumes, as z-scores. Two scans of a person lie
-    much nearer to one another than either to any third: of 25 whole brains with 133 labels, five pairs of repeats at 0.38
-    to 0.72 of the distance to the third, all others at 0.97 or more; of 17 mice with 37 labels, none below 0.84.
+    Each case is a point whose coordinates are the logarithms of its label volumes, as z-scores. Two scans of a person
+    are much closer to each other than to any third case. Among 25 whole brains with 133 labels, five pairs of repeats
+    were at 0.38 to 0.72 of the distance to the third case, and all others at 0.97 or more. Among 17 mice with 37
+    labels, no pair was below 0.84.
     """
     names = [name for name in groups if facts[name].label_voxels]
     if len(names) < FEWEST_CASES:
@@ -206,7 +207,7 @@ def alike_note(facts: Mapping[str, CaseFacts], groups: Mapping[str, str]) -> str
 
 
 def _volume_scores(facts: Sequence[CaseFacts]) -> NDArray[np.float64]:
-    """Logarithms of volumes as z-scores, (cases, labels), of those labels that are no mere specks in any case."""
+    """Z-scores of the log volumes, (cases, labels), of the labels that have enough voxels in every case."""
     values = sorted(set.intersection(*(set(found.label_voxels) - {0} for found in facts)))
     counts = np.array([[found.label_voxels[value] for value in values] for found in facts], float)
     voxel = np.array([math.prod(found.spacing) for found in facts])

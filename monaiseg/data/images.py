@@ -1,4 +1,4 @@
-"""Images to predict: those of each case at some paths, and where the case's label map goes."""
+"""Images to predict: the images of each case at the given paths, and the path of the case's label map."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from monaiseg.errors import SettingsError, listed
 
 
 def find_images(paths: Iterable[Path], output: Path, num_channels: int = 1) -> list[list[Path]]:
-    """The images of each case at `paths`: files, or folders of them.
+    """The images of each case at `paths`, which are files or folders of files.
 
-    A file that holds all channels is a case by itself. Else they are found by nnU-Net's names, NAME_0000, NAME_0001, ...,
-    in whatever order they are given, so that a missing file never makes a case of two scans; files of other names follow
-    one another, which in a folder they may not.
+    A file with all channels is a case by itself. Other files are grouped by nnU-Net's names, NAME_0000, NAME_0001, ...,
+    in any order, so a missing file never mixes two scans in one case. Files with other names are grouped in the order
+    given; in a folder, they are refused.
 
     Raises:
-        SettingsError: a folder holds none or is the output's, or a case lacks a channel.
+        SettingsError: a folder has no images or is the output folder, or a case lacks a channel.
         DataError: a file cannot be read.
     """
     cases: list[list[Path]] = []
@@ -41,7 +41,7 @@ def find_images(paths: Iterable[Path], output: Path, num_channels: int = 1) -> l
 
 
 def _grouped(images: Sequence[Path], num_channels: int) -> list[list[Path]]:
-    """Files of one channel by case: by nnU-Net's names where these make whole cases, else as they follow one another."""
+    """Group single-channel files by case: by nnU-Net's names if these give complete cases, else in the order given."""
     named: dict[tuple[Path, str], list[Path]] = {}
     for image in images:
         named.setdefault((image.parent, case_id_of([image, image])), []).append(image)
@@ -78,17 +78,17 @@ def _images_in(folder: Path, output: Path, num_channels: int) -> list[list[Path]
 
 
 def _is_whole(image: Path, num_channels: int) -> bool:
-    """Whether a file has all channels that the network takes."""
+    """Whether a file has all the channels that the network takes."""
     return num_channels == 1 or read_header(image).num_channels == num_channels
 
 
 def planned_outputs(
     images: Iterable[Sequence[str | Path]], folder: str | Path
 ) -> list[tuple[tuple[Path, ...], Path]]:
-    """The files of each case, and where its label map goes.
+    """The files of each case, and the path of its label map.
 
     Raises:
-        SettingsError: two images would be written to one name, or an output would overwrite an input.
+        SettingsError: two label maps would have the same path, or an output would overwrite an input.
     """
     plan = [
         (files, Path(folder) / prediction_name(case_id_of(files)))
@@ -114,7 +114,7 @@ def _check_outputs(plan: Sequence[tuple[tuple[Path, ...], Path]]) -> None:
 
 
 def files_of(image: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
-    """The files of a case: one, or one a channel, in the order of the channel numbers in their names if they have any."""
+    """The files of a case: one, or one per channel, sorted by the channel numbers in their names if they have any."""
     if isinstance(image, str | Path):
         return (Path(image),)
     return tuple(in_channel_order([Path(file) for file in image]))

@@ -1,4 +1,4 @@
-"""Label checks: what the label maps of a dataset hold, against what its label table or `dataset.json` says of them."""
+"""Label checks: compare the label maps of a dataset with its label table or `dataset.json`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from monaiseg.errors import DataError, listed
 
 MOSTLY_FOREGROUND = 0.9
 MANY_VALUES = 255
-"""A label map with more values than this and no table to name them is rather an image."""
+"""A label map with more values than this and no names for them is probably an image."""
 SLIP_VOXELS = 10
 SLIP_SHARE = 0.2
-"""A value without a name, of so few voxels in so few of the cases, may be a slip of the pen."""
+"""An unnamed value with at most this many voxels, in at most this share of the cases, may be a drawing error."""
 NEVER_SMALL = 0.25
-"""A structure whose smallest specimen is at least this share of the median one does not fade out of view: where it is
-missing, it may not have been drawn. Lesions come in all sizes."""
+"""If the smallest instance of a structure has at least this share of the median volume, the structure does not shrink
+to nothing: where it is missing, it may not have been segmented. Lesions come in all sizes."""
 ENOUGH_CASES = 6
 ENOUGH_WITHOUT = 2
 
@@ -28,17 +28,17 @@ def scan_labels(
     ignored_value: int | None = None,
     source: str = "dataset.json",
 ) -> LabelTable:
-    """Table of every label value that any case has.
+    """Table of all label values that occur in any case.
 
     Args:
-        facts: of the cases.
-        names: of label values, as `source` gives them; those that no case has are left out.
-        ignored_value: of voxels that no one has labelled.
-        source: of the names, for messages.
+        facts: facts of the cases.
+        names: names of label values, as given by `source`; values that do not occur are left out.
+        ignored_value: label value of unlabelled voxels.
+        source: origin of the names, for messages.
 
     Raises:
-        DataError: a label map without names has so many values that it is rather an image; or cases have values without
-            a name, where others have names.
+        DataError: there are no names, and a label map has so many values that it is probably an image; or there are
+            names, and cases have values without one.
     """
     known = {value: name for value, name in (names or {}).items() if value != 0}
     if not known:
@@ -63,7 +63,7 @@ def _check_number(facts: Mapping[str, CaseFacts]) -> None:
 def _check_named(
     facts: Mapping[str, CaseFacts], known: set[int | None], names: Mapping[int, str], source: str
 ) -> None:
-    """Raises DataError naming every case with values that have no name, and the names that have no voxels."""
+    """Raise DataError naming every case with values that have no name, and the names that have no voxels."""
     problems = []
     for name, found in facts.items():
         strange = {value: n for value, n in found.label_voxels.items() if value not in known}
@@ -81,14 +81,14 @@ def _check_named(
 
 
 def absent_names(facts: Mapping[str, CaseFacts], names: Mapping[int, str]) -> str:
-    """Those of the named label values that no label map has, in words; empty where all occur."""
+    """The named label values that do not occur in any label map, in words; empty if all occur."""
     there = {0}.union(*(found.label_voxels for found in facts.values()))
     absent = [f"{value} ({name})" for value, name in sorted(names.items()) if value not in there]
     return ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if absent[5:] else "")
 
 
 def absent_note(facts: Mapping[str, CaseFacts], names: Mapping[int, str], source: str) -> list[str]:
-    """A note on names that no label map has, none where all occur."""
+    """A note on named label values that do not occur in any label map; empty if all occur."""
     lost = absent_names(facts, names)
     return [f"{source} names {lost}: no label map has them, so they are left out"] if lost else []
 
@@ -96,10 +96,11 @@ def absent_note(facts: Mapping[str, CaseFacts], names: Mapping[int, str], source
 def fitted_table(
     facts: Mapping[str, CaseFacts], table: LabelTable, source: str = "the label table"
 ) -> LabelTable:
-    """The labels of a table that label maps have: an atlas names more than a dataset contains.
+    """The labels of a table that occur in the label maps: an atlas often names more structures than a dataset contains.
 
     Raises:
-        DataError: cases have values that the table lacks (all are named, with voxel counts), or none of the table's.
+        DataError: cases have values that the table lacks (the message lists all, with voxel counts), or the table's
+            labels do not occur at all.
     """
     names = {label.value: label.name for label in table.foreground}
     _check_named(facts, {table.ignored_value, *table.values}, names, source)
@@ -116,10 +117,10 @@ def fitted_table(
 def label_notes(
     splits: Mapping[str, Iterable[str]], facts: Mapping[str, CaseFacts], table: LabelTable
 ) -> list[str]:
-    """Notes on doubtful label maps and labels: all background, never in training, a slip, not drawn everywhere.
+    """Notes on doubtful label maps and labels: only background, not in training, drawing errors, not always segmented.
 
     Raises:
-        DataError: no voxel of a case is labelled: all have the ignored value.
+        DataError: all voxels of a case have the ignored value, so none is labelled.
     """
     names = dict.fromkeys(
         name for split in ("train", "val", "test") for name in splits.get(split, ())
@@ -153,12 +154,12 @@ def label_notes(
 
 
 def _labelled(facts: CaseFacts, table: LabelTable) -> dict[int, int]:
-    """Voxels of each label value without those of the ignored one."""
+    """Number of voxels of each label value, without the ignored value."""
     return {value: n for value, n in facts.label_voxels.items() if value != table.ignored_value}
 
 
 def _occurrence_notes(counts: Mapping[str, Mapping[int, int]], table: LabelTable) -> list[str]:
-    """Notes on labels that some cases have and others, which have labels, lack."""
+    """Notes on labels that occur in some of the labelled cases but not in all."""
     labelled = [voxels for voxels in counts.values() if voxels.keys() - {0}]
     notes = []
     for label in table.foreground:

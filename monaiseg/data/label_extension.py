@@ -1,4 +1,4 @@
-"""Label tables in a NIfTI header extension, as Connectome Workbench writes them."""
+"""Label tables in a NIfTI header extension, in Connectome Workbench's format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from monaiseg.errors import DataError
 
 
 def table_xml(table: LabelTable) -> bytes:
-    """Label table as Connectome Workbench writes it into volumes, with the partner's value added."""
+    """Label table in the XML that Connectome Workbench writes to volumes, plus the partner's value."""
     root = ET.Element("CaretExtension")
     volume = ET.SubElement(root, "VolumeInformation", Index="0")
     rows = ET.SubElement(volume, "LabelTable")
@@ -57,7 +57,7 @@ def parse_table(content: bytes) -> LabelTable:
         LookupError,
         ValueError,
         OverflowError,
-    ) as error:  # LookupError: its encoding
+    ) as error:  # LookupError: unknown encoding
         raise DataError(
             f"its label table cannot be read ({error}); write the file again"
         ) from error

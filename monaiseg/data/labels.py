@@ -1,9 +1,9 @@
-"""Labels: the integers in the files, the classes in the network, and what they are called.
+"""Labels: the integers in the files, the classes of the network, and their names.
 
-A *label value* is the integer a file holds, a *class index* is its place 0..K-1 in the network, a *name* is its
-anatomy. Class 0 is the background; the others ascend by label value. A *partner* is the same structure on the other
-side of the body. The *ignored value*, where a table has one, marks voxels that no one has labelled: it is no class, and
-they are left out of sampling, loss and scores.
+A *label value* is the integer in a file, a *class index* is its position 0..K-1 in the network's output, and a *name*
+is the structure it stands for. Class 0 is the background; the other classes are sorted by label value. A *partner* is
+the same structure on the other side of the body. The *ignored value*, if a table has one, marks unlabelled voxels: it
+is not a class, and these voxels are left out of sampling, loss and scores.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ Color = tuple[int, int, int]
 MAX_CLASSES = 32_766
 MAX_VALUE = 2**31 - 1
 IGNORE = "ignore"
-"""nnU-Net's name for the value of voxels that no one has labelled."""
+"""nnU-Net's name for the label value of unlabelled voxels."""
 
 
 @dataclass(frozen=True)
 class Label:
-    """One structure: its value in the files, name, display colour (red, green, blue) and its partner's value."""
+    """One structure: label value, name, display colour (red, green, blue) and the partner's label value."""
 
     value: int
     name: str
@@ -51,8 +51,8 @@ class LabelTable:
     """Background and foreground labels in the order of the network's classes.
 
     Raises:
-        DataError: values are not unique and ascending from 0, names repeat or could run as code, a colour is none, or a
-            partner does not point back.
+        DataError: values are not unique and ascending from 0, names repeat or could run as code, a colour is out of
+            range, or a partner does not point back.
     """
 
     labels: tuple[Label, ...]
@@ -104,7 +104,7 @@ class LabelTable:
         names: Mapping[int, str] | None = None,
         ignored_value: int | None = None,
     ) -> LabelTable:
-        """Table of the given values and background; names default to "label N", partners follow from the names."""
+        """Table of the given values and background; names default to "label N", partners are derived from the names."""
         names = {0: "background", **(names or {})}
         ordered = sorted({0, *map(int, values)} - {ignored_value})
         if ordered[0] < 0:
@@ -121,12 +121,12 @@ class LabelTable:
 
     @classmethod
     def read_csv(cls, path: str | Path) -> LabelTable:
-        """Table from a CSV file with the columns value, name and, as wanted, partner and color ("#rrggbb").
+        """Table from a CSV file with the columns value, name and, optionally, partner and color ("#rrggbb").
 
-        Commas, semicolons or tabs part the columns. The row with the name "ignore" gives the ignored value.
+        Columns are separated by commas, semicolons or tabs. The row with the name "ignore" gives the ignored value.
 
         Raises:
-            DataError: the file cannot be read, lacks a column, or holds something else than numbers where they belong.
+            DataError: the file cannot be read, lacks a column, or has something other than numbers in a numeric column.
         """
         columns, rows = read_rows(Path(path), "a label table")
         try:
@@ -164,7 +164,7 @@ class LabelTable:
 
     @classmethod
     def from_records(cls, records: Iterable[Mapping[str, Any]]) -> LabelTable:
-        """Table from `to_records()` as JSON gives it back."""
+        """Table from the result of `to_records()`, read back from JSON."""
         try:
             labels = tuple(
                 Label(
@@ -185,7 +185,7 @@ class LabelTable:
             ) from error
 
     def to_csv(self) -> str:
-        """The labels as `read_csv` reads them."""
+        """The labels in the CSV format of `read_csv`."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["value", "name", "partner", "color"])
@@ -198,12 +198,12 @@ class LabelTable:
         return text.getvalue()
 
     def to_records(self) -> list[dict[str, Any]]:
-        """The labels as JSON holds them, with the ignored value under the name "ignore"."""
+        """The labels as JSON-compatible records, with the ignored value under the name "ignore"."""
         ignored = [] if self.ignored_value is None else [Label(self.ignored_value, IGNORE)]
         return [{**asdict(label), "color": list(label.color)} for label in (*self.labels, *ignored)]
 
     def digest(self) -> str:
-        """SHA-256 of values, names and partners: what a network's output means."""
+        """SHA-256 of values, names and partners, which define the meaning of a network's output."""
         meaning = [(label.value, label.name, label.partner) for label in self.labels]
         if self.ignored_value is not None:
             meaning.append((self.ignored_value, IGNORE, None))
@@ -211,7 +211,7 @@ class LabelTable:
 
     @property
     def num_classes(self) -> int:
-        """Classes of the network, background included."""
+        """Number of classes of the network, including background."""
         return len(self.labels)
 
     @property
@@ -226,11 +226,11 @@ class LabelTable:
 
     @property
     def foreground(self) -> tuple[Label, ...]:
-        """All labels but the background."""
+        """All labels except the background."""
         return self.labels[1:]
 
     def contradiction(self, other: LabelTable) -> tuple[int, str, str] | None:
-        """The first label value that both tables name, differently, with both names; a name made of the value is none."""
+        """First label value that the two tables name differently, with both names; default names do not count."""
         names = dict(zip(other.values, other.names, strict=True))
         for label in self.foreground:
             theirs = names.get(label.value, label.name)
@@ -239,7 +239,7 @@ class LabelTable:
         return None
 
     def restricted_to(self, values: Iterable[int]) -> LabelTable:
-        """The labels of these values and background; a partner that is left out is forgotten.
+        """Table with only these values and background; partners that are left out are dropped.
 
         Raises:
             DataError: a value is not in the table.
@@ -265,7 +265,7 @@ class LabelTable:
 
     @property
     def ignored_index(self) -> int | None:
-        """Class index of voxels that no one has labelled, one beyond the network's classes; None where there are none."""
+        """Class index of unlabelled voxels, one past the network's classes; None if there is no ignored value."""
         return None if self.ignored_value is None else self.num_classes
 
     def class_indices(
@@ -277,17 +277,17 @@ class LabelTable:
 
         Args:
             label_map: integers, any shape.
-            others: what becomes of values that the table does not list.
+            others: what to do with values that the table does not list: raise an error, or count them as background.
 
         Raises:
-            DataError: values are not listed and `others` is "refuse"; they are named with their voxel counts.
+            DataError: values are not listed and `others` is "refuse"; the message lists them with their voxel counts.
         """
         dtype = index_dtype(self.num_classes)
         indices = {value: index for index, value in enumerate(self.values)}
         if self.ignored_value is not None:
             indices[self.ignored_value] = self.num_classes
         least, most = (int(label_map.min()), int(label_map.max())) if label_map.size else (0, 0)
-        if most - least < 1 << 20:  # a look-up table; label maps hold small numbers
+        if most - least < 1 << 20:  # a look-up table, as label values are usually small
             lookup = np.full(most - least + 1, -1, dtype=np.int32)
             for value, index in indices.items():
                 if least <= value <= most:
@@ -309,7 +309,7 @@ class LabelTable:
         return np.where(strange, 0, classes).astype(dtype)
 
     def label_values(self, class_map: NDArray[Any]) -> NDArray[Any]:
-        """Label value of every voxel, in the smallest of uint8, int16 and int32 that holds all the table's values."""
+        """Label value of every voxel, in the smallest of uint8, int16 and int32 that holds all values of the table."""
         known = self.values if self.ignored_value is None else (*self.values, self.ignored_value)
         dtype: type[np.integer[Any]] = next(
             d for d in (np.uint8, np.int16, np.int32) if max(known) <= np.iinfo(d).max
@@ -319,16 +319,17 @@ class LabelTable:
 
     @property
     def can_mirror(self) -> bool:
-        """Whether it is known what each label becomes in a left-right mirror image.
+        """Whether the table says which label each label becomes in a left-right mirror image.
 
-        All have names of their own, or partners, and each name with a side has its partner. A name made of the value
-        ("label 165") does not tell a side. Names that differ in a letter (lkid and rkid, insula_G and insula_D) may have
-        one: they want partners from the label table; so do the heart's chambers, which are no mirror images.
+        This requires that every label has a partner or a name, and that every name with a side has a partner. A default
+        name ("label 165") does not tell the side. Names that differ in one letter (lkid and rkid, insula_G and
+        insula_D) may have a side; then the label table has to give their partners. The same holds for the heart's
+        chambers, which are not mirror images of each other.
         """
         return not self._lone and not self._unsure and not self._unnamed
 
     def side_note(self) -> str | None:
-        """What to tell someone whose labels may have sides that their names do not say; None if there are none."""
+        """A note if labels may have a side that their names do not clearly tell; None if there are none."""
         if not (unsure := self._unsure):
             return None
         label, other = unsure[0]
@@ -340,7 +341,7 @@ class LabelTable:
         )
 
     def mirror_note(self) -> str | None:
-        """What to tell someone who has left-right mirror images made of these labels; None if all have names."""
+        """A note on unnamed labels for a user who trains with left-right flips; None if all labels have names."""
         if not (unnamed := self._unnamed):
             return None
         return (
@@ -360,7 +361,7 @@ class LabelTable:
 
     @property
     def _unsure(self) -> list[tuple[Label, str]]:
-        """Labels that may have a side, each with the name of what may be its partner."""
+        """Labels that may have a side, each with the name of its possible partner."""
         lone = [label for label in self.labels if label.partner is None]
         found = ((label, perhaps_partners(label.name, self.names)) for label in lone)
         return [(label, min(names)) for label, names in found if names]
@@ -370,7 +371,7 @@ class LabelTable:
         """For each class index, the class that it becomes in a left-right mirror image.
 
         Raises:
-            SettingsError: a name has a side, or may have one, but the table gives it no partner.
+            SettingsError: a name has a side, or may have one, but the label has no partner in the table.
         """
         index = {value: i for i, value in enumerate(self.values)}
         lone, unsure = self._lone, [label for label, _ in self._unsure]
@@ -387,12 +388,12 @@ class LabelTable:
 
 
 def index_dtype(num_classes: int) -> np.dtype[Any]:
-    """The type of class indices: uint8 up to 255 classes, else int16; it holds one index beyond them as well."""
+    """Data type of class indices: uint8 up to 255 classes, else int16; both leave room for one more index."""
     return np.dtype(np.uint8 if num_classes <= 255 else np.int16)
 
 
 def ignored_among(names: Mapping[int, str]) -> int | None:
-    """The value with the name "ignore" among label values with their names; None where there is none."""
+    """The label value named "ignore"; None if there is none."""
     return next((value for value, name in names.items() if name.strip().lower() == IGNORE), None)
 
 
@@ -401,7 +402,7 @@ def _default_name(value: int) -> str:
 
 
 def _color(index: int) -> Color:
-    """Colours that differ well from their neighbours: hues a golden angle apart. Background is black."""
+    """Colour of a class: hues a golden angle apart, so that neighbours differ clearly. Background is black."""
     if index == 0:
         return (0, 0, 0)
     red, green, blue = colorsys.hsv_to_rgb(

@@ -1,7 +1,7 @@
-"""Lists: the text files that name a split's cases, as EasyReg writes and reads them.
+"""Lists: the text files that list a split's cases, in EasyReg's format.
 
-A *list file* has a line a case: the paths of its images and of its label map. Names stand beside it in a file of their
-own, or follow from the images'.
+A *list file* has one line per case, with the paths of its images and its label map. The case names are in a second file
+beside it, or are derived from the image names.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ PATHS_FILE, NAMES_FILE = "file_path_list.txt", "file_name_list.txt"
 
 
 def read_list_file(path: str | Path, root: str | Path | None = None) -> tuple[Case, ...]:
-    """Cases of a list file as EasyReg writes it: a line has the paths of image(s) and label map.
+    """Cases of a list file in EasyReg's format, where each line has the paths of the image(s) and the label map.
 
-    White space, commas, | and + separate paths; a path that holds one of them stands in double quotes, as in JSON.
-    The last of several paths is the label map, `None` means that there is none. Relative paths start at the current
-    folder or, where nothing is there, at the list's. Names stand in `file_name_list.txt` beside a
-    `file_path_list.txt`, or follow from the image's.
+    Paths are separated by white space, commas, | or +. A path that contains one of these is put in double quotes, as in
+    JSON. The last of several paths is the label map; `None` means that there is none. Relative paths start at the
+    current folder or, if no file is found there, at the list's folder. Case names are in `file_name_list.txt` beside a
+    `file_path_list.txt`, or are derived from the first image's name.
 
     Args:
         path: list file.
-        root: folder that no path may lead out of.
+        root: folder that all paths must be inside.
 
     Raises:
-        DataError: a line cannot be read, or files are missing, no regular files, or outside of `root`; all are named.
+        DataError: lines cannot be read, or files are missing, not regular files, or outside of `root`; the message
+            names all of them.
     """
     path = Path(path)
     problems: list[str] = []
@@ -58,10 +59,10 @@ def read_list_file(path: str | Path, root: str | Path | None = None) -> tuple[Ca
 
 
 def write_list_file(path: str | Path, cases: Iterable[Case]) -> None:
-    """Writes `file_path_list.txt` in EasyReg's form, and `file_name_list.txt` beside it."""
+    """Write `file_path_list.txt` in EasyReg's format, and `file_name_list.txt` beside it."""
     lines, names = "", ""
     for case in cases:
-        paths = [*map(str, case.images), str(case.label)]  # a case without label map says None
+        paths = [*map(str, case.images), str(case.label)]  # None if there is no label map
         lines += "     ".join(map(_quoted, paths)) + "\n"
         names += case.id + "\n"
     write_atomic(path, lines.encode())
@@ -69,7 +70,7 @@ def write_list_file(path: str | Path, cases: Iterable[Case]) -> None:
 
 
 def _quoted(path: str) -> str:
-    """A path as it stands in a list.
+    """A path as written in a list, in quotes if needed.
 
     >>> _quoted("/data/S01 left, right.nii.gz")
     '"/data/S01 left, right.nii.gz"'
@@ -91,7 +92,7 @@ def _tokens(line: str) -> list[str]:
 
 
 def _located(token: str, folder: Path, root: str | Path | None) -> Path:
-    """Absolute path of a listed file, which is there and is a regular file."""
+    """Absolute path of a listed file; raises DataError unless it is an existing regular file."""
     if re.match(r"(?i)[a-z][a-z0-9.-]+://|\\\\", token):
         raise DataError(
             f"{token!r} is no path of this machine; download the file and list its path"

@@ -1,6 +1,7 @@
-"""Masks: one file a structure, or one layer of a 4-D file, and the label map that they make together.
+"""Masks: one file per structure, or one layer per structure in a 4-D file, and the label map merged from them.
 
-TotalSegmentator writes a folder of masks for each scan, 3D Slicer exports layers. Where masks overlap, a rule says which counts.
+TotalSegmentator writes a folder of masks for each scan; 3D Slicer exports layers. A rule decides which structure wins
+where masks overlap.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from monaiseg.data.volumes import read_header, read_label_map, read_layers
 from monaiseg.errors import DataError, listed
 
 OverlapRule = Literal["smaller", "later", "refuse"]
-"""Which of two masks counts where they overlap: that of the smaller structure, as a tumour in a kidney, by its voxels in all
-cases; that of the later by name; or neither, and the case is refused."""
+"""Which of two structures wins where their masks overlap: the smaller one by voxels in all cases, such as a tumour in a
+kidney; the later one by name; or neither, and the case is refused."""
 OVERLAP_RULES: tuple[OverlapRule, ...] = get_args(OverlapRule)
 _FOLDERS = ("labels", "masks", "segmentations")
 
 
 @dataclass(frozen=True)
 class MaskedCase:
-    """Images of a case, and what holds its masks: a file for each structure's name, or one file of layers."""
+    """Images of a case and its masks: one file per structure name, or one file with layers."""
 
     id: str
     images: tuple[Path, ...]
@@ -38,18 +39,18 @@ class MaskedCase:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All its files."""
+        """All files of the case."""
         return (*self.images, *self.masks.values(), *([self.layers] if self.layers else []))
 
 
 def find_masked_cases(root: Path) -> tuple[list[MaskedCase], list[str]]:
-    """Cases with masks, and notes; no voxel is read.
+    """Find cases with masks, without reading any voxels; returns the cases and notes.
 
-    The layouts: a folder for each case with its images in it and its masks in a folder below (TotalSegmentator's);
-    `images` and, in `labels`, `masks` or `segmentations`, a folder of masks for each image, or a file of layers.
+    The layouts are a folder per case with its images and a subfolder with its masks (TotalSegmentator's); and a folder
+    `images` beside `labels`, `masks` or `segmentations`, with a folder of masks or a file of layers for each image.
 
     Raises:
-        DataError: the folder has none of these layouts, or cases lack images or masks; all are named.
+        DataError: the folder has none of these layouts, or cases lack images or masks; the message names all of them.
     """
     root = root.absolute()
     if not root.is_dir():
@@ -133,29 +134,30 @@ def _volumes(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class MergeOrder:
-    """Structures in the order in which they are laid over one another, each with its label value."""
+    """Label values of the structures, in the order in which their masks are painted."""
 
     values: Mapping[str, int]
     rule: OverlapRule
 
 
 def structure_voxels(case: MaskedCase) -> dict[str, int]:
-    """Voxels of each structure of a case."""
+    """Number of voxels of each structure of a case."""
     return {name: int(mask.sum()) for name, mask in _masks(case, _image_grid(case))}
 
 
 def merge_order(
     voxels: Iterable[Mapping[str, int]], named: Mapping[str, int], rule: OverlapRule
 ) -> MergeOrder:
-    """Values for the structures of all cases, and the order in which they are laid over one another.
+    """Label values for the structures of all cases, and the order in which they are painted.
 
     Args:
-        voxels: of each structure, for each case.
-        named: label values by structure's name, where a table gives them; else they are numbered by name.
-        rule: what counts where masks overlap.
+        voxels: number of voxels of each structure, for each case.
+        named: label value of each structure by name, if a label table gives them; otherwise structures are numbered in
+            the order of their names.
+        rule: which structure wins where masks overlap.
 
     Raises:
-        DataError: the table lacks structures.
+        DataError: the label table lacks structures.
     """
     totals: Counter[str] = Counter()
     for counts in voxels:
@@ -176,7 +178,7 @@ def merge_order(
 
 
 def layer_number(name: str) -> int | None:
-    """The label value of a structure that has no name but the number of its layer; None for others.
+    """Label value of a structure that is named only by the number of its layer; None for other structures.
 
     >>> layer_number("layer 3"), layer_number("liver")
     (3, None)
@@ -188,11 +190,11 @@ def layer_number(name: str) -> int | None:
 def merged_masks(
     case: MaskedCase, order: MergeOrder
 ) -> tuple[NDArray[np.int32], Grid, dict[tuple[str, str], int]]:
-    """Label map (X, Y, Z) of a case, its grid, and the voxels in which two structures overlap: (below, above).
+    """Label map (X, Y, Z) of a case, its grid, and the number of overlapping voxels for each pair (below, above).
 
     Raises:
-        DataError: a mask cannot be read, holds several values, or lies on another grid than the image; or masks overlap
-            where the rule refuses it.
+        DataError: a mask cannot be read, has several values, or is on another grid than the image; or masks overlap and
+            the rule is "refuse".
     """
     grid = _image_grid(case)
     label = np.zeros(grid.shape, np.int32)
@@ -233,7 +235,7 @@ def _masks(case: MaskedCase, grid: Grid) -> Iterable[tuple[str, NDArray[np.bool_
 
 
 def _layer_masks(layers: NDArray[Any], path: Path) -> Iterable[tuple[str, NDArray[np.bool_]]]:
-    """A mask for each layer that holds 0 and 1; else for each label value, which then is in one layer alone."""
+    """A mask per layer if all layers hold only 0 and 1; else one per label value, which must be in only one layer."""
     values = [np.unique(layers[..., n]) for n in range(layers.shape[3])]
     if all(set(found.tolist()) <= {0, 1} for found in values):
         for n in range(len(values)):
@@ -263,7 +265,7 @@ def _read_mask(path: Path, grid: Grid) -> NDArray[np.bool_]:
 
 
 def overlap_note(overlaps: Sequence[Mapping[tuple[str, str], int]], order: MergeOrder) -> list[str]:
-    """A line that says where masks overlap and what counts there; none where they do not."""
+    """A note on where masks overlap and which structure wins there; empty if they do not overlap."""
     totals: Counter[tuple[str, str]] = Counter()
     for found in overlaps:
         totals.update(found)
@@ -280,7 +282,7 @@ def overlap_note(overlaps: Sequence[Mapping[tuple[str, str], int]], order: Merge
 
 
 def missing_note(cases: Sequence[MaskedCase], order: MergeOrder) -> list[str]:
-    """A line on structures that have no mask in some cases."""
+    """A note on structures that have no mask in some cases; empty if there are none."""
     lacking = {
         name: count
         for name in order.values

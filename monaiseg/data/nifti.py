@@ -1,8 +1,8 @@
 """NIfTI files, checked field by field before a voxel is read.
 
-nibabel repairs what should be refused: it never reads a gzip stream to its end, so its checksum is never compared, and
-it allocates whatever a header asks for. Here bytes are counted against the file and against a cap before anything is
-allocated. A *note* is an oddity that is accepted and that the user should hear of.
+nibabel accepts files that should be refused: it never reads a gzip stream to its end, so it never compares the
+checksum, and it allocates whatever a header asks for. Here the declared size is checked against the file and a cap
+before anything is allocated. A *note* is an oddity that is accepted and reported to the user.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SUFFIXES = (".nii.gz", ".nii")
 _CHUNK = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 _DEFLATE_RATIO = 1100
-"""Deflate packs at most 1032 bytes into one; a header that declares more than that is lying."""
+"""Deflate compresses by a factor of at most 1032; a header that declares more than that cannot be right."""
 _MAX_OFFSET = _MAX_TRAILING = 64 << 20
 _HEADERS = {1: nib.nifti1.header_dtype, 2: nib.nifti2.header_dtype}
 _HEADER_BYTES = {1: 348, 2: 540}
@@ -57,24 +57,24 @@ _OTHER_FORMATS = {
 
 @dataclass(frozen=True)
 class VolumeHeader:
-    """What a volume file says of itself before its voxels are read."""
+    """Properties of a volume file that are known before its voxels are read."""
 
     path: Path
     grid: Grid
     dtype: np.dtype[Any]
-    """Type of the numbers in the file, before scaling."""
+    """Data type of the numbers in the file, before scaling."""
     num_channels: int
     compressed: bool
     notes: tuple[str, ...] = ()
 
 
 def is_volume_name(name: str) -> bool:
-    """Whether a file name is one of a NIfTI volume."""
+    """Whether a file name is that of a NIfTI volume."""
     return name.lower().endswith(SUFFIXES)
 
 
 def volume_stem(path: str | Path) -> str:
-    """File name without the suffix of a volume.
+    """File name without .nii or .nii.gz.
 
     >>> volume_stem("scans/S01.T1.nii.gz")
     'S01.T1'
@@ -84,7 +84,7 @@ def volume_stem(path: str | Path) -> str:
 
 
 def other_format(name: str) -> str | None:
-    """What kind of image that is not read here a file name promises, in words; None where it promises none.
+    """The unsupported image format that a file name indicates, in words; None if it indicates none.
 
     >>> other_format("scan.mgz")
     "FreeSurfer's format"
@@ -93,19 +93,19 @@ def other_format(name: str) -> str | None:
 
 
 def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file that may be a volume, in hexadecimal digits; raises DataError where it cannot be opened."""
+    """SHA-256 of a file in hexadecimal digits; raises DataError if it cannot be opened."""
     with opened(Path(path)) as file:
         return sha256_of(file)
 
 
 def default_cap_bytes() -> int:
-    """Most bytes that one volume may take in memory: half of what there is, within the limit of a container."""
+    """Most bytes that one volume may take in memory: half of the memory of the computer or its container."""
     return memory_limit() // 2
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Puts the path before what is found in the file."""
+    """Turn errors inside the block into DataErrors whose messages start with the path."""
     try:
         yield
     except DataError as error:
@@ -127,7 +127,7 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """A regular file, open; nothing else is ever opened, since a FIFO would wait and a device would not end."""
+    """Open a regular file; anything else is refused, since a FIFO would block and a device would never end."""
     with naming(path):
         try:
             mode = path.stat().st_mode
@@ -145,7 +145,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 class NiftiSource:
-    """One volume file, read from front to back: header at once, voxels when asked for."""
+    """One volume file, read from start to end: the header immediately, the voxels on request."""
 
     def __init__(
         self,
@@ -197,7 +197,7 @@ class NiftiSource:
             )
 
     def voxels(self) -> tuple[NDArray[Any], VolumeHeader]:
-        """Numbers as stored, in this machine's byte order and the file's axis order, with the header's notes grown."""
+        """Numbers as stored, in native byte order and the file's axis order, and the header with further notes."""
         buffer = bytearray(self._declared)
         start = min(len(self._block), self._declared)
         buffer[:start] = self._block[:start]
@@ -213,7 +213,7 @@ class NiftiSource:
         )
 
     def extensions(self) -> Iterator[bytes]:
-        """Contents of the header's extensions, whatever their codes."""
+        """Contents of the header extensions, with any code."""
         start = _HEADER_BYTES[self.version]
         block = bytearray(self._offset)
         block[: len(self._block)] = self._block[: self._offset]
@@ -229,7 +229,7 @@ class NiftiSource:
 
 
 class _Stream:
-    """The bytes of a file, unpacked where they are gzip; the checksum of every gzip member is compared."""
+    """The bytes of a file, decompressed if it is gzip; the checksum of every gzip member is verified."""
 
     def __init__(self, file: IO[bytes], compressed: bool) -> None:
         self._pieces = self._unpacked(file) if compressed else iter(lambda: file.read(_CHUNK), b"")
@@ -237,7 +237,7 @@ class _Stream:
         self._junk = 0
 
     def fill(self, view: memoryview) -> int:
-        """Reads into `view` until it is full or the file ends; the number of bytes read."""
+        """Read into `view` until it is full or the file ends; returns the number of bytes read."""
         done = 0
         while done < len(view):
             self._rest = self._rest or next(self._pieces, b"")
@@ -250,7 +250,7 @@ class _Stream:
         return done
 
     def drain(self) -> int:
-        """Reads to the end of the file; the number of bytes that were left."""
+        """Read to the end of the file; returns the number of remaining bytes."""
         count = len(self._rest)
         for piece in self._pieces:
             count += len(piece)
@@ -281,7 +281,7 @@ class _Stream:
 
 
 def _first_bytes(file: IO[bytes], stream: _Stream, compressed: bool) -> bytes:
-    """The header's bytes, after a look at whether the file is what its name says."""
+    """The header's bytes, after checking that the file is compressed or not as its name says."""
     raw = file.read(_FIRST_DATA_BYTE[2])
     file.seek(0)
     if not raw:
@@ -302,7 +302,7 @@ def _is_text(raw: bytes) -> bool:
 
 
 def _version(block: bytes) -> int | None:
-    """1 or 2 by the header's magic, None where it has none."""
+    """NIfTI version, 1 or 2, from the header's magic; None if it has none."""
     if block[344:347] in (b"n+1", b"ni1"):
         return 1
     return 2 if block[4:7] in (b"n+2", b"ni2") else None
@@ -324,7 +324,7 @@ def _parse(block: bytes) -> tuple[int, np.void, list[str]]:
     layouts = (_HEADERS[version].newbyteorder("<"), _HEADERS[version].newbyteorder(">"))
     both: list[np.void] = [np.frombuffer(block, layout, count=1)[0] for layout in layouts]
     fields = min(both, key=lambda candidate: abs(int(candidate["dim"][0])))
-    if not 1 <= fields["dim"][0] <= 7:  # in the other byte order it is 256 or more
+    if not 1 <= fields["dim"][0] <= 7:  # in the wrong byte order it is 256 or more
         raise DataError(f"has {fields['dim'][0]} axes (dim[0]); a volume has 3 or 4")
     notes = []
     if fields["sizeof_hdr"] != _HEADER_BYTES[version]:
@@ -362,10 +362,10 @@ def _dtype(fields: np.void) -> tuple[np.dtype[Any], list[str]]:
 
 
 def _offset(fields: np.void, version: int) -> int:
-    """First byte of the voxels."""
+    """Offset of the voxels in bytes."""
     offset = float(fields["vox_offset"])
     first = _FIRST_DATA_BYTE[version]
-    if not first <= offset <= _MAX_OFFSET or offset % 16:  # NaN fails the first
+    if not first <= offset <= _MAX_OFFSET or offset % 16:  # NaN fails the first test
         raise DataError(
             f"vox_offset is {offset:g}; voxels start at {first} or a later multiple of 16: write the file again"
         )
@@ -373,9 +373,9 @@ def _offset(fields: np.void, version: int) -> int:
 
 
 def _scaling(fields: np.void) -> tuple[float, float] | None:
-    """Slope and intercept that take stored numbers to values; None where the numbers are the values."""
+    """Slope and intercept that map stored numbers to values; None if the numbers are the values."""
     slope, intercept = float(fields["scl_slope"]), float(fields["scl_inter"])
-    if np.isnan(slope) and np.isnan(intercept):  # unset, as nibabel and fMRIPrep leave them
+    if np.isnan(slope) and np.isnan(intercept):  # unset, as nibabel and fMRIPrep write them
         return None
     if not (np.isfinite(slope) and np.isfinite(intercept)):
         raise DataError(

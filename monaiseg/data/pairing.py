@@ -1,4 +1,4 @@
-"""Pairing: which label map belongs to which image, by their file names."""
+"""Pairing: match label maps to images by their file names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from monaiseg.errors import DataError, listed
 
 
 def clashes(names: Sequence[str], folder: Path) -> list[str]:
-    """Volumes that would get one id, or ids that some file systems hold to be one."""
+    """Problems with volumes that would get the same id, or ids that some file systems do not distinguish."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
         groups[caseless(volume_stem(name))].append(name)
@@ -26,12 +26,12 @@ def clashes(names: Sequence[str], folder: Path) -> list[str]:
 
 
 def caseless(name: str) -> str:
-    """A name as file systems that fold case and accents see it: two alike would be one file there."""
+    """A name as seen by file systems that ignore case and normalise accents; equal names are the same file there."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def check_ids(ids: Sequence[str], where: str) -> None:
-    """Ids name output files and stand in lists: they must be printable, plain as a file name, and unique."""
+    """Raise DataError unless ids are unique, printable and valid file names: output files are named after them."""
     problems = [
         f"{where}: case id {name!r}: a file name of printable letters that starts with neither - nor . is needed; "
         "rename the file"
@@ -54,14 +54,15 @@ def check_ids(ids: Sequence[str], where: str) -> None:
 def pair_files(
     images: Sequence[Path], labels: Sequence[Path], where: str
 ) -> tuple[list[tuple[Path, Path]], list[str]]:
-    """Images with their label maps, and notes.
+    """Pair images with label maps; returns the pairs and notes.
 
-    By equal names; else by what is left of the names without their common beginning and end (`S01_T1` and `S01_seg`),
-    numbers by their value (`image7` and `label007`); else, where no name agrees and there are as many of both, in sorted
-    order.
+    Files are paired by equal names; else by what is left of the names without their common prefix and suffix (`S01_T1`
+    and `S01_seg`), comparing numbers by value (`image7` and `label007`); else, if no names agree and there are as many
+    images as label maps, in sorted order.
 
     Raises:
-        DataError: some names agree and others do not, or the counts differ; those without a partner are named.
+        DataError: some names agree and others do not, or the counts differ; the message names the files without a
+            partner.
     """
     ours, theirs = _by_stem(images), _by_stem(labels)
     if not ours.keys() & theirs.keys():
@@ -88,7 +89,7 @@ def _by_stem(files: Sequence[Path]) -> dict[str, Path]:
 
 
 def _by_core(files: Sequence[Path]) -> dict[str, Path]:
-    """Files by the part of the stem that tells them apart, its numbers without leading zeros."""
+    """Files by the part of the stem that distinguishes them, with leading zeros removed from its numbers."""
     stems = [volume_stem(path) for path in files]
     if len(stems) == 1:
         return _by_stem(files)
@@ -101,9 +102,10 @@ def _by_core(files: Sequence[Path]) -> dict[str, Path]:
 
 
 def _embedded(images: Sequence[Path], labels: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Pairs where every label map's name is what tells its image apart, between one beginning and one end; else none.
+    """Pairs if each label map's name is the distinguishing part of its image's name between a common prefix and suffix.
 
-    Names that are longer than others can share more with one end than with the other: `a`, `a_b` in `x_a_y`, `x_a_b_y`.
+    The list is empty otherwise. Names of different lengths can share more at one end than at the other: `a` and `a_b`
+    in `x_a_y` and `x_a_b_y`.
     """
     stems, ours = ([volume_stem(path) for path in files] for files in (labels, images))
     start = len(os.path.commonprefix(ours))  # noqa: RUF071  letters are meant
@@ -124,5 +126,5 @@ def _embedded(images: Sequence[Path], labels: Sequence[Path]) -> list[tuple[Path
 
 
 def _common_start(names: Sequence[str]) -> int:
-    """Number of letters that all names begin with; a number is not cut in two."""
+    """Length of the common prefix of all names, without cutting a number in two."""
     return len(os.path.commonprefix(names).rstrip("0123456789"))  # noqa: RUF071  letters are meant

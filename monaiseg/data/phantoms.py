@@ -1,12 +1,12 @@
-"""Phantoms: synthetic scans whose label maps are known, for the demo and the tests.
+"""Phantoms: synthetic scans with known label maps, for the demo and the tests.
 
-A *phantom* is an image and its label map on one grid. A *nested* phantom is a few ellipsoids inside one another, small
-enough to draw; a *brain* holds every structure of a label table at its place in a head. Both are written down in
-millimetres and looked up at the voxel centres, so any grid shows the same anatomy. Millimetres run right, front and up
-(RAS) from the middle of the volume.
+A *phantom* is an image and its label map on one grid. A *nested* phantom consists of a few ellipsoids inside one
+another and is small enough to draw; a *brain* has every structure of a label table at its place in a head. Both are
+defined in millimetres and sampled at the voxel centres, so the anatomy is the same on any grid. Millimetres run to the
+right, front and top (RAS) from the centre of the volume.
 
-A brain's own coordinates are *template coordinates*: the cerebrum is the ball of radius 1, x to the right, y to the
-front, z up. Left and right partners are mirror images with the same intensity: only their place tells them apart.
+Brains are defined in *template coordinates*: the cerebrum is the ball of radius 1, with x to the right, y to the front
+and z up. Left and right partners are mirror images with the same intensity: only their position distinguishes them.
 """
 
 from __future__ import annotations
@@ -47,16 +47,17 @@ def write_phantom_dataset(
     shape: Shape = (64, 72, 64),
     seed: int = 0,
 ) -> None:
-    """Writes brains as `images/brain_001.nii.gz` with `labels/brain_001.nii.gz` of the same name, and so on.
+    """Write synthetic brains as `images/brain_001.nii.gz` and `labels/brain_001.nii.gz`, and so on.
 
-    Cases differ as scans do: in pose and form, in orientation, spacing (up to 15 %) and shape, in intensity and noise.
+    Cases differ as real scans do: in pose and shape of the head, in orientation, spacing (up to 15 %) and number of
+    voxels, in intensity and noise.
 
     Args:
-        folder: where `images` and `labels` go.
-        num_cases: brains to make.
-        table: structures; without it eight, as in `small_table`.
-        shape: about how many voxels to the right, front and up; the spacing is what makes them hold a head.
-        seed: the same seed gives the same files.
+        folder: folder for `images` and `labels`.
+        num_cases: number of brains.
+        table: structures; None for the eight of `small_table`.
+        shape: approximate number of voxels to the right, front and top; the spacing is chosen so that a head fits.
+        seed: random seed; the same seed gives the same files.
     """
     table = table or small_table()
     fitting = _fitting_spacing(shape, "RAS")
@@ -74,7 +75,7 @@ def write_phantom_dataset(
 def write_phantom(
     folder: str | Path, case_id: str, phantom: Phantom, table: LabelTable | None = None
 ) -> tuple[Path, Path]:
-    """Writes `images/<case_id>.nii.gz` and `labels/<case_id>.nii.gz` under `folder`, and returns both paths."""
+    """Write `images/<case_id>.nii.gz` and `labels/<case_id>.nii.gz` below `folder`, and return both paths."""
     image, label = (Path(folder) / kind / f"{case_id}.nii.gz" for kind in ("images", "labels"))
     for path in (image, label):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +87,7 @@ def write_phantom(
 def phantom_grid(
     shape: Sequence[int], spacing: Sequence[float] = (1, 1, 1), orientation: str = "RAS"
 ) -> Grid:
-    """Grid of a volume whose middle is the origin of the world; shape and spacing follow the voxel axes.
+    """Grid of a volume whose centre is the world origin; shape and spacing are along the voxel axes.
 
     >>> phantom_grid((4, 4, 2), (1, 1, 3), "LPS").affine[0]
     (-1.0, 0.0, 0.0, 1.5)
@@ -102,7 +103,7 @@ def phantom_grid(
 
 _DIRECTIONS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
 _ORIENTATIONS = ("RAS", "LAS", "LPS", "PIR")
-"""Orientations that scanners and converters really write."""
+"""Orientations that scanners and converters write in practice."""
 
 
 def make_phantom(
@@ -112,10 +113,10 @@ def make_phantom(
     label_values: Sequence[int] = (1, 2),
     seed: int = 0,
 ) -> Phantom:
-    """Ellipsoids inside one another, one a label value from the outside in, each brighter than the one around it.
+    """Nested ellipsoids, one per label value from the outside in, each brighter than the one around it.
 
-    Every label has the volume `nested_volume_ml`. `seed` moves the whole by up to 4 % of the field of view and draws
-    the noise.
+    Every label has the volume `nested_volume_ml`. `seed` determines the noise and a shift of all ellipsoids by up to 4
+    % of the field of view.
 
     >>> for row in make_phantom((9, 9, 9)).label_map[:, :, 4]:
     ...     print(*row)
@@ -136,7 +137,7 @@ def make_phantom(
     centred = points - (rng.uniform(-0.04, 0.04, size=3) * extent).reshape(3, 1, 1, 1)
     share = (
         _squared_radius(centred, _NESTED_RADIUS * extent) ** 1.5
-    )  # of the whole ellipsoid's volume
+    )  # of the volume of the outermost ellipsoid
     depth = np.clip(np.ceil(len(label_values) * (1 - share)), 0, None).astype(int)  # 0: outside
     label_map = np.array([0, *label_values], dtype=np.min_scalar_type(max(label_values)))[depth]
     signal = 0.1 + 0.9 * depth / len(label_values)
@@ -165,17 +166,17 @@ def make_brain(
     orientation: str = "RAS",
     seed: int = 0,
 ) -> Phantom:
-    """A head with every structure of `table`, on any grid.
+    """A synthetic head with every structure of `table`, on any grid.
 
-    Structures that LPBA40 knows stand where they belong. Other pairs share the cortex, other single structures lie
-    along the midline. Pose, form, intensities and bias field follow from `seed`, whatever the grid.
+    Structures with an LPBA40 name are at their anatomical position. Other pairs divide the cortex, and other single
+    structures are placed along the midline. Pose, shape, intensities and bias field depend on `seed`, not on the grid.
 
     Args:
         table: the structures.
         shape: voxels along the axes of `orientation`.
-        spacing: mm along the same axes. None: isotropic, so that the head just fits.
+        spacing: voxel size in mm along the same axes; None for isotropic voxels that just fit the head.
         orientation: direction of the voxel axes.
-        seed: one head each.
+        seed: random seed; each seed gives a different head.
     """
     if spacing is None:
         spacing = (_fitting_spacing(shape, orientation),) * 3
@@ -194,7 +195,7 @@ def small_table() -> LabelTable:
 
 
 class _Ellipsoid(NamedTuple):
-    """In template coordinates; `pitch` turns the front up, in degrees."""
+    """Ellipsoid in template coordinates; `pitch` tilts its front upwards, in degrees."""
 
     centre: tuple[float, float, float]
     radii: tuple[float, float, float]
@@ -213,7 +214,7 @@ _Place = _Ellipsoid | tuple[float, float, float]
 
 @dataclass(frozen=True)
 class _Structure:
-    """One structure or a pair of mirror images: the place of the right one, and the label values of both."""
+    """A single structure or a pair of mirror images: the place of the right one, and both label values."""
 
     place: _Place
     left: int
@@ -221,7 +222,7 @@ class _Structure:
 
 
 _SEMI_AXES_MM = np.array([66.0, 84.0, 60.0])
-"""Of the cerebrum: half the width, length and height of an adult's."""
+"""Semi-axes of the cerebrum: half the width, length and height of an adult cerebrum."""
 _CORTEX_DEPTH, _HALF_FISSURE = 0.28, 0.02
 _SKIN, _SKULL, _FLUID, _GREY, _WHITE = 0.65, 0.10, 0.18, 0.55, 0.85  # T1: as share of the brightest
 _HEAD = {  # from the outside in
@@ -267,7 +268,7 @@ _BODIES = {
 
 
 def _structures(table: LabelTable) -> Iterator[_Structure]:
-    """Every structure of the table with its place: known ones by name, the others where there is room."""
+    """Every structure of the table with its place: known structures by name, the others in free places."""
     by_value = {label.value: label for label in table.foreground}
     pairs = [
         sorted((label, by_value[label.partner]), key=_is_right)
@@ -288,14 +289,14 @@ def _is_right(label: Label) -> tuple[bool, int]:
 
 
 def _take_known(name: str, known: dict[str, _Place]) -> _Place | None:
-    """The place that `name` speaks of, taken out of `known` so that no other structure gets it too."""
+    """The place that `name` refers to, removed from `known` so that no other structure gets it."""
     words = re.sub(r"[^a-z]+", " ", name.lower())
     key = next((key for key in known if key in words), None)
     return None if key is None else known.pop(key)
 
 
 def _free_parcels(count: int) -> list[_Place]:
-    """Points spread evenly over half the cortex, on a golden spiral about the left-right axis."""
+    """Points spread evenly over one half of the cortex, on a golden spiral around the left-right axis."""
     places: list[_Place] = []
     for index in range(count):
         x = (index + 0.5) / count
@@ -308,7 +309,7 @@ def _free_parcels(count: int) -> list[_Place]:
 
 
 def _free_bodies(count: int) -> list[_Place]:
-    """Balls along the midline from front to back, flattened where there are many."""
+    """Balls along the midline from front to back, flattened if there are many."""
     thickness = min(0.15, 0.45 / max(count, 1))
     ys = [0.45 - 0.9 * (index + 0.5) / count for index in range(count)]
     return [_Ellipsoid((0, y, -0.12), (0.15, thickness, 0.15)) for y in ys]
@@ -330,18 +331,18 @@ def _anatomy(points: Points, table: LabelTable) -> tuple[NDArray[Any], NDArray[n
     parcels = [s.place for s in structures if not isinstance(s.place, _Ellipsoid)]
     parcel_map = np.full(label_map.shape, -1, np.int16)
     parcel_map[cortex] = _nearest(mirrored[:, cortex], parcels)
-    for index, structure in enumerate(structures):  # parcels first; bodies are cut out of them
+    for index, structure in enumerate(structures):  # parcels first; bodies replace parts of them
         if isinstance(structure.place, _Ellipsoid):
             here = structure.place.holds(mirrored)
         else:
             here = parcel_map == index
         label_map[here] = np.where(is_left[here], structure.left, structure.right)
-        tissue[here] = _GREY + 0.16 * (index * 0.618 % 1 - 0.5)  # golden section: neighbours differ
+        tissue[here] = _GREY + 0.16 * (index * 0.618 % 1 - 0.5)  # golden ratio: neighbours differ
     return label_map, tissue
 
 
 def _nearest(points: Points, centres: Sequence[tuple[float, float, float]]) -> NDArray[np.int16]:
-    """Index of the centre nearest to each of the points (3, N); -1 where there are none."""
+    """Index of the centre nearest to each of the points (3, N); -1 if there are no centres."""
     nearest = np.full(points.shape[1], -1, np.int16)
     least = np.full(points.shape[1], np.inf, np.float32)
     for index, centre in enumerate(centres):
@@ -359,7 +360,7 @@ def _world_points(grid: Grid) -> Points:
 
 
 def _squared_radius(points: Points, semi_axes: NDArray[Any]) -> NDArray[np.float32]:
-    """Squared distance from the origin in units of an ellipsoid's semi-axes: below 1 inside."""
+    """Squared distance from the origin in units of an ellipsoid's semi-axes; below 1 inside the ellipsoid."""
     x, y, z = (axis / np.float32(length) for axis, length in zip(points, semi_axes, strict=True))
     squared: NDArray[np.float32] = x * x + y * y + z * z
     return squared
@@ -373,7 +374,7 @@ def _fitting_spacing(shape: Shape, orientation: str) -> float:
 
 
 def _template_points(world: Points, rng: np.random.Generator) -> Points:
-    """Template coordinates of world coordinates (3, X, Y, Z), for a head of its own pose, size and form."""
+    """Template coordinates for world coordinates (3, X, Y, Z), for a head with random pose, size and shape."""
     turn = np.eye(3)
     for axis, degrees in enumerate(rng.uniform(-8, 8, size=3)):
         turn = turn @ axis_rotation(axis, degrees)
@@ -391,7 +392,7 @@ def _template_points(world: Points, rng: np.random.Generator) -> Points:
 def _scanned(
     tissue: NDArray[np.float32], world: Points, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Brightness as a scanner shows it: partial volumes, a smooth bias field, noise, and an arbitrary unit."""
+    """Simulated scan of the brightness: partial volumes, a smooth bias field, noise and an arbitrary unit."""
     unit = 10 ** rng.uniform(1.7, 3.3)
     x, y, z = world / 100
     a, b, c, d, e = rng.uniform(-0.2, 0.2, size=5)
@@ -403,7 +404,7 @@ def _scanned(
 
 
 def _softened(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each voxel mixed with its neighbours, 1 : 2 : 1 along every axis."""
+    """Weighted mean of each voxel and its neighbours, 1 : 2 : 1 along every axis."""
     for axis in range(values.ndim):
         padded = np.pad(values, [(int(axis == k),) * 2 for k in range(values.ndim)], mode="edge")
         size = values.shape[axis]

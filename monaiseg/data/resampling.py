@@ -1,4 +1,4 @@
-"""Resampling: how far a voxel size lies from the one that a network works at, and whether a wrong unit is the cause."""
+"""Resampling: how much an image's voxel size differs from the network's, and whether a wrong unit explains it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from monaiseg.data.grid import Spacing
 from monaiseg.errors import DataError
 
 DOUBTFUL_FACTOR = 3.0
-"""Beyond it, resampling loses or invents most of an image: worth a look."""
+"""Beyond this factor, resampling loses or invents most of an image; the user should check the result."""
 IMPOSSIBLE_FACTOR = 10.0
-"""Beyond it along one axis, nothing is left to label, or memory runs out."""
+"""Beyond this factor along one axis, nothing is left to label, or memory runs out."""
 WRONG_UNIT_FACTOR = 9.0
-"""As far off along all three axes, in one direction, the unit is wrong."""
+"""If all three axes differ by at least this factor in the same direction, the unit is wrong."""
 _UNITS = {
     1e-3: "in metres, read as millimetres",
     1e-1: "in centimetres, read as millimetres",
@@ -22,15 +22,15 @@ _UNITS = {
 
 
 def resampling_doubt(path: str, found: Spacing, wanted: Spacing) -> str | None:
-    """What is doubtful about resampling an image, in words; None where nothing is.
+    """Warning about doubtful resampling of an image; None if there is nothing doubtful.
 
     Args:
-        path: of the image.
-        found: its voxel size in mm.
-        wanted: that of the network, along the same axes.
+        path: path of the image.
+        found: voxel size of the image in mm.
+        wanted: voxel size of the network in mm, along the same axes.
 
     Raises:
-        DataError: it cannot be done sensibly: the factor is beyond 10, or the unit is wrong.
+        DataError: resampling makes no sense, because the factor is beyond 10 or the unit is wrong.
 
     >>> resampling_doubt("a.nii", (1, 1, 5), (1, 1, 2))
     """
@@ -55,7 +55,7 @@ def _words(spacing: Spacing) -> str:
 
 
 def _likely_unit(ratios: list[float]) -> str | None:
-    """The unit that would explain the ratios, where all three are about as large."""
+    """The unit that would explain the ratios, if all three are similar."""
     if max(ratios) > DOUBTFUL_FACTOR * min(ratios):
         return None
     middle = math.exp(sum(map(math.log, ratios)) / 3)

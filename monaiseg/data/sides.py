@@ -1,9 +1,9 @@
-"""Sides: which names mean the same structure on the left and on the right.
+"""Sides: which names denote the same structure on the left and on the right.
 
-A name *has a side* where a word of it says left or right: "Left-Hippocampus", "rechte Niere", "L. insula". Two names are
-*partners* where exchanging such words makes one of the other. They are *perhaps* partners where they differ in letters
-that may mean sides and may not: lkid and rkid, insula_G and insula_D. The heart's chambers have a side and no partner:
-left and right ventricle are no mirror images.
+A name *has a side* if one of its words says left or right: "Left-Hippocampus", "rechte Niere", "L. insula". Two names
+are *partners* if swapping such words turns one into the other. They are *perhaps* partners if they differ in letters
+that may or may not stand for sides: lkid and rkid, insula_G and insula_D. The heart's chambers have a side but no
+partner: the left and right ventricles are not mirror images.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _WORDS = (
     ("lewy", "prawy"), ("lewa", "prawa"), ("lewe", "prawe"),
     ("левый", "правый"), ("левая", "правая"), ("левое", "правое"), ("左", "右"), ("左侧", "右侧"),
 )  # fmt: skip
-"""English, German and Dutch, Spanish, French, Italian, Latin, Portuguese, Danish and Norwegian, Swedish, Polish, Russian,
-Chinese and Japanese."""
+"""English, German and Dutch, Spanish, French, Italian, Latin, Portuguese, Danish and Norwegian, Swedish, Polish,
+Russian, Chinese and Japanese."""
 _SHORT = (
     ("l", "r"), ("lh", "rh"), ("lt", "rt"), ("sx", "dx"), ("izq", "der"), ("izdo", "dcho"),
     ("izda", "dcha"), ("li", "re"), ("sin", "dex"), ("sin", "dext"), ("sin", "dx"), ("esq", "dir"),
 )  # fmt: skip
 _UNCERTAIN = {"der", "li", "re", "sin", "dex", "dext", "esq", "dir"}
-"""They say a side only where the other name is there: `der` is also an article."""
+"""These denote a side only if the table also has the other name: `der` is also an article."""
 _LETTERS = (("l", "r"), ("g", "d"), ("s", "d"), ("i", "d"), ("e", "d"))
 """Initials of left and right; g, s, i and e are French, Italian, Spanish and Portuguese."""
 _CHAMBER = re.compile("ventr[ií][ck]|atri(?:um|al|o)|vorhof|herzkammer|oreillette|aur[ií]cula")
 _LATERAL = re.compile(r"(?<![^\W\d_])lat|seitenventrikel")
-"""The brain's ventricles are a pair."""
+"""The lateral ventricles of the brain are a pair."""
 
 
 def _others(pairs: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
@@ -80,7 +80,7 @@ def has_side(name: str) -> bool:
 
 
 def partners(names: Mapping[int, str]) -> dict[int, int]:
-    """For each label value whose name says so, the value of the same structure on the other side.
+    """For each label value whose name has a partner, the label value of that partner.
 
     >>> partners({1: "rein gauche", 2: "rein droit", 3: "foie"})
     {1: 2, 2: 1}
@@ -94,7 +94,7 @@ def partners(names: Mapping[int, str]) -> dict[int, int]:
 
 
 def perhaps_partners(name: str, names: Iterable[str]) -> set[str]:
-    """Those among `names` that may be the same structure on the other side, in small letters.
+    """The `names` that may be the same structure on the other side, in lower case.
 
     >>> perhaps_partners("insula_G", ["insula_D", "tronc"]), perhaps_partners("zone d", ["zone e", "zone a"])
     ({'insula_d'}, set())
@@ -110,7 +110,7 @@ def _plain(name: str) -> str:
 
 
 def _other_names(name: str, known: Set[str]) -> set[str]:
-    """Those among `known` that the same structure on the other side may have, by the surest words that lead to one."""
+    """The `known` names of the same structure on the other side, by the most reliable kind of word that gives any."""
     if _CHAMBER.search(_plain(name)) and not _LATERAL.search(_plain(name)):
         return set()
     for words in (_WORD, _GLUED, _CAPITAL):
@@ -121,7 +121,7 @@ def _other_names(name: str, known: Set[str]) -> set[str]:
 
 
 def _exchanged(name: str, words: re.Pattern[str]) -> set[str]:
-    """The name with all its words of a side exchanged, or with one of them: the gyrus rectus is "gyrus droit gauche"."""
+    """The name with all or just one of its side words swapped: the gyrus rectus is "gyrus droit gauche" in French."""
     places = list(words.finditer(name))
     choices = [[each] for each in places] + ([places] if len(places) > 1 else [])
     return {
@@ -139,7 +139,7 @@ def _replaced(name: str, places: list[re.Match[str]], words: Iterable[str]) -> s
 
 
 def _exchanged_ends(name: str) -> set[str]:
-    """The name with l for r or r for l at its beginning or at its end."""
+    """The name with l and r swapped at its beginning or at its end."""
     other = {"l": "r", "r": "l"}
     first, last = other.get(name[:1]), other.get(name[-1:])
     begun = {first + name[1:]} if first else set()
@@ -147,7 +147,7 @@ def _exchanged_ends(name: str) -> set[str]:
 
 
 def _exchanged_letters(name: str, known: set[str]) -> set[str]:
-    """The name with another side's initial for a letter that stands alone; none where more letters number the parts."""
+    """The name with the other side's initial for a single letter; none if further letters enumerate the parts."""
     found = set()
     for place in re.finditer(r"(?<![^\W_])[lrgdsie](?![^\W_])", name):
         before, after = name[: place.start()], name[place.end() :]

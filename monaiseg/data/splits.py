@@ -1,4 +1,4 @@
-"""Splits: which cases are for training, validation and testing, by a seeded choice."""
+"""Splits: a seeded random split of the cases into training, validation and test."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from monaiseg.data.cases import SPLITS
 from monaiseg.errors import DataError, SettingsError
 
 DEBUG_CASES = 5
-"""As many training cases are scored again beside validation; a few show over-fitting as well as all would."""
+"""Number of training cases that are scored at each validation; a few show overfitting as well as all would."""
 
 
 def split_cases(
@@ -21,17 +21,17 @@ def split_cases(
 ) -> dict[str, tuple[str, ...]]:
     """Case ids of train, val, test and debug.
 
-    The order that decides is a hash of seed and group: it depends neither on the order of the files nor on which other
-    groups there are.
+    Groups are sorted by a hash of seed and group, so their order depends neither on the order of the files nor on the
+    other groups.
 
     Args:
         ids: distinct case ids.
         sizes: percent of train, test and val; together 100. A split of more than 0 percent gets at least one case.
-        seed: another seed, another split.
-        groups: the group of each case, which stays whole; None where each case is one by itself.
+        seed: random seed; another seed gives another split.
+        groups: the group of each case, which is kept in one split; None if each case is its own group.
 
     Raises:
-        SettingsError: the sizes are not percentages that sum to 100 with something to train on.
+        SettingsError: the sizes are not percentages that sum to 100, with more than 0 for train.
         DataError: there are fewer cases, or groups, than splits to fill.
 
     >>> {split: len(ids) for split, ids in split_cases([f"S{n:02}" for n in range(40)]).items()}
@@ -61,7 +61,7 @@ def split_cases(
 
 
 def _split_counts(total: int, percent: Mapping[str, int]) -> dict[str, int]:
-    """Cases that each split should have: its percentage of all, and at least one where it is more than 0."""
+    """Number of cases for each split: its percentage of all cases, and at least one if that is more than 0."""
     wanted = [split for split, size in percent.items() if size]
     counts = {split: total * size // 100 for split, size in percent.items()}
     by_remainder = sorted(wanted, key=lambda split: -(total * percent[split] % 100))
@@ -77,7 +77,7 @@ def _split_counts(total: int, percent: Mapping[str, int]) -> dict[str, int]:
 def _dealt(
     groups: Sequence[Sequence[str]], counts: Mapping[str, int]
 ) -> dict[str, list[Sequence[str]]]:
-    """Groups for each split, in order: a group goes where its middle falls; none that wants cases stays without."""
+    """Groups for each split, in order: each goes to the split that its middle falls into; no wanted split is empty."""
     ends = dict(zip(counts, itertools.accumulate(counts.values()), strict=True))
     dealt: dict[str, list[Sequence[str]]] = {split: [] for split in counts}
     start = 0
@@ -95,7 +95,7 @@ def _dealt(
 
 
 def choose_debug(train_ids: Iterable[str], seed: int) -> tuple[str, ...]:
-    """Ids of a few training cases, the same for the same seed."""
+    """Ids of a few training cases; the same seed gives the same ids."""
     return tuple(sorted(_seeded_order(train_ids, seed)[:DEBUG_CASES]))
 
 

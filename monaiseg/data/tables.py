@@ -1,4 +1,4 @@
-"""Tables: rows of named columns in a text file, parted by commas, semicolons or tabs."""
+"""Tables: text files with named columns, separated by commas, semicolons or tabs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from monaiseg.files import read_text
 
 
 def read_rows(path: Path, what: str) -> tuple[Sequence[str], list[dict[str, Any]]]:
-    """Columns and rows of a table; the first line names the columns, and what parts them there parts them everywhere.
+    """Columns and rows of a table; the separator is taken from the first line, which names the columns.
 
-    Spreadsheets of half of Europe write semicolons.
+    Spreadsheet programs in many European locales write semicolons.
 
     Args:
-        path: of the file.
-        what: the table is, for messages.
+        path: path of the file.
+        what: kind of table, for messages.
 
     Raises:
-        DataError: the file cannot be read, is not UTF-8, or is no table.
+        DataError: the file cannot be read, is not UTF-8, or is not a table.
     """
     text = read_text(path)
     header = text.partition("\n")[0]

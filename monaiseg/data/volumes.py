@@ -1,7 +1,7 @@
-"""Volumes: images and label maps, read and written.
+"""Volumes: read and write images and label maps.
 
-A *volume* is an image (X, Y, Z), an image of several channels (X, Y, Z, C) or a label map (X, Y, Z) on its grid, in
-the order of its file. Files are opened through `monaiseg.data.nifti`, which checks them.
+A *volume* is an image (X, Y, Z), an image with several channels (X, Y, Z, C) or a label map (X, Y, Z) on its grid, in
+the axis order of its file. Files are opened through `monaiseg.data.nifti`, which checks them.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from monaiseg.errors import DataError
 from monaiseg.files import write_atomic
 
 LABEL_TOLERANCE = 1e-3
-"""How far a value of a label map may lie from an integer; `scl_slope` makes 0.9999 of a 1."""
+"""Allowed distance of a label map's values from integers; `scl_slope` may turn 1 into 0.9999."""
 LARGEST_STEP = 0.25
-"""Label maps that were saved as decimals under a header for integers come in steps of `scl_slope`: 0.996 for 1. Up to this
-step it is plain which integer was meant."""
+"""Label maps saved as decimals under an integer header have values in steps of `scl_slope`: 0.996 for 1. Up to this
+step size, the intended integer is clear."""
 
 FLOAT32_INTEGERS = 1 << 24
-"""Whole numbers up to here are exact in float32."""
+"""Integers up to this are exact in float32."""
 
 
 def read_header(
     path: str | Path, cap_bytes: int | None = None, *, orientation: str | None = None
 ) -> VolumeHeader:
-    """Header of a NIfTI-1 or NIfTI-2 file, checked; the voxels stay unread. `orientation` as in `read_volume`.
+    """Read and check the header of a NIfTI-1 or NIfTI-2 file, without its voxels. `orientation` as in `read_volume`.
 
     Raises:
-        DataError: the file is not there, not a regular file, not NIfTI, or says something that cannot be used.
+        DataError: the file does not exist, is not a regular file, is not NIfTI, or has a header that cannot be used.
     """
     with opened(Path(path)) as file:
         return NiftiSource(file, Path(path), cap_bytes, orientation).header
@@ -49,10 +49,10 @@ def read_volume(
 ) -> tuple[NDArray[Any], VolumeHeader]:
     """Voxels (X, Y, Z) or (X, Y, Z, C) and header of an image.
 
-    `orientation`, such as "RAS", is what the axes run to where the file says nothing of it.
+    `orientation`, such as "RAS", gives the axis directions if the file has no orientation.
 
-    Unscaled integers keep their type (64-bit ones become int32), all else is float32. Every byte up to the end of the
-    file is read, so that the checksums of gzip count.
+    Unscaled integers keep their type (64-bit integers become int32); everything else becomes float32. The file is read
+    to its last byte, so that gzip checksums are verified.
 
     Raises:
         DataError: as `read_header`; or the data are truncated, damaged, not finite, or too large for float32.
@@ -77,8 +77,8 @@ def read_label_map(
 ) -> tuple[NDArray[Any], VolumeHeader]:
     """Label values (X, Y, Z), integers of at most 32 bits, and header of a label map.
 
-    Where `like`, the grid of its image, holds the same voxels along other axes, it comes in the order of these, with a note.
-    `orientation` as in `read_volume`.
+    If `like`, the grid of its image, has the same voxels in another axis order, the label map is returned in that
+    order, with a note. `orientation` as in `read_volume`.
 
     Raises:
         DataError: as `read_volume`; or there are several channels, values that are not integers, or negative ones.
@@ -92,7 +92,7 @@ def read_label_map(
 def read_layers(
     path: str | Path, *, cap_bytes: int | None = None
 ) -> tuple[NDArray[Any], VolumeHeader]:
-    """Layers of label values (X, Y, Z, C), and header: label maps on one grid that may overlap; errors as `read_label_map`."""
+    """Label values (X, Y, Z, C) and header of overlapping label maps in one file; raises errors as `read_label_map`."""
     values, header = _read_integers(Path(path), cap_bytes, None, most_channels=None)
     return values if values.ndim == 4 else values[..., None], header
 
@@ -129,7 +129,7 @@ def _read_integers(
 def _turned(
     values: NDArray[Any], header: VolumeHeader, like: Grid
 ) -> tuple[NDArray[Any], VolumeHeader]:
-    """A label map along the axes of `like`, as it is where it holds other voxels."""
+    """A label map reordered to the axes of `like`; unchanged if `like` has other voxels."""
     if (turn := header.grid.turn_onto(like)) is None:
         return values, header
     note = (
@@ -141,7 +141,7 @@ def _turned(
 
 
 def read_label_table(path: str | Path) -> LabelTable | None:
-    """Names and colours that travel in a label map's header extension; None where there are none."""
+    """Label table from a label map's header extension; None if there is none."""
     with opened(Path(path)) as file:
         source = NiftiSource(file, Path(path), None)
         for content in source.extensions():
@@ -155,7 +155,7 @@ def _scaled(
     scaling: tuple[float, float] | None,
     dtype: type[np.floating[Any]] = np.float32,
 ) -> NDArray[Any]:
-    """Values as float32, or as the label values up to 2147483647 need it, all of them finite."""
+    """Scaled values as `dtype`, checked to be finite; label values up to 2147483647 need float64."""
     with np.errstate(over="ignore", invalid="ignore"):
         values = stored
         if scaling is not None:
@@ -184,11 +184,11 @@ def _check_exact(stored: NDArray[Any]) -> None:
 
 
 def _rounded(values: NDArray[Any], step: float = 0.0) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """Integers for values that are nearly so, in the smallest type that holds them, and a note where they moved.
+    """Round nearly integer values to the smallest integer type that holds them; a note says if values have changed.
 
     Args:
-        values: of a label map.
-        step: between neighbouring values that the file can hold, where its header scales whole numbers; else 0.
+        values: values of a label map.
+        step: difference between neighbouring values that the file can store, if its header scales integers; else 0.
     """
     nearest = np.rint(values)
     distance = np.abs(values - nearest)
@@ -213,7 +213,7 @@ def _rounded(values: NDArray[Any], step: float = 0.0) -> tuple[NDArray[Any], tup
 
 
 def _is_stepped(values: NDArray[Any], furthest: float, step: float) -> bool:
-    """Whether values lie within a step of whole numbers, one value at each: an image has several."""
+    """Whether values are within a step of integers, with one value at each integer: an image has several."""
     if not furthest <= 1.01 * step <= 1.01 * LARGEST_STEP:
         return False
     found = np.unique(values)
@@ -221,7 +221,7 @@ def _is_stepped(values: NDArray[Any], furthest: float, step: float) -> bool:
 
 
 def _smallest_integer(low: float, high: float) -> np.dtype[Any]:
-    """First of uint8, int16 and int32 that holds both numbers."""
+    """The first of uint8, int16 and int32 that holds both numbers."""
     fits = (t for t in (np.uint8, np.int16) if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
     return np.dtype(next(fits, np.int32))
 
@@ -233,10 +233,10 @@ def write_label_map(
     like: str | Path | None = None,
     table: LabelTable | None = None,
 ) -> None:
-    """Writes label values (X, Y, Z) on `grid`, whole or not at all.
+    """Write label values (X, Y, Z) on `grid`, completely or not at all.
 
-    The header has the orientation codes and units of the file `like`, and none of its text. Names and colours of
-    `table` travel in an extension that Connectome Workbench reads, and `read_label_table`.
+    The header gets the orientation codes and units of the file `like`, but none of its text. Names and colours of
+    `table` are stored in a header extension that Connectome Workbench and `read_label_table` can read.
     """
     assert label_map.shape == grid.shape, (label_map.shape, grid.shape)
     assert label_map.dtype.kind in "iub", label_map.dtype
@@ -251,7 +251,7 @@ def write_label_map(
 def write_image(
     path: str | Path, image: NDArray[Any], grid: Grid, like: str | Path | None = None
 ) -> None:
-    """Writes intensities (X, Y, Z) or (X, Y, Z, C) on `grid` as float32, whole or not at all; header as in `like`."""
+    """Write intensities (X, Y, Z) or (X, Y, Z, C) on `grid` as float32, whole or not at all; header as in `like`."""
     assert image.shape[:3] == grid.shape, (image.shape, grid.shape)
     _write(Path(path), _image(image.astype(np.float32, copy=False), grid, like))
 
@@ -263,12 +263,12 @@ def _write(path: Path, image: nib.Nifti1Image) -> None:
         )
     payload = image.to_bytes()
     if path.name.lower().endswith(".gz"):
-        payload = gzip.compress(payload, 6, mtime=0)  # equal content, equal bytes
+        payload = gzip.compress(payload, 6, mtime=0)  # equal content gives equal bytes
     write_atomic(path, payload)
 
 
 def _image(voxels: NDArray[Any], grid: Grid, like: str | Path | None) -> nib.Nifti1Image:
-    """A nibabel image with a new header: geometry, codes and units, and nothing else."""
+    """A nibabel image with a new header: geometry, codes and units only."""
     version, sform_code, qform_code, units, source = 1, 1, 1, 2, None
     if like is not None:
         with opened(Path(like)) as file:
@@ -280,7 +280,7 @@ def _image(voxels: NDArray[Any], grid: Grid, like: str | Path | None) -> nib.Nif
     header = image.header
     header["xyzt_units"] = units
     if source is not None and sform_code <= 0 and source.header.grid == grid:
-        # As it stands there: a quaternion worked out anew would differ in its last digit.
+        # Copied unchanged: a recomputed quaternion would differ in its last digit.
         for name in ("pixdim", *(f"quatern_{a}" for a in "bcd"), *(f"qoffset_{a}" for a in "xyz")):
             header[name] = source.fields[name]
         header["pixdim"][4:] = 0
@@ -296,6 +296,6 @@ def _image(voxels: NDArray[Any], grid: Grid, like: str | Path | None) -> nib.Nif
 def _nifti(
     voxels: NDArray[Any], affine: NDArray[np.float64] | None, version: int = 1
 ) -> nib.Nifti1Image:
-    if version == 2 or max(voxels.shape) > np.iinfo(np.int16).max:  # NIfTI-1 counts in 16 bits
+    if version == 2 or max(voxels.shape) > np.iinfo(np.int16).max:  # NIfTI-1 has 16-bit sizes
         return nib.Nifti2Image(voxels, affine)
     return nib.Nifti1Image(voxels, affine)
