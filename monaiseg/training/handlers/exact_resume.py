@@ -138,7 +138,7 @@ class ExactResume:
 
     def _end_step(self, engine: Engine) -> None:
         step = engine.state.iteration
-        if step % engine.state.epoch_length == 0 or not weights_change(engine):  # type: ignore[operator]  # known by now
+        if step % engine.state.epoch_length == 0 or not weights_change(engine):  # type: ignore[operator]  # set by now
             return
         before = step - getattr(engine, "accumulation_steps", 1)
         # The commit may have been due at one of the steps whose gradients were accumulated in this one.
