@@ -157,7 +157,7 @@ def _fill(checkpoint: Checkpoint, best: Best | None, folder: Path) -> Path:
 
 
 def export_torchscript(folder: Path, settings: Settings, spacing: Spacing) -> Path:
-    """Write a bundle's `models/model.ts` from its weights, by MONAI's `ckpt_export`; takes patches of any valid size."""
+    """Write `models/model.ts` from the weights of a bundle, by MONAI's `ckpt_export`; it takes any valid patch size."""
     target = folder / "models" / TORCHSCRIPT_FILE
     stride = plan_topology(settings.tsk_set.network, settings.patch_shape, spacing).total_stride
     shape = [min(size, 2 * step) for size, step in zip(settings.patch_shape, stride, strict=True)]
