@@ -1,4 +1,4 @@
-"""The MONAI bundle: building, checking and packing it, and the components that its configurations name."""
+"""MONAI bundles: building, checking and packing them, and the components that their configurations use."""
 
 from monaiseg.bundle.build import build_bundle, pack_bundle
 from monaiseg.bundle.lint import lint_bundle

@@ -1,8 +1,8 @@
-"""Bundles for MONAI's bundle runner: written from a settings file and a label table, and packed with trained weights.
+"""Bundles for MONAI's bundle runner: built from a settings file and a label table, and packed with trained weights.
 
-A chain or a default stands in `configs/settings.json` alone. The configurations name functions of monaiseg that read
-it, and say how the parts hang together, under the names that MONAI's tools look for (`monai/bundle/properties.py`).
-Whatever starts with `$` in them is code to MONAI's runner: there are few such lines, and no text of a user's becomes one.
+All settings of a bundle are in `configs/settings.json`. The configurations name functions of monaiseg that read it and
+connect the parts, under the names that MONAI's tools expect (`monai/bundle/properties.py`). MONAI's runner executes
+every text in them that starts with `$` as code. There are few such lines, and none contains text from a user.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from monaiseg.training import Best, Checkpoint, load_checkpoint, newest
 
 ABOUT_FILE = "configs/about.json"
 DOCUMENTS = (ABOUT_FILE, "LICENSE", "docs/README.md", "docs/data_license.txt")
-"""What people write in a bundle."""
+"""Files of a bundle that people write."""
 
 
 def build_bundle(
@@ -42,26 +42,26 @@ def build_bundle(
     channels: tuple[str, ...] = (),
     eval_metrics: Mapping[str, float] | None = None,
 ) -> Path:
-    """Write a bundle's configurations, and what else of it is missing: documents that are there stay as they are.
+    """Write the configurations of a bundle and any documents that are missing; existing documents are kept.
 
-    What settings and labels do not say, such as name and source of the data, is taken from `configs/about.json` in
-    the folder; where that is missing it is written with nothing stated.
+    Information that settings and labels do not contain, such as the name and the source of the data, is read from
+    `configs/about.json` in the folder. If that file is missing, one with default entries is written.
 
     Args:
-        settings: every choice of the training.
-        table: the labels of the data; the network has those that the settings keep.
-        folder: of the bundle; made where it is not there.
-        spacing: voxel size in mm along X, Y, Z that the network is laid out for. None: the settings' or, where these
-            leave scans as they are, 1 mm.
+        settings: all settings of the training.
+        table: labels of the data; the network has those that the settings keep.
+        folder: folder of the bundle; created if needed.
+        spacing: voxel size in mm along X, Y, Z that the network is designed for. None: as in the settings or, if these
+            do not resample scans, 1 mm.
         channels: names of the image channels.
-        eval_metrics: what was measured, for the metadata.
+        eval_metrics: measured scores, for the metadata.
 
     Returns:
         The folder.
 
     Raises:
-        SettingsError: settings and labels do not go together, a name is code to MONAI's runner, or the folder holds
-            something else.
+        SettingsError: settings and labels do not match, a name would be code for MONAI's runner, or the folder holds
+            something other than a bundle.
     """
     folder = Path(folder)
     _check_replaceable(folder)
@@ -96,22 +96,25 @@ def build_bundle(
 def pack_bundle(
     checkpoint: str | Path, output: str | Path, documents: str | Path | None = None
 ) -> Path:
-    """A bundle of what a training has made: weights and TorchScript in `models`, for all who have MONAI and monaiseg.
+    """Pack a trained network into a bundle, with weights and TorchScript in `models`.
+
+    Using the bundle requires MONAI and monaiseg.
 
     Args:
-        checkpoint: its file, or the folder of a training (then the best is taken).
-        output: folder, new or of a bundle whose documents are kept; or a `.zip` file, the same bytes every time.
-        documents: folder of a bundle whose card, licences and `about.json` the new one has.
+        checkpoint: a checkpoint file, or the folder of a run, whose best checkpoint is used.
+        output: a new folder, the folder of a bundle whose documents are kept, or a `.zip` file. The same input always
+            gives the same bytes in the `.zip` file.
+        documents: folder of a bundle whose model card, licences and `about.json` are copied into the new one.
 
     Returns:
         `output`.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
-        SettingsError: as `build_bundle`.
+        SettingsError: see `build_bundle`.
     """
     saved, output = load_checkpoint(checkpoint), Path(output)
-    # A best checkpoint does not know its own score: the training's newest commit does.
+    # A best checkpoint does not contain its own score; the newest commit of the run does.
     best = newest(checkpoint).best if Path(checkpoint).is_dir() else None
     if output.suffix.lower() != ".zip":
         _take_documents(documents, output)
@@ -124,7 +127,7 @@ def pack_bundle(
 
 
 def _take_documents(bundle: str | Path | None, folder: Path) -> None:
-    """Copy what is written by hand in a bundle to another one's folder."""
+    """Copy the documents that people have written in a bundle to the folder of another."""
     if bundle is None:
         return
     if not (Path(bundle) / ABOUT_FILE).is_file():
@@ -154,7 +157,7 @@ def _fill(checkpoint: Checkpoint, best: Best | None, folder: Path) -> Path:
 
 
 def export_torchscript(folder: Path, settings: Settings, spacing: Spacing) -> Path:
-    """`models/model.ts` of a bundle with weights, by MONAI's own `ckpt_export`; it takes patches of any valid size."""
+    """Write `models/model.ts` from the weights of a bundle, by MONAI's `ckpt_export`; it takes any valid patch size."""
     target = folder / "models" / TORCHSCRIPT_FILE
     stride = plan_topology(settings.tsk_set.network, settings.patch_shape, spacing).total_stride
     shape = [min(size, 2 * step) for size, step in zip(settings.patch_shape, stride, strict=True)]
@@ -172,14 +175,14 @@ def export_torchscript(folder: Path, settings: Settings, spacing: Spacing) -> Pa
 
 
 def _without_places(settings: Settings) -> Settings:
-    """The settings without what belongs to one computer or one training."""
+    """The settings without those that belong to one computer or one run."""
     places = ("output_root_path", "data_task_name", "task_name", "model_path")
     none: dict[str, Any] = {f"tsk_set.{name}": "" for name in places}
     return changed(settings, none | {"tsk_set.continue_train": False, "tsk_set.gpu_id": None})
 
 
 def _check_replaceable(folder: Path) -> None:
-    """Raises SettingsError where a folder holds something that is no bundle."""
+    """Raise SettingsError if a folder holds something other than a bundle."""
     if folder.exists() and not folder.is_dir():
         raise SettingsError(f"{folder}: is a file; give a folder, or a name that ends in .zip")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / ABOUT_FILE).is_file():
@@ -191,7 +194,7 @@ def _json(document: Any) -> str:
 
 
 def _card(metadata: Mapping[str, Any]) -> str:
-    """A model card to be completed by who knows the data."""
+    """A model card, to be completed by someone who knows the data."""
     return f"""\
 # {metadata["name"]}
 
@@ -217,7 +220,7 @@ python -m monai.bundle run --config_file configs/inference.json --dataset_dir NE
 
 
 def _zipped(folder: Path) -> bytes:
-    """The folder as a zip file; equal folders give equal bytes."""
+    """The folder as a zip file; identical folders give identical bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):

@@ -1,8 +1,8 @@
-"""What the configurations of a bundle name: the parts of a training, an evaluation and an inference, one a function.
+"""Components that the configurations of a bundle use: the parts of training, evaluation and inference.
 
-A *bundle* is a folder as MONAI's bundle runner takes it. Its `configs/settings.json` and `configs/labels.csv` say
-everything; the other configurations say how the parts made of them hang together, and any part can be exchanged from
-the command line. `defaults` are the settings of the file, `settings` those with what the command line changes.
+A *bundle* is a folder for MONAI's bundle runner. Its `configs/settings.json` and `configs/labels.csv` hold all
+settings and labels. The other configurations connect the parts built from them, and the command line can replace any
+part. `defaults` are the settings in the file; `settings` also include the changes from the command line.
 """
 
 from __future__ import annotations
@@ -73,24 +73,24 @@ SETTINGS_FILE = "configs/settings.json"
 LABELS_FILE = "configs/labels.csv"
 WEIGHTS_FILE = "model.pt"
 DATA_FOLDER = "data"
-"""Where in `output_dir` the data task of a raw dataset is made."""
+"""Folder in `output_dir` for the data task prepared from a raw dataset."""
 RUN_FOLDER = "training"
-"""Where in `output_dir` a training keeps its checkpoints, history and log."""
+"""Folder in `output_dir` for the checkpoints, history and log of a run."""
 
 log = logging.getLogger("monaiseg")
 _begun: dict[str, float] = {}
-"""When the training that runs here was asked for, by `time.monotonic`."""
+"""Start time of the training workflow in this process, by `time.monotonic`."""
 
 
 def start_clock() -> None:
-    """The minutes of a budget begin here: reading and preparing the data are among them."""
+    """Start the clock of a time budget, which includes reading and preparing the data."""
     _begun["training"] = time.monotonic()
 
 
 def plain_errors() -> None:
-    """Let this program end with our own message where a user can put right what is wrong; the rest keeps its traceback.
+    """Show only the message of an error that a user can fix; all other errors keep their traceback.
 
-    MONAI's runner wraps whatever a part raises, and shows a screenful of its own.
+    MONAI's runner wraps each exception of a part in its own, with a long traceback.
     """
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -109,10 +109,10 @@ def bundle_settings(bundle_root: str) -> Settings:
 
 
 def changed_settings(settings: Settings, **changes: Any) -> Settings:
-    """The settings with other values at some paths, as `--settings#tsk_set.batch_size 4` gives them.
+    """The settings with changed values, given by path as in `--settings#tsk_set.batch_size 4`.
 
     Raises:
-        SettingsError: a path or its value is none that settings have.
+        SettingsError: the settings have no such path, or do not allow the value.
     """
     return changed(settings, changes, source="command line")
 
@@ -124,7 +124,7 @@ def bundle_labels(bundle_root: str, settings: Settings) -> LabelTable:
 
 
 def device(settings: Settings) -> torch.device:
-    """The device that the settings name, or the first GPU, or the CPU."""
+    """The device in the settings or, if they name none, the first GPU or else the CPU."""
     return device_of(settings)
 
 
@@ -134,14 +134,14 @@ def network(
     """The network before its first step.
 
     Raises:
-        SettingsError: there are `changes`: `--network_def#channels 16` would bypass the settings.
+        SettingsError: `changes` are given; `--network_def#channels 16`, for example, would bypass the settings.
     """
     _refuse("network_def", "tsk_set.network", changes)
     return initial_network(settings, labels, as_spacing(spacing))
 
 
 def loss(settings: Settings, labels: LabelTable) -> SegmentationLoss:
-    """The loss of the settings; its sums over a batch are taken over all processes that train together."""
+    """The loss in the settings. Its sums over a batch include all processes that train together."""
     return build_loss(
         settings.tsk_set.loss,
         labels.num_classes,
@@ -151,17 +151,17 @@ def loss(settings: Settings, labels: LabelTable) -> SegmentationLoss:
 
 
 def optimizer(network: nn.Module, settings: Settings, **changes: Any) -> Optimizer:
-    """The optimiser of the settings.
+    """The optimiser in the settings.
 
     Raises:
-        SettingsError: there are `changes`: `--optimizer#lr 0.01` would bypass the settings.
+        SettingsError: `changes` are given; `--optimizer#lr 0.01`, for example, would bypass the settings.
     """
     _refuse("optimizer", "tsk_set.optim", changes)
     return build_optimizer(network, settings.tsk_set.optim)
 
 
 def _refuse(part: str, section: str, changes: Mapping[str, Any]) -> None:
-    """Every part is made of the same settings, which are saved with the training; no part has its own."""
+    """Raise SettingsError if `changes` are given: all parts use the settings that are saved with the run."""
     for name, value in changes.items():
         raise SettingsError(
             f"--{part}#{name}: give it as --settings#{section}.{name} {value}, so that it is saved with the training"
@@ -177,13 +177,13 @@ def as_spacing(spacing: Sequence[float]) -> Spacing:
 def data_task(
     dataset_dir: str, output_dir: str, bundle_root: str, settings: Settings, labels: LabelTable
 ) -> DataTask:
-    """The data task in `dataset_dir` or, where that is a dataset as it came, one made of it in `output_dir`.
+    """The data task in `dataset_dir`. If that is a raw dataset, a data task is prepared from it in `output_dir`.
 
-    A dataset is prepared as `monaiseg prepare` does it by default, with the bundle's labels.
+    A dataset is prepared with the defaults of `monaiseg prepare` and the labels of the bundle.
 
     Raises:
-        SettingsError: the data task has other labels than the bundle.
-        DataError, SettingsError: as `read_data_task` and `prepare`.
+        SettingsError: the labels of the data task differ from those of the bundle.
+        DataError, SettingsError: see `read_data_task` and `prepare`.
     """
     folder = Path(dataset_dir)
     if any((folder / split / PATHS_FILE).is_file() for split in ("train", "val", "test")):
@@ -200,21 +200,21 @@ def data_task(
         )
     if distributed.is_first():
         prepare(folder, output_dir, DATA_FOLDER, label_table=Path(bundle_root) / LABELS_FILE)
-    distributed.exchanged("prepared")  # the others wait for it
+    distributed.exchanged("prepared")  # the other processes wait here
     return read_data_task(Path(output_dir) / DATA_FOLDER)
 
 
 def reading_settings(task: DataTask, settings: Settings, split: str = "train") -> Settings:
-    """The settings to read the cases of a split by: volumes that `prepare --preprocess` has made stay as they are.
+    """The settings for reading the cases of a split. Volumes from `prepare --preprocess` are not preprocessed again.
 
     Raises:
-        SettingsError: the volumes were prepared by other settings than these.
+        SettingsError: the volumes were prepared with different settings.
     """
     return task.as_read(settings, split)
 
 
 def training_data(task: DataTask, split: str, settings: Settings) -> list[Item]:
-    """The items of train or val, as the settings limit them; of several processes each validates a share."""
+    """The items of train or val, up to the limits in the settings. Each of several processes validates a share."""
     chosen = limited if split == "train" else validated
     return [case_item(case) for case in chosen(task, split, settings)]
 
@@ -227,17 +227,17 @@ def training_dataset(
     task: DataTask,
     beside: Any = None,
 ) -> CachedCases:
-    """Items after the deterministic chain, kept where the settings say; `beside` others that take memory already."""
+    """Items after the deterministic chain, kept where the settings say. `beside`: items already kept in memory."""
     folder = task.folder / CACHE_FOLDER
     taken = getattr(beside, "memory_bytes", 0)
     return prepare_items(data, transform, settings, labels, folder, taken_bytes=taken)
 
 
 def evaluation_data(task: DataTask, split: str) -> list[Item]:
-    """Items of a split's images, with the files of their references.
+    """Items of a split, each with its image and reference files.
 
     Raises:
-        DataError: there are none, or some have no reference.
+        DataError: the split is empty, or some cases have no reference.
     """
     cases = task.cases.get(split, ())
     lone = [case.id for case in cases if case.label is None]
@@ -261,7 +261,7 @@ def inference_data(dataset_dir: str, output_dir: str, settings: Settings) -> lis
     """Items of the images in a folder.
 
     Raises:
-        SettingsError: there are none, or predictions in `output_dir` would overwrite one another or an image.
+        SettingsError: there are no images, or predictions in `output_dir` would overwrite each other or an image.
     """
     folder = Path(dataset_dir)
     if not folder.is_dir():
@@ -278,23 +278,23 @@ def recipe(
     spacing: Sequence[float],
     device: torch.device | str,
 ) -> Recipe:
-    """Everything that is decided about the training; `device` may be a name, as `--device cpu` gives it."""
+    """The recipe of the run. `device` can be a name, as in `--device cpu`."""
     place = torch.device(device)
     return Recipe.of(settings, task, place, table=labels, spacing=as_spacing(spacing))
 
 
 class BundleTraining:
-    """A training that a bundle describes: it runs in `output_dir`, and leaves the best weights in `ckpt_dir`.
+    """Training of a bundle's network: runs in `output_dir` and writes the best weights to `ckpt_dir`.
 
     Args:
-        recipe: of the training.
-        trainer: as `monaiseg.training.build_trainer` makes it.
-        evaluator: validates; left out where there is nothing to validate on.
-        network: that is trained, as `network` makes it.
-        output_dir: folder of the run folder.
+        recipe: recipe of the run.
+        trainer: trainer built by `monaiseg.training.build_trainer`.
+        evaluator: evaluator for the validation; not used if there are no validation cases.
+        network: network to train, from `network`.
+        output_dir: folder that contains the run folder.
         ckpt_dir: folder of `model.pt`.
-        resume: go on where the training in `output_dir` stopped.
-        accept_inexact: with `resume`, go on although threads, versions or settings have changed.
+        resume: continue the run in `output_dir` from its last commit.
+        accept_inexact: with `resume`, continue even if threads, versions or settings have changed.
     """
 
     def __init__(
@@ -319,8 +319,8 @@ class BundleTraining:
         """Train to the end, and write the best weights.
 
         Raises:
-            SystemExit: a signal asked to stop; with the exit code 130, after the step was committed and the best weights
-                so far were written.
+            SystemExit: a signal asked to stop. The exit code is 130; the step has been committed, and the best weights
+                so far have been written.
         """
         with opened(self.folder, resume=self.resume):
             result = self._train()
@@ -356,7 +356,7 @@ class BundleTraining:
 
 
 def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Write weights as MONAI's bundles have them: a plain dictionary of tensors, for `torch.load(weights_only=True)`."""
+    """Write weights as in MONAI's bundles: a plain dictionary of tensors, for `torch.load(weights_only=True)`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(dict(weights), buffer)
@@ -364,11 +364,11 @@ def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
 
 
 class ReportScores:
-    """Writes `scores.csv` and `summary.json` of an evaluation whose cases come with `label` and `spacing`.
+    """Writes `scores.csv` and `summary.json` of an evaluation. Its cases must have `label` and `spacing`.
 
     Args:
-        folder: where to.
-        labels: the network's.
+        folder: folder to write to.
+        labels: label table of the network.
         split: name of the split, for the report.
         model: name of the model, for the report.
     """
@@ -397,7 +397,7 @@ class ReportScores:
         batch: Any = engine.state.batch
         for case_id, maps in zip(case_ids(batch), output, strict=True):
             known = maps["label"][0].numpy()
-            labelled = known < self.labels.num_classes  # others have the ignored value
+            labelled = known < self.labels.num_classes  # all others are ignored
             reference, prediction = (
                 self.labels.label_values(np.where(labelled, classes, 0))
                 for classes in (known, maps["pred"][0].numpy())
@@ -411,18 +411,20 @@ class ReportScores:
 
 
 class WriteLabelMaps:
-    """Writes each case's `pred`, label values on its file's grid, as `<name>_pred.nii.gz` with names and colours.
+    """Writes `pred` of each case, with label values on the grid of its file, to `<name>_pred.nii.gz`.
+
+    The file also contains the names and colours of the labels.
 
     Args:
-        folder: where to.
-        labels: the network's.
+        folder: folder to write to.
+        labels: label table of the network.
     """
 
     def __init__(self, folder: str, labels: LabelTable) -> None:
         self.folder, self.labels = Path(folder), labels
 
     def attach(self, engine: Engine) -> None:
-        """Write each case as it comes."""
+        """Write each case after its inference."""
         engine.add_event_handler(Events.STARTED, make_folder, self.folder)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
 

@@ -1,7 +1,7 @@
-"""Configurations of a bundle: how the parts of a training, an evaluation and an inference hang together.
+"""Configurations of a bundle: how the parts of training, evaluation and inference are connected.
 
-They name functions of monaiseg, under the names that MONAI's tools look for (`monai/bundle/properties.py`), and hold
-no chain and no default. Whatever starts with `$` in them is code to MONAI's runner: there are few such lines.
+They name functions of monaiseg, under the names that MONAI's tools expect (`monai/bundle/properties.py`), and contain
+no chains and no defaults. MONAI's runner executes every text that starts with `$` as code; there are few such lines.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ISOTROPIC: Spacing = (1.0, 1.0, 1.0)
 TORCHSCRIPT_FILE = "model.ts"
 WORKFLOWS = ("train", "evaluate", "inference")
 MIXINS = {"multi_gpu_train": "train", "inference_torchscript": "inference"}
-"""Configurations that are laid over another one."""
+"""Configurations that are merged into another one, and the name of that one."""
 LOGGING = """\
 [loggers]
 keys=root
@@ -42,7 +42,7 @@ format=%(asctime)s %(levelname)s %(name)s %(message)s
 
 
 def configurations(spacing: Spacing = ISOTROPIC) -> dict[str, Config]:
-    """The configurations by name; `MIXINS` are laid over others."""
+    """The configurations by name; those in `MIXINS` are merged into others."""
     return {
         "train": _train(spacing),
         "evaluate": _evaluate(spacing),
@@ -67,12 +67,12 @@ def configurations(spacing: Spacing = ISOTROPIC) -> dict[str, Config]:
 
 
 def _of(name: str, **arguments: Any) -> Config:
-    """A part that a function or class makes; short names are those of `monaiseg.workflow`."""
+    """A part built by a function or class; a name without a dot is looked up in `monaiseg.bundle.components`."""
     return {"_target_": name if "." in name else f"monaiseg.bundle.components.{name}", **arguments}
 
 
 def _common(spacing: Spacing) -> Config:
-    """What all of them begin with."""
+    """The keys that all workflows share."""
     return {
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/data'",
@@ -131,7 +131,7 @@ def _train(spacing: Spacing) -> Config:
 
 
 def _train_section() -> Config:
-    """What trains."""
+    """The section `train`: the trainer and its parts."""
     return {
         **_prepared("train", for_training=True),
         "dataloader": _of(
@@ -159,7 +159,7 @@ def _train_section() -> Config:
 
 
 def _validate_section() -> Config:
-    """What validates."""
+    """The section `validate`: the evaluator and its parts."""
     return {
         **_prepared("validate", for_training=False),
         "dataloader": _of("monaiseg.training.case_loader", dataset="@validate::dataset"),
@@ -235,7 +235,7 @@ def _inference(spacing: Spacing) -> Config:
 
 
 def _data_task(**split: str) -> Config:
-    """The data task, and the settings that its volumes are read by."""
+    """The data task, and the settings for reading its volumes."""
     return {
         "data_task": _of(
             "data_task",

@@ -1,10 +1,10 @@
-"""Faults of a bundle, all at once and before it runs: file, key, what is wrong, and the nearest name that is right.
+"""Find all faults of a bundle before it runs. Each line names the file, the key, the problem and a likely correction.
 
-MONAI's runner names one fault, when it comes there; it never names a key that nothing uses, or metadata and spacing
-that contradict the network. What the runner says well itself, such as the type of a value, is left to it. Nothing of
-the bundle is run or imported.
+MONAI's runner reports one fault at a time, when it reaches it. It never reports keys that nothing uses, or metadata
+and spacing that contradict the network. Faults that the runner explains well, such as a value of the wrong type, are
+left to it. No code of the bundle is run or imported.
 
-An *id* is the way to a part of a configuration, with `::` between its names, as in `train::trainer::max_epochs`.
+An *id* is the path to a part of a configuration, with `::` between the names, such as `train::trainer::max_epochs`.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ REQUIRED = (
     *(f"configs/{name}.json" for name in (*WORKFLOWS, *MIXINS)),
 )
 LIBRARIES = {"monaiseg", "monai", "torch", "ignite"}
-"""Packages that are imported to look names up."""
+"""Packages that are imported to look up names."""
 FREE = {"imports", "initialize", "run", "finalize", "_meta_"}
-"""Keys of MONAI's that any configuration may have."""
+"""MONAI's own keys, which any configuration may have."""
 
 
 def lint_bundle(folder: str | Path) -> list[str]:
-    """Faults of the bundle in a folder, one line each; none where it is as it should be."""
+    """Faults of the bundle in a folder, one line each; an empty list if there are none."""
     if not (Path(folder) / "configs").is_dir():
         return [f"{folder}: has no configs, so it is no bundle; write one: `monaiseg bundle build`"]
     return list(dict.fromkeys(_faults(Path(folder))))
@@ -83,7 +83,7 @@ def _faults(folder: Path) -> Iterator[str]:
 
 
 def _read(folder: Path, name: str, found: list[str], reader: Callable[[Path], Any]) -> Any:
-    """What a file holds; None, and its faults to the list, where it cannot be read."""
+    """Content of a file. If it cannot be read: None, and its faults are added to `found`."""
     if not (folder / name).is_file():
         return None
     try:
@@ -96,7 +96,7 @@ def _read(folder: Path, name: str, found: list[str], reader: Callable[[Path], An
 
 
 def _labels(path: Path, settings: Settings | None) -> LabelTable:
-    """The labels of the network, or all of the file's where the settings cannot be read."""
+    """The labels of the network, or all labels in the file if the settings cannot be read."""
     if settings is None:
         return LabelTable.read_csv(path)
     return bundle_labels(str(path.parents[1]), settings)
@@ -106,7 +106,7 @@ def _labels(path: Path, settings: Settings | None) -> LabelTable:
 
 
 def _configuration(name: str, documents: Mapping[str, Config | None]) -> list[str]:
-    """Faults of a configuration; of one that is laid over another, those that it adds."""
+    """Faults of a configuration. For one that is merged into another, only the faults that it adds."""
     names = [MIXINS[name], name] if name in MIXINS else [name]
     layers = [document for each in names if (document := documents[each]) is not None]
     if len(layers) < len(names):
@@ -120,7 +120,7 @@ def _configuration(name: str, documents: Mapping[str, Config | None]) -> list[st
 
 
 def _merged(layers: list[Config]) -> ConfigParser:
-    """Configurations laid over one another by MONAI's own rules; nothing is made of them."""
+    """Configurations merged by MONAI's own rules, without building any part."""
     parser = ConfigParser(config={}, globals=False)
     for layer in layers:
         parser.update(copy.deepcopy(layer))
@@ -149,7 +149,7 @@ def _part_faults(name: str, parser: ConfigParser, fresh: ConfigParser) -> Iterat
 
 
 def _property_faults(name: str, items: Config) -> Iterator[str]:
-    """What MONAI's tools look for, and under which id; its own `check_properties` needs the data."""
+    """Faults in the ids that MONAI's tools expect. MONAI's `check_properties` would need the data."""
     for prop, told in (TrainProperties if name == "train" else InferProperties).items():
         way, user_way = told[BundlePropertyConfig.ID], told.get(BundlePropertyConfig.REF_ID)
         if told[BundleProperty.REQUIRED] and way not in items:
@@ -161,7 +161,7 @@ def _property_faults(name: str, items: Config) -> Iterator[str]:
 
 
 def _unknown_keys(found: Config, fresh: Config, referred: set[str], way: str = "") -> Iterator[str]:
-    """Keys that a fresh bundle lacks and nothing refers to: MONAI would not say that they have no effect."""
+    """Keys that a newly built bundle does not have and nothing refers to; MONAI ignores them without a message."""
     for key, value in found.items():
         here = f"{way}::{key}" if way else key
         ours = fresh.get(key)
@@ -173,10 +173,10 @@ def _unknown_keys(found: Config, fresh: Config, referred: set[str], way: str = "
 
 
 def _target_fault(part: Config) -> str | None:
-    """What is wrong with the function or class that a part names, or with the arguments that it is given."""
+    """A fault in the function or class that a part names, or in its arguments; None if there is none."""
     target = part["_target_"]
     if not isinstance(target, str) or target.split(".")[0] not in LIBRARIES:
-        return None  # a reference, a short name for MONAI to find, or code that the bundle brings
+        return None  # a reference, a short name that MONAI looks up, or the bundle's own code
     made = pydoc.locate(target)
     if not callable(made):
         place, _, name = target.rpartition(".")
@@ -186,7 +186,7 @@ def _target_fault(part: Config) -> str | None:
     given = {key: it for key, it in part.items() if key not in ConfigComponent.non_arg_keys}
     try:
         signature = inspect.signature(made)
-    except ValueError:  # built in, without one
+    except ValueError:  # a built-in without a signature
         return None
     try:
         signature.bind_partial(**given)
@@ -213,7 +213,7 @@ def _network(
     settings: Settings | None,
     labels: LabelTable | None,
 ) -> Iterator[str]:
-    """Whether the configurations mean one network that can be built, and weights fit it if there are any."""
+    """Faults if the configurations do not agree on one network that can be built, or the weights do not fit it."""
     spacings: list[Spacing] = []
     for name, document in documents.items():
         given = (document or {}).get("spacing", [])
@@ -249,5 +249,5 @@ def _weights(path: Path, settings: Settings, labels: LabelTable, spacing: Spacin
         check_weights(weights, network_of(settings, labels, spacing).state_dict(), name)
     except CheckpointError as error:
         yield str(error)
-    except Exception as error:  # noqa: BLE001 - whatever a damaged file makes torch raise
+    except Exception as error:  # noqa: BLE001 - a damaged file can make torch raise anything
         yield f"{name}: cannot be read ({str(error).splitlines()[0][:80]}); pack the bundle again"

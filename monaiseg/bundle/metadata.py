@@ -1,7 +1,7 @@
-"""The metadata of a bundle, `configs/metadata.json`: typed after MONAI's description of it, filled from the settings.
+"""The metadata of a bundle, `configs/metadata.json`: typed after MONAI's specification, filled from the settings.
 
-https://docs.monai.io/en/stable/mb_specification.html says what the fields mean. MONAI checks the file against a schema
-that it downloads; this one needs no network, and also knows what the settings and labels call for.
+https://docs.monai.io/en/stable/mb_specification.html defines the fields. MONAI checks the file against a schema that
+it downloads. The check here needs no network connection, and also compares the metadata with the settings and labels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Version = Annotated[str, StringConstraints(pattern=r"^\d+\.\d+(\.\d+)?([.+-]?[\w
 Text = Annotated[str, StringConstraints(min_length=1)]
 Number = Annotated[float, Field(strict=False)]
 _CODE = re.compile(r"^\s*[$@%]|[@%](#|::)")
-"""A text that MONAI's runner would evaluate, or replace by another part of a configuration."""
+"""Matches a text that MONAI's runner would execute, or replace by another part of a configuration."""
 BUNDLE_VERSION = "0.1.0"
 _SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
@@ -33,13 +33,13 @@ _SCHEMA = (
 
 
 class Part(BaseModel):
-    """A part of the metadata: strict, and closed to unknown keys."""
+    """A part of the metadata, with strict types and no unknown keys."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
 class ImageFormat(Part):
-    """What the network takes."""
+    """Format of the input image."""
 
     type: Literal["image"]
     format: Text
@@ -53,7 +53,7 @@ class ImageFormat(Part):
 
 
 class PredictionFormat(Part):
-    """What the network gives: logits."""
+    """Format of the network's output: logits."""
 
     type: Literal["image"]
     format: Literal["segmentation"]
@@ -85,7 +85,7 @@ class DataFormat(Part):
 
 
 class Metadata(Part):
-    """Everything that MONAI's tools and a reader want to know of a bundle."""
+    """All metadata of a bundle, for MONAI's tools and for readers."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -113,7 +113,7 @@ class Metadata(Part):
 
 
 class About(Part):
-    """What settings and labels do not say about a bundle: its file `configs/about.json`."""
+    """Information about a bundle that settings and labels do not contain: its file `configs/about.json`."""
 
     name: Text = "monaiseg bundle"
     description: Text = "A residual U-Net that labels 3-D images."
@@ -123,10 +123,10 @@ class About(Part):
 
 
 def read_about(path: Path) -> About:
-    """What is known about a bundle; nothing where there is no such file.
+    """Read `about.json`; the defaults if there is no such file.
 
     Raises:
-        SettingsError: the file has faults; all are named.
+        SettingsError: the file has faults; the message names all of them.
     """
     if not path.exists():
         return About()
@@ -148,14 +148,14 @@ def metadata_of(
     """The metadata of a bundle.
 
     Args:
-        settings: patch and channels.
-        labels: of the network, background first.
-        about: what these do not say.
-        channels: names of the image channels, where they are known.
-        eval_metrics: what was measured.
+        settings: settings with the patch shape and the number of channels.
+        labels: label table of the network, background first.
+        about: information that settings and labels do not contain.
+        channels: names of the image channels, if known.
+        eval_metrics: measured scores.
 
     Raises:
-        SettingsError: a name is code to MONAI's runner; all are named.
+        SettingsError: names would be code for MONAI's runner; the message lists up to ten of them.
     """
     installed = versions() | {name: version_of(name) for name in ("nibabel", "pytorch-ignite")}
     count = settings.dataset.num_channels
@@ -195,7 +195,7 @@ def metadata_of(
 def _data_format(
     settings: Settings, labels: LabelTable, modality: str, channels: Sequence[str]
 ) -> dict[str, Any]:
-    """What the network takes and gives."""
+    """Formats of the network's input and output."""
     shape = list(settings.patch_shape)
     common = {"type": "image", "spatial_shape": shape, "dtype": "float32", "is_patch_data": True}
     image = {
@@ -217,12 +217,12 @@ def _data_format(
 
 
 def value_range(settings: Settings) -> list[float]:
-    """Lower and upper end of what the network sees; empty where there is no bound."""
+    """Lower and upper bound of the network's input; empty if there is none."""
     return [-1.0, 1.0] if settings.dataset.intensity.method == "minmax" else []
 
 
 def _check_texts(texts: Sequence[Any]) -> None:
-    """Raises SettingsError where MONAI's runner would run a text, or take it for another part of a configuration."""
+    """Raise SettingsError if MONAI's runner would execute a text, or replace it by another part of a configuration."""
     if hostile := [text for text in texts if isinstance(text, str) and _CODE.search(text)]:
         shown = ", ".join(repr(text[:60]) for text in hostile[:10])
         raise SettingsError(
@@ -233,7 +233,7 @@ def _check_texts(texts: Sequence[Any]) -> None:
 def metadata_faults(
     document: Mapping[str, Any], settings: Settings | None, labels: LabelTable | None
 ) -> Iterator[str]:
-    """What is wrong with metadata, as `key: what`, one line each."""
+    """Faults of the metadata, as lines of the form `key: what is wrong`."""
     try:
         Metadata.model_validate(document)
     except ValidationError as error:
@@ -251,7 +251,7 @@ def metadata_faults(
 def _disagreements(
     formats: Mapping[str, Any], settings: Settings, labels: LabelTable
 ) -> Iterator[str]:
-    """Where the metadata say otherwise than settings and labels."""
+    """Faults where the metadata contradict the settings or the labels."""
     expected: dict[str, Any] = {
         "inputs.image.num_channels": settings.dataset.num_channels,
         "inputs.image.spatial_shape": list(settings.patch_shape),
@@ -287,7 +287,7 @@ def _at(document: Any, path: str) -> Any:
 
 
 def _texts_in(value: Any) -> Iterator[str]:
-    """Every text in nested values."""
+    """Every string in nested values."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list):
@@ -296,7 +296,7 @@ def _texts_in(value: Any) -> Iterator[str]:
 
 
 def _in_words(fault: Any, document: Mapping[str, Any], model: Any) -> str:
-    """One of pydantic's faults as `key: what`."""
+    """One of pydantic's errors, as `key: what is wrong`."""
     location = [str(part) for part in fault["loc"]]
     path = ".".join(location)
     if fault["type"] == "missing":

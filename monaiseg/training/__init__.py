@@ -1,6 +1,6 @@
 """Training: from settings and a data task to a run folder with the best network.
 
-`train` is the whole of it; engines, loaders, checkpoints and handlers are its parts.
+`train` does the whole job. Engines, loaders, checkpoints and handlers are its parts.
 """
 
 from monaiseg.training.budget import UNSTEADY_STEPS, Pace, Rhythm

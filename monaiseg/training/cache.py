@@ -1,7 +1,4 @@
-"""The cache: cases after the deterministic transforms, in memory or on disk.
-
-What is cached is a case after `monaiseg.transforms.cached_chain`.
-"""
+"""The cache: cases after the deterministic transforms (`monaiseg.transforms.cached_chain`), in memory or on disk."""
 
 from __future__ import annotations
 
@@ -47,17 +44,17 @@ from monaiseg.transforms import (
 )
 
 LEFTOVER_SECONDS = 24 * 3600
-"""A half-written cache entry of this age has no writer any more."""
+"""A partly written cache entry older than this is removed, because no process is writing it any more."""
 _DIGESTS = "sha256.json"
 
 
 class CachedCases(Dataset[Item]):
-    """Cases after the deterministic chain, in the order they were given in, and where they are kept.
+    """Cases after the deterministic chain, in the order of `data`, and where they are kept.
 
     Args:
-        items: what the chain has made, or makes when asked.
-        data: what it was given.
-        memory_bytes: what they take of the memory: 0 on disk.
+        items: outputs of the chain, stored or computed on request.
+        data: inputs of the chain.
+        memory_bytes: memory that the cases take; 0 if they are on disk.
         note: where they are kept and why, for the log.
     """
 
@@ -90,7 +87,7 @@ def cached_cases(
 ) -> CachedCases:
     """Cases after `cached_chain`, kept where `dataset.cache` says; `for_training` if patches will be cut from them.
 
-    The other arguments and what is raised are those of `prepare_items`.
+    For the other arguments and the errors, see `prepare_items`.
     """
     chain = cached_chain(settings, table, for_training=for_training)
     data = [case_item(case) for case in cases]
@@ -109,17 +106,17 @@ def prepare_items(
     """Items after `transform`, kept where `dataset.cache` says.
 
     Args:
-        data: items as `case_item` makes them, with label maps.
-        transform: as `cached_chain` makes it. What another chain makes is never kept on disk, where it could be found
-            again by a training that means something else.
-        settings: they decide the place.
-        table: the labels that the settings ask for.
-        cache_folder: where files go if it is the disk; created when needed. Entries are found again by the content of
-            the case's files, so several trainings share them. Removing it is safe when none is running.
-        taken_bytes: memory that other cached cases take already.
+        data: items from `case_item`, with label maps.
+        transform: chain from `cached_chain`. The output of any other chain is never kept on disk, where a run with a
+            different chain could find it.
+        settings: settings that say where to keep the items.
+        table: label table of the network.
+        cache_folder: folder for items kept on disk; created when needed. Entries are found by the content of the
+            case's files, so several runs can share them. The folder can be removed safely when no run is in progress.
+        taken_bytes: memory that other cached cases already take.
 
     Raises:
-        DataError: a case cannot be used; it is named.
+        DataError: a case cannot be used; the message names it.
         StorageError: the disk is full, read-only or failing.
     """
     wanted = settings.dataset.cache
@@ -131,7 +128,7 @@ def prepare_items(
     share = f"they may have {_gigabytes(allowance)} of memory"
     items: Dataset[Item]
     if where == "memory":
-        # copy_cache: nothing in the training chain writes into what it is given.
+        # copy_cache=False: no transform of the training chain modifies its input.
         try:
             items = CacheDataset(
                 data, transform, num_workers=reading_threads(), progress=False, copy_cache=False
@@ -151,7 +148,7 @@ def prepare_items(
 
 
 def cached_bytes(shape: Shape, num_channels: int, num_classes: int, num_groups: int) -> int:
-    """Bytes of a cached case of `shape` voxels: intensities in float32, class indices, and the centres of its groups.
+    """Size in bytes of a cached case of `shape` voxels: intensities in float32, class indices and patch centres.
 
     >>> cached_bytes((10, 10, 10), num_channels=2, num_classes=57, num_groups=0)
     9000
@@ -171,9 +168,9 @@ def _bytes_of(item: Item, transform: CaseChain, settings: Settings, table: Label
 
 
 def _memory_allowance(memory_gb: float | None, taken_bytes: int) -> int:
-    """Bytes that may be taken now: what the settings give, or half of what was free before anything was taken.
+    """Bytes of memory still available to the cache: the limit in the settings, or half of the memory free at the start.
 
-    Processes that train together on one computer share it.
+    Processes that train together on one computer share the limit.
     """
     sharers = distributed.local_size()
     free = free_memory() / sharers
@@ -186,7 +183,7 @@ def _gigabytes(count: float) -> str:
 
 
 class _Uncached(Dataset[Item]):
-    """Reads when asked, and remembers the last case: its patches are drawn one after the other."""
+    """Items read on request. The last case is kept, because its patches are drawn one after another."""
 
     def __init__(self, data: Sequence[Item], chain: CaseChain) -> None:
         self.data, self.chain = data, chain
@@ -202,17 +199,18 @@ class _Uncached(Dataset[Item]):
 
 
 class DiskCache(Dataset[Item]):
-    """Cached cases as memory-mapped `.npy` files, one folder a case; workers share the pages.
+    """Cached cases as memory-mapped `.npy` files, one folder per case. Workers share the memory pages.
 
-    A folder is named by what it is made from: SHA-256 of the case's files and of the chain. It appears under that name
-    when it is complete, and holds the SHA-256 of its own files: they are compared when a training starts. (MONAI's `PersistentDataset` goes by the path: a replaced file gives the old voxels.)
+    The name of a folder is a SHA-256 of the case's files and the chain. A folder gets that name only when it is
+    complete. It also holds the SHA-256 of its own files, which are checked when a run starts. MONAI's
+    `PersistentDataset` identifies a case by its path, so a replaced file would give the old voxels.
 
     Args:
-        data: items as the chain takes them.
-        chain: deterministic; makes tensors and texts.
-        folder: of all entries.
-        chain_digest: of everything but the files that decides what the chain makes.
-        need_bytes: what all entries take.
+        data: inputs of the chain.
+        chain: deterministic chain whose outputs are tensors and strings.
+        folder: folder of all entries.
+        chain_digest: digest of everything, apart from the files, that determines the output of the chain.
+        need_bytes: size of all entries.
     """
 
     def __init__(
@@ -240,7 +238,7 @@ class DiskCache(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         entry, case_id = self._entries[index], case_name(self.data[index])
-        try:  # "c": the tensors could be written to, the files not
+        try:  # "c" (copy on write): the tensors are writable, the files are not changed
             arrays = {path.stem: np.load(path, mmap_mode="c") for path in entry.glob("*.npy")}
             tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         except (OSError, ValueError) as error:
@@ -266,7 +264,7 @@ def _content_key(item: Item, chain_digest: str) -> str:
 
 
 def _is_whole(entry: Path) -> bool:
-    """Whether an entry is there as it was written; one that has been damaged since is removed, aloud."""
+    """Whether an entry exists and is unchanged. A damaged entry is removed, with a warning."""
     if not entry.is_dir():
         return False
     with contextlib.suppress(OSError, ValueError):
@@ -291,14 +289,14 @@ def _write_entry(entry: Path, tensors: dict[str, torch.Tensor]) -> None:
         write_atomic(temporary / _DIGESTS, json.dumps(digests).encode())
         temporary.rename(entry)
     except OSError:
-        if not entry.is_dir():  # else another training was quicker
+        if not entry.is_dir():  # otherwise another run has just written the same entry
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _check_room(folder: Path, need_bytes: int) -> None:
-    """Better before the first entry than with a full disk, which checkpoints need as well."""
+    """Check for space before the first entry: a full disk would also stop the checkpoints."""
     with _writing(folder, need_bytes):
         if need_bytes > shutil.disk_usage(folder).free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

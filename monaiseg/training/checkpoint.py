@@ -1,11 +1,11 @@
-"""Checkpoints: what a training needs to go on and a colleague to predict, in files that cannot run code.
+"""Checkpoints: everything needed to resume a run or to predict, in files that cannot run code.
 
-A *checkpoint* is one `.safetensors` file that describes itself: weights, settings, labels, history. Its *record*, a
-`.json` file of the same name, holds size and SHA-256; it is written last, and a file of a training counts from then on:
-it is a *commit*. A folder keeps two *generations*, `step-000000123` and the one before, the `best-epoch-0012` that the
-newest commit points to, and for good every `epoch-0050` that was asked for.
+A *checkpoint* is one self-describing `.safetensors` file with weights, settings, labels and history. Its *record* is
+a `.json` file of the same name with the size and the SHA-256. The record is written last; only then is the checkpoint
+valid, and is called a *commit*. A folder keeps two *generations* (the latest, such as `step-000000123`, and the one
+before), the `best-epoch-0012` that the newest commit points to, and each `epoch-0050` that the settings ask to keep.
 
-`checkpoint_file` knows the bytes, `checkpoint_fields` what each part must hold.
+`checkpoint_file` defines the file format, and `checkpoint_fields` the content of each field.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from monaiseg.training.checkpoint_file import (
 )
 
 MAX_BYTES = 8 << 30
-"""No network of this library comes near; a larger file is something else."""
+"""Largest file that is read. No network of this library comes close to this size."""
 MAX_RECORD_BYTES = 1 << 20
 EASYREGS_BEST = "model_best.pth.tar"
 
@@ -61,54 +61,54 @@ class Best:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes: monaiseg, Python, torch, monai, numpy."""
+    """Versions of the software that computes: monaiseg, Python, torch, monai, numpy."""
     installed = {name: importlib.metadata.version(name) for name in ("torch", "monai", "numpy")}
     return {"monaiseg": __version__, **installed, "python": platform.python_version()}
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A training at the end of a step. Only tensors and plain values; numpy scalars become plain when written."""
+    """State of a run at the end of a step, as tensors and plain values. NumPy scalars become plain when written."""
 
     step: int
-    """Batches done since the start of the training."""
+    """Number of batches since the start of the run."""
     epoch: int
-    """Epoch that the step belongs to, from 1."""
+    """Epoch of the step, counted from 1."""
     epoch_closed: bool
-    """Whether the epoch's validation has been done as well."""
+    """Whether the epoch is complete, including its validation."""
     network: Weights
     settings: str
     """The settings as canonical JSON."""
     labels: Sequence[Mapping[str, Any]]
     """The label table as records, in the order of the network's classes."""
     channels: Sequence[str]
-    """Names of the image channels, in the order the network takes them."""
+    """Names of the image channels, in the order of the network's input."""
     spacing: tuple[float, float, float]
-    """Voxel size in mm along X, Y, Z that the network was laid out for."""
+    """Voxel size in mm along X, Y, Z that the network was designed for."""
     conditions: Mapping[str, Any]
-    """What must be the same for the same weights to come out; see `monaiseg.training.resume`."""
+    """What must stay the same to reach the same weights; see `monaiseg.training.conditions`."""
     optimizer: Mapping[str, Any] | None = None
     scheduler: Mapping[str, Any] | None = None
     scaler: Mapping[str, Any] | None = None
     averaged: Weights | None = None
-    """Moving average of the weights, where one is kept; it is what validation and prediction use."""
+    """Moving average of the weights, if there is one. Validation and prediction use it."""
     best: Best | None = None
     history: Sequence[Mapping[str, Any]] = ()
-    """One row an epoch, the last perhaps of an open one."""
+    """One row per epoch; the last row may belong to an epoch that is not complete."""
     versions: Mapping[str, str] = field(default_factory=versions)
     path: Path | None = None
-    """File it was read from."""
+    """File that the checkpoint was read from."""
 
     @property
     def weights(self) -> Weights:
-        """The weights to predict with: the averaged ones where there are any."""
+        """The weights for prediction: the averaged weights if there are any."""
         return self.averaged or self.network
 
 
 def commit(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write the checkpoint and its record durably, then remove what is no longer needed. Returns the file.
+    """Write the checkpoint and its record durably, then remove files that are no longer needed. Returns the file.
 
-    Whatever fails and whenever, a generation that `newest` loads is left, if there was one or this one was written.
+    After a failure at any point, `newest` can still load a generation, if there was one before or this one was written.
 
     Raises:
         StorageError: the disk is full, read-only or failing.
@@ -120,9 +120,9 @@ def commit(folder: Path, checkpoint: Checkpoint) -> Path:
 
 
 def save_best(folder: Path, checkpoint: Checkpoint, value: float) -> Best:
-    """Write the weights that were validated as the best so far, without optimiser state and without case ids.
+    """Write the weights with the best validation so far, without the optimiser's state and without case ids.
 
-    The file counts once a commit carries the returned pointer; until then it is a ghost that nobody looks at.
+    The file is ignored until a commit includes the returned pointer.
     """
     if not math.isfinite(value):
         raise ValueError(f"a score of {value} is not the best of anything")
@@ -141,16 +141,16 @@ def save_best(folder: Path, checkpoint: Checkpoint, value: float) -> Best:
 
 
 def adopt_best(folder: Path, source: Checkpoint) -> Best | None:
-    """Copy the best checkpoint of the training that `source` is from into `folder`; None where it has none.
+    """Copy the best checkpoint of the run that `source` belongs to into `folder`; None if there is none.
 
-    So a training that goes on from another's checkpoint keeps that one's best until it has a better one.
+    A run that continues from the checkpoint of another run keeps that run's best until it has a better one.
     """
     if source.path is None:
         return None
     home = source.path.parent
     try:
         best = source.best or newest(home).best
-    except CheckpointError:  # a file that was handed on by itself
+    except CheckpointError:  # a file without its folder
         return None
     if best is None or not _is_intact(home / best.file, best.sha256):
         return None
@@ -160,13 +160,13 @@ def adopt_best(folder: Path, source: Checkpoint) -> Best | None:
 
 
 def keep(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write the checkpoint as `epoch-0050.safetensors`, which no commit removes."""
+    """Write the checkpoint as, for example, `epoch-0050.safetensors`; commits never remove it."""
     path, _ = _write(folder, f"epoch-{checkpoint.epoch:04d}", checkpoint)
     return path
 
 
 def _write(folder: Path, stem: str, checkpoint: Checkpoint) -> tuple[Path, str]:
-    """The written file and its SHA-256. The record comes last: it is the commit point."""
+    """Write a checkpoint and return its file and SHA-256. The record is written last: it makes the file valid."""
     path = folder / f"{stem}{SUFFIX}"
     payload = _payload(checkpoint)
     digest = sha256_of(payload)
@@ -198,9 +198,9 @@ def _payload(checkpoint: Checkpoint) -> bytes:
 
 
 def _prune(folder: Path, checkpoint: Checkpoint) -> None:
-    """Remove all but the present and the last intact earlier generation, and the best.
+    """Remove all files but those of this generation, the last intact generation before it, and the best.
 
-    Later steps stem from a line that was given up because its newest generation was damaged.
+    Later steps are removed as well: they belong to a run that had to resume from an older, intact generation.
     """
     current = f"step-{checkpoint.step:09d}"
     earlier = (path for path in _step_records(folder) if path.stem < current)
@@ -213,12 +213,12 @@ def _prune(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def newest(folder: str | Path) -> Checkpoint:
-    """The newest commit of a run folder or checkpoints folder; if it is damaged, the one before, with a warning.
+    """The newest commit in a run folder or checkpoints folder. If it is damaged, the one before, with a warning.
 
-    A best checkpoint that is missing or altered is forgotten, with a warning: the next validation makes a new one.
+    If the best checkpoint is missing or altered, a warning says so, and the next validation counts as the best.
 
     Raises:
-        CheckpointError: there is no commit, or none that can be used.
+        CheckpointError: there is no usable commit.
     """
     found = _newest(_commits_folder(Path(folder)))
     best = found.best
@@ -236,12 +236,12 @@ def newest(folder: str | Path) -> Checkpoint:
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Checkpoint from its file, or the best (before the first validation the newest) of a run folder.
+    """Load a checkpoint file, or the best checkpoint of a run folder (the newest before the first validation).
 
-    `checkpoints/model_best.pth.tar`, as EasyReg's users name it, is the best of that folder.
+    EasyReg's name for the best checkpoint, `checkpoints/model_best.pth.tar`, loads the best of that folder.
 
     Raises:
-        CheckpointError: it is missing, damaged, no checkpoint, or of another version.
+        CheckpointError: the file is missing or damaged, is not a checkpoint, or is of another version.
     """
     path = Path(path)
     if path.name == EASYREGS_BEST and not path.exists() and path.parent.is_dir():
@@ -254,15 +254,15 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         try:
             return _best_or_newest(folder)
         except CheckpointError:
-            if sorted(folder.glob("*")) == before:  # else a training has moved on meanwhile
+            if sorted(folder.glob("*")) == before:  # otherwise a run has written meanwhile
                 raise
 
 
 def check_weights(weights: Weights, expected: Weights, where: str | Path | None = None) -> None:
-    """Refuse weights that do not fit a network's own state dictionary.
+    """Check that weights fit the state dictionary of a network.
 
     Raises:
-        CheckpointError: the first five keys that differ are named with their shapes.
+        CheckpointError: they do not; the message names the first five differing keys with their shapes.
     """
     problems = [f"{key} is missing" for key in expected if key not in weights]
     problems += [f"{key} is not in the network" for key in weights if key not in expected]
@@ -317,7 +317,7 @@ def _best_or_newest(folder: Path) -> Checkpoint:
 
 
 def _load(path: Path, expected_sha256: str | None = None) -> Checkpoint:
-    """Checkpoint from one file, held against its record where that lies beside it."""
+    """Load a checkpoint from one file, and check it against its record if there is one."""
     payload = _read(path, MAX_BYTES)
     record_path = _record_path(path)
     record = _read_record(record_path) if record_path.exists() else None
@@ -369,13 +369,13 @@ def _record_path(path: Path) -> Path:
 
 
 def _step_records(folder: Path) -> list[Path]:
-    """Records of committed steps, the newest first."""
+    """Records of committed steps, newest first."""
     names = [path for path in folder.glob("step-*.json") if _OWN_NAME.fullmatch(path.name)]
     return sorted(names, reverse=True)
 
 
 def _is_intact(path: Path, expected_sha256: str | None = None) -> bool:
-    """Whether a file is there with the SHA-256 that is expected or, by default, that its record states."""
+    """Whether a file exists with the expected SHA-256; by default, with the one in its record."""
     try:
         wanted = expected_sha256 or _read_record(_record_path(path))["sha256"]
         return path.is_file() and sha256_of(path) == wanted

@@ -1,4 +1,4 @@
-"""What each field of a checkpoint must hold: its kind, and what its users rely on."""
+"""Fields of a checkpoint: the type of each, and the properties that other modules rely on."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "history": (list,),
     "versions": (dict,),
 }
-"""Fields in the order of the file, with the types that they may have in it."""
+"""Fields in the order of the file, with the types that each may have."""
 
 
 def checked_fields(state: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The fields of a checkpoint as they stand in its file, if each is there and is what it should be.
+    """The fields of a checkpoint as read from its file, after checking each.
 
     Raises:
-        CheckpointError: the fields at fault are named, or the version that wrote them.
+        CheckpointError: fields are missing, unknown or of the wrong kind, or the file has another schema version.
     """
     if "schema_version" not in state:
         raise CheckpointError(
@@ -61,10 +61,10 @@ def checked_fields(state: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def check_version(version: Any, path: Path) -> None:
-    """Refuse a file of another schema.
+    """Check the schema version of a file.
 
     Raises:
-        CheckpointError: both versions are said.
+        CheckpointError: the file has another schema version; the message names both.
     """
     if type(version) is not int or version != SCHEMA_VERSION:
         raise CheckpointError(
@@ -74,7 +74,7 @@ def check_version(version: Any, path: Path) -> None:
 
 
 def _meaning(state: Mapping[str, Any]) -> dict[str, bool]:
-    """Whether each field holds what its users rely on."""
+    """Whether each field has the properties that other modules rely on."""
     return {
         "step": state["step"] >= 0,
         "epoch": state["epoch"] >= 0,

@@ -1,20 +1,19 @@
-"""The two files of a checkpoint, as bytes: its content in a safetensors file, and the record of that in JSON.
+"""The two files of a checkpoint, as bytes: a safetensors file with its content, and a JSON file with its record.
 
-A safetensors file is a length, a JSON header with the type, shape and place of each tensor, and the tensors' bytes.
-Nothing in it can run: see https://github.com/huggingface/safetensors. All that is not a tensor (settings, labels,
-history) is a JSON *document* in the header, under the key `monaiseg` of `__metadata__`. It could lie in the record
-beside the file, but then a model would be two files, and one of them is soon lost. In the document, a tensor stands as
-`{"$tensor": its name}`, NaN and infinity as `{"$number": "nan"}`, a dictionary with whole numbers for keys as
-`{"$numbered": {"0": ...}}`, and a tuple as a list. Without monaiseg, it is read by
+A safetensors file consists of a length, a JSON header with the type, shape and offsets of each tensor, and the bytes
+of the tensors. It cannot contain code: see https://github.com/huggingface/safetensors. Everything that is not a tensor
+(settings, labels, history) is a JSON *document* in the header, under the key `monaiseg` of `__metadata__`. The document
+is not in the record, because a model should be one file: one of two is easily lost. In the document, a tensor is
+`{"$tensor": its name}`, NaN and infinity are `{"$number": "nan"}` and so on, a dictionary with integer keys is
+`{"$numbered": {"0": ...}}`, and a tuple is a list. To read a checkpoint without monaiseg:
 
     with safetensors.safe_open("best-epoch-0012.safetensors", "pt") as file:
         document = json.loads(file.metadata()["monaiseg"])["state"]
         weights = {key: file.get_tensor(it["$tensor"]) for key, it in document["network"].items()}
 
-The document also holds the SHA-256 of the whole file, computed with zeros in its own place, so that damage shows in a
-file without its record too. Equal content has equal bytes. Document and record are read in no other form than the one
-in which they are written, so a key that stands twice, NaN, 1e999 and a half of a surrogate pair need no rule of
-their own.
+The document also holds the SHA-256 of the whole file, computed with zeros in its own place. It reveals damage even if
+the record is missing. Equal content gives equal bytes. The document and the record are accepted only in the exact form
+in which monaiseg writes them, so duplicate keys, NaN, 1e999 and lone surrogates need no separate checks.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from monaiseg.files import sha256_of
 
 SUFFIX = ".safetensors"
 MAX_HEADER_BYTES = 32 << 20
-"""5,000 validated epochs of 57 structures take 12 MiB; read, JSON may take some twenty times its bytes in memory."""
+"""5,000 validated epochs of 57 structures take 12 MiB. Parsed JSON can take about 20 times its size in memory."""
 MAX_TENSORS = 10_000
 MAX_AXES = 8
 Weights = Mapping[str, torch.Tensor]
@@ -66,12 +65,12 @@ _PLAIN_TYPES = (str, int, bool, type(None))
 
 
 def separate(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Tensors and all the rest of nested dictionaries and lists: the document, and the tensors by name.
+    """Separate nested dictionaries and lists into a document without tensors, and the tensors by name.
 
-    A tensor's name is its path in the document: `optimizer.state.0.exp_avg`. Numbers of numpy become plain.
+    The name of a tensor is its path in the document, such as `optimizer.state.0.exp_avg`. NumPy scalars become plain.
 
     Raises:
-        TypeError: there is something else than dense tensors and plain values.
+        TypeError: a value is neither a dense tensor nor a plain value.
     """
     tensors: dict[str, torch.Tensor] = {}
     document = {key: _plain(value, key, tensors) for key, value in state.items()}
@@ -79,16 +78,16 @@ def separate(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, torch.
 
 
 def first_not_finite(tensors: Weights) -> str | None:
-    """Name of the first tensor with NaN or infinite numbers; None where there is none."""
+    """Name of the first tensor with NaN or infinite values; None if there is none."""
     floats = (pair for pair in tensors.items() if pair[1].is_floating_point())
     return next((name for name, it in floats if not bool(torch.isfinite(it).all())), None)
 
 
 def encode(document: Mapping[str, Any], tensors: Weights) -> bytes:
-    """The file's bytes, already read back once: nothing is written that would be refused.
+    """The bytes of the file. They are decoded once, so that no file is written that could not be read.
 
     Raises:
-        CheckpointError: a tensor is not finite, or there are more than any checkpoint has.
+        CheckpointError: a tensor is not finite, or there are too many tensors.
     """
     text = _json({"sha256": _NO_DIGEST, "state": document})
     payload = save(dict(tensors), {_KEY: text})
@@ -99,7 +98,7 @@ def encode(document: Mapping[str, Any], tensors: Weights) -> bytes:
 
 
 def _plain(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """The value as JSON has it; tensors are put aside."""
+    """The value in a form for JSON; its tensors are added to `tensors`."""
     if isinstance(value, torch.Tensor):
         _put_aside(value, name, tensors)
         return {_TENSOR: name}
@@ -128,7 +127,7 @@ def _put_aside(value: torch.Tensor, name: str, tensors: dict[str, torch.Tensor])
 
 
 def _keyed(items: dict[Any, Any], name: str) -> dict[str, Any]:
-    """A dictionary with texts for keys, which remembers whether they were whole numbers."""
+    """The dictionary with string keys, marked with `$numbered` if the keys were integers."""
     if items and all(type(key) is int for key in items):
         return {_NUMBERED: {str(key): item for key, item in items.items()}}
     for key in items:
@@ -140,7 +139,7 @@ def _keyed(items: dict[Any, Any], name: str) -> dict[str, Any]:
 
 
 def _apart(tensors: Weights) -> dict[str, torch.Tensor]:
-    """The tensors, those copied that share their memory with others, which safetensors refuses to write."""
+    """The tensors, with a copy of each that shares memory with another: safetensors refuses to write these."""
     seen: set[int] = set()
     apart = {}
     for name, tensor in tensors.items():
@@ -155,15 +154,15 @@ def _apart(tensors: Weights) -> dict[str, torch.Tensor]:
 
 
 def decode(payload: bytes, where: str | Path) -> dict[str, Any]:
-    """Plain values and dense, finite tensors of the CPU, which take no more memory than the file has bytes.
+    """The content of a file: plain values, and dense, finite CPU tensors that take no more memory than the file.
 
     Raises:
-        CheckpointError: the bytes are anything else.
+        CheckpointError: the bytes are not an intact checkpoint.
     """
     _refuse_torchs(payload, Path(where))
     try:
         return _decoded(payload)
-    except Exception as error:  # whatever a hostile file makes the readers of JSON raise
+    except Exception as error:  # a hostile file can make the JSON parser raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0][:300]
         raise CheckpointError(
             f"{where}: is damaged or not a checkpoint of monaiseg ({reason}); use another checkpoint"
@@ -184,8 +183,8 @@ def _decoded(payload: bytes) -> dict[str, Any]:
 
 
 def _refuse_torchs(payload: bytes, path: Path) -> None:
-    """Tell a user of EasyReg, or of torch.save, why the file is not read."""
-    if payload[8:9] == b"{":  # a header; the length before it may look like anything
+    """Refuse EasyReg's and torch.save's files, with a message that says why."""
+    if payload[8:9] == b"{":  # a safetensors header; the length before it can be any bytes
         return
     if payload.startswith(_TORCHS_STARTS) or path.suffix in _TORCHS_SUFFIXES:
         raise CheckpointError(
@@ -196,9 +195,9 @@ def _refuse_torchs(payload: bytes, path: Path) -> None:
 
 
 def _survey(payload: bytes) -> str:
-    """The document's text, after the header was held against the file: before any tensor is made.
+    """Check the header against the file before any tensor is created; return the text of the document.
 
-    safetensors makes these checks too, apart from names. It does not say which tensor is at fault.
+    safetensors makes the same checks, except for the names, but does not say which tensor is at fault.
     """
     length = int.from_bytes(payload[:8], "little")
     if len(payload) < 8 or payload[8:9] != b"{":
@@ -223,7 +222,7 @@ def _survey(payload: bytes) -> str:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, whose keys may stand in it once only."""
+    """A JSON object in which each key occurs once."""
     items = dict(pairs)
     if len(items) < len(pairs):
         names = [name for name, _ in pairs]
@@ -233,7 +232,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _place(name: str, entry: Any) -> tuple[int, int, str]:
-    """First byte, byte after the last, and name of a tensor; refuses one that is not what it says."""
+    """Start and end offset of a tensor, in bytes, and its name; raises CheckpointError if its entry is inconsistent."""
     if not name.isprintable():
         raise CheckpointError(f"the name {name!r} of a tensor is not printable")
     if type(entry) is not dict or entry.keys() != {"dtype", "shape", "data_offsets"}:
@@ -255,7 +254,7 @@ def _are_sizes(value: Any) -> bool:
 
 
 def _check_places(places: Iterable[tuple[int, int, str]], size: int) -> None:
-    """Refuse tensors that overlap, leave holes, or do not end with the file."""
+    """Raise CheckpointError if tensors overlap, leave gaps, or do not end at the end of the file."""
     reached = 0
     for start, end, name in sorted(places):
         if start != reached:
@@ -275,7 +274,7 @@ def _document(text: str) -> dict[str, Any]:
         or _json(document) != text
     ):
         raise CheckpointError("its document is not in the form in which monaiseg writes it")
-    text.encode()  # raises UnicodeEncodeError where half a surrogate pair stands in it
+    text.encode()  # raises UnicodeEncodeError if it contains a lone surrogate
     return document
 
 
@@ -288,7 +287,7 @@ def _check_values(tensors: Weights) -> None:
 
 
 def _restored(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """What `_plain` was given. Each tensor is taken once, at the place of its name."""
+    """The inverse of `_plain`. Each tensor is taken from `tensors` once, at the path that its name gives."""
     if type(value) is list:
         return [_restored(item, f"{name}.{at}", tensors) for at, item in enumerate(value)]
     if type(value) is not dict:
@@ -314,7 +313,7 @@ def _whole(key: str) -> int:
 
 
 def _digest(payload: bytes, own: str) -> str:
-    """SHA-256 of the file with zeros in place of its own, which is the first that stands in it."""
+    """SHA-256 of the file with zeros in place of `own`, at its first occurrence."""
     at = payload.find(own.encode())
     digest = hashlib.sha256(memoryview(payload)[:at])
     digest.update(_NO_DIGEST.encode())
@@ -330,16 +329,16 @@ def _json(document: Mapping[str, Any]) -> str:
 
 
 def encode_record(record: Mapping[str, Any]) -> bytes:
-    """The record's bytes: JSON that ends with the SHA-256 of itself, as it is without that."""
+    """The bytes of the record: JSON whose last entry is the SHA-256 of the record without that entry."""
     own = sha256_of(_lines(record))
     return _lines({**record, "record_sha256": own})
 
 
 def decode_record(raw: bytes, where: str | Path) -> dict[str, Any]:
-    """The record, if each byte is as it was written.
+    """The record, after a check that every byte is as monaiseg wrote it.
 
     Raises:
-        CheckpointError: it is not, or is something else.
+        CheckpointError: the bytes are damaged or are not a record.
     """
     try:
         record: dict[str, Any] = json.loads(raw)

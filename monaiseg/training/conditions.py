@@ -1,4 +1,4 @@
-"""Conditions of a training: what must be the same for it to go on to the same weights, and what has changed."""
+"""Conditions of a run: what must stay the same for a resumed run to reach the same weights, and what has changed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from monaiseg.settings import Settings
 from monaiseg.training.checkpoint import versions
 
-# Settings that do not touch the weights of a training that goes on: what lies beside it, and where it started.
+# Settings that do not affect the weights of a resumed run: its outputs and surroundings, and where it started from.
 _WITHOUT_EFFECT = {
     "train", "output_root_path", "data_task_name", "task_name", "gpu_id", "num_threads", "num_workers",
     "checkpoint_period", "checkpoint_steps", "keep_period", "save_fig_on", "save_val_fig_epoch",
@@ -29,15 +29,15 @@ def conditions(
     device: str = "cpu",
     world_size: int = 1,
 ) -> dict[str, Any]:
-    """All that decides the weights of a training, as plain values.
+    """Everything that determines the weights of a run, as plain values.
 
     Args:
-        settings: those that have an effect on the weights are taken.
+        settings: only settings that affect the weights are used.
         data: content digest of each case, by "split/case id".
         labels: digest of the label table.
-        num_threads: threads of the CPU's compute; sums over two threads round otherwise than over one.
+        num_threads: number of CPU threads; a sum over two threads is rounded differently from a sum over one.
         device: "cpu", or the name of the GPU.
-        world_size: processes that train together.
+        world_size: number of processes that train together.
     """
     document = settings.model_dump(
         mode="json", exclude={"dataset": {"cache"}, "tsk_set": _WITHOUT_EFFECT}
@@ -55,7 +55,7 @@ def conditions(
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """How the conditions of two trainings differ, in words; empty where the promise of equal weights holds.
+    """Differences between the conditions of two runs, in words. If there are none, the runs reach equal weights.
 
     >>> difference({"threads": 1, "data": {"train/a": "0f"}}, {"threads": 2, "data": {"train/a": "0f"}})
     ['threads: 1 then, 2 now']

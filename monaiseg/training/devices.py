@@ -1,4 +1,4 @@
-"""Devices: which processor or GPU computes, and with how many threads."""
+"""Devices: the CPU or GPU to compute on, and the number of threads."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from monaiseg.settings import Settings
 from monaiseg.training import distributed
 
 OLDEST = {"torch": (2, 10), "monai": (1, 6, 1)}
-"""Older ones have known holes in what they load; pyproject.toml says which."""
+"""Older versions have known vulnerabilities when they load files; pyproject.toml lists them."""
 
 
 def choose_device(wanted: str | torch.device | int | None = None) -> torch.device:
-    """The device asked for: None is the first GPU if there is one, else the CPU; -1 is the CPU; N is GPU N.
+    """The requested device. None: the first GPU if there is one, else the CPU. -1: the CPU. N: GPU N.
 
-    Whatever computes passes here, so the versions of torch and MONAI are looked at here too.
+    Everything that computes calls this function, so it also checks the versions of torch and MONAI.
 
     Raises:
-        SettingsError: a GPU is asked for that is not there, or torch or MONAI is too old to load files safely.
+        SettingsError: the requested GPU does not exist, or torch or MONAI is too old to load files safely.
     """
     _check_installed()
     if wanted is None:
@@ -42,16 +42,18 @@ def choose_device(wanted: str | torch.device | int | None = None) -> torch.devic
         raise SettingsError(
             f"device {device}: this computer has {there} that torch can use; use -1 for the CPU"
         )
-    if device.index is not None:  # seeds and pinned memory are those of the current one
+    if device.index is not None:  # seeds and pinned memory belong to the current device
         torch.cuda.set_device(device)
     return device
 
 
 def device_of(settings: Settings, gpu_id: int | None = None) -> torch.device:
-    """The device that the caller asks for; one that only the settings name gives way to the CPU, aloud.
+    """The device that the caller asks for, or that of the settings.
+
+    If a GPU that is named only in the settings does not exist, the CPU is used, with a warning.
 
     Raises:
-        SettingsError: `gpu_id` is a GPU that is not there.
+        SettingsError: `gpu_id` names a GPU that does not exist.
     """
     if gpu_id is not None:
         return choose_device(gpu_id)
@@ -83,15 +85,15 @@ def name_of(device: torch.device) -> str:
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether this is a processor with instructions for bfloat16 (AVX-512 BF16 or AMX): others would emulate them."""
-    # Older versions of torch do not say what the processor can do.
+    """Whether the device is a CPU with bfloat16 instructions (AVX-512 BF16 or AMX); other CPUs would emulate them."""
+    # Older versions of torch do not report the CPU's capabilities.
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     wanted = ("avx512_bf16", "amx_bf16")
     return device.type == "cpu" and any(capabilities.get(name) for name in wanted)
 
 
 def set_threads(num_threads: int | None) -> int:
-    """Set the threads of the CPU's compute, one a usable core unless given; returns their number.
+    """Set the number of CPU threads and return it. The default is one thread per usable core.
 
     Processes that train together on one computer share its cores.
     """

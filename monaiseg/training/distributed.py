@@ -1,7 +1,7 @@
-"""Processes that train one network together, by torch.distributed: gloo between CPUs, nccl between GPUs.
+"""Processes that train one network together with torch.distributed: gloo between CPUs, nccl between GPUs.
 
-A *rank* is a process, counted from 0; the *first* one writes. Every function here does what one process alone would
-need where no group has been joined: nothing. What ranks tell one another is JSON, so that nothing is unpickled.
+A *rank* is the number of a process, counted from 0; the *first* process writes files. In a process that has joined no
+group, every function here behaves as for a single process. Ranks exchange values as JSON, so nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from monaiseg.errors import MonaisegError, SettingsError
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)
-"""How long a rank waits for the others: the first may prepare a large dataset. torchrun ends all when one has died."""
+"""How long a rank waits for the others, since the first may prepare a large dataset. torchrun ends all if one dies."""
 _shared: WeakSet[DistributedDataParallel] = WeakSet()
 
 
 def is_launched() -> bool:
-    """Whether torchrun has started this process, with others or alone."""
+    """Whether torchrun has started this process, alone or with others."""
     return "WORLD_SIZE" in os.environ
 
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """In the group of processes that torchrun has started, while the block runs; in one that is joined, just there."""
+    """Join the process group started by torchrun while the block runs. Does nothing if a group is already joined."""
     if not is_launched() or distributed.is_initialized():
         yield
         return
@@ -47,12 +47,12 @@ def joined(device: torch.device) -> Iterator[None]:
 
 
 def join(device: torch.device | None = None) -> torch.device:
-    """Join the group of processes that torchrun has started, if it has; returns the device of this one.
+    """Join the process group started by torchrun, if there is one, and return the device of this process.
 
-    `device` None: its own GPU, or the CPU where there is none.
+    If `device` is None, it is the process's own GPU, or the CPU if there is no GPU.
 
     Raises:
-        SettingsError: there are fewer GPUs than processes of this computer.
+        SettingsError: this computer has fewer GPUs than processes.
     """
     device = local_device() if device is None else device
     if not is_launched() or distributed.is_initialized():
@@ -63,15 +63,15 @@ def join(device: torch.device | None = None) -> torch.device:
 
 
 def leave() -> None:
-    """Leave the group, at the end; networks that were shared no longer are.
+    """Leave the group at the end of training. Networks wrapped by `shared` can no longer be trained together.
 
-    The threads of a group live as long as whoever holds it, and one that gives back its last tensor while Python ends
-    takes the process with it ("terminate called without an active exception"). So all let go of it here.
+    The threads of a group live as long as any reference to it. A thread that releases its last tensor while Python
+    exits aborts the process ("terminate called without an active exception"), so all references are dropped here.
     """
     if not distributed.is_initialized():
         return
-    # Whoever lets go of it last ends its threads, and waits for them: only this reference does so without Python's
-    # lock, which a thread may need to give back a tensor. The reducers' would wait for ever.
+    # Dropping the last reference ends the threads and waits for them. Only this reference does so without holding the
+    # GIL, which a thread may need to release a tensor; the references of the reducers would wait for ever.
     group = distributed.group.WORLD
     for network in _shared:
         for name in ("reducer", "logger", "process_group"):
@@ -82,7 +82,7 @@ def leave() -> None:
 
 
 def local_device() -> torch.device:
-    """This rank's own GPU, or the CPU where there is none."""
+    """This rank's own GPU, or the CPU if there is no GPU."""
     count, place = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
     if count == 0:
         return torch.device("cpu")
@@ -95,33 +95,33 @@ def local_device() -> torch.device:
 
 
 def rank() -> int:
-    """Number of this process."""
+    """Rank of this process."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def size() -> int:
-    """How many processes train together."""
+    """Number of processes that train together."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def local_size() -> int:
-    """How many of them are on this computer: they share its cores and its memory."""
+    """Number of these processes on this computer. They share its cores and its memory."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if distributed.is_initialized() else 1
 
 
 def is_first() -> bool:
-    """Whether this process writes and speaks; also before and after it is in the group that torchrun starts."""
+    """Whether this process writes files and messages. Also valid before it joins the group and after it leaves."""
     return rank() == 0 if distributed.is_initialized() else os.environ.get("RANK", "0") == "0"
 
 
 def share_of(items: Sequence[T]) -> list[T]:
-    """The items of this rank. All ranks have equally many: where they do not divide, the first ones stand twice."""
+    """The items of this rank. All ranks get the same number; if needed, the first items are repeated."""
     count = -(-len(items) // size()) * size()
     return [items[index % len(items)] for index in range(rank(), count, size())]
 
 
 def exchanged(value: Any) -> list[Any]:
-    """What every rank has given, in order of rank; values are what JSON holds."""
+    """The values of all ranks, in order of rank. Values must be JSON-serialisable."""
     if size() == 1:
         return [value]
     payload = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
@@ -133,17 +133,17 @@ def exchanged(value: Any) -> list[Any]:
 
 
 def from_first(value: Any) -> Any:
-    """What the first rank has given, for all; a value that JSON holds."""
+    """The value of the first rank, on all ranks. It must be JSON-serialisable."""
     return exchanged(value)[0]
 
 
 def any_of(flag: bool) -> bool:
-    """Whether it holds on one rank: then for all."""
+    """Whether the flag is true on any rank."""
     return means([flag])[0] > 0
 
 
 def means(values: Sequence[float]) -> list[float]:
-    """The mean over all ranks of each value."""
+    """The mean of each value over all ranks."""
     if size() == 1:
         return list(values)
     total = torch.tensor(values, dtype=torch.float64, device=_device())
@@ -152,14 +152,15 @@ def means(values: Sequence[float]) -> list[float]:
 
 
 def summed(values: torch.Tensor) -> torch.Tensor:
-    """The sum over all ranks, for each of them; gradients go back to what each has given."""
+    """The sum over all ranks, on each of them. Gradients flow back to the values of each rank."""
     return values if size() == 1 else _Summed.apply(values)  # type: ignore[no-untyped-call]  # torch's
 
 
 class _Summed(torch.autograd.Function):
-    """A loss of such a sum is the same number L on all ranks. Rank r's part of dL/dw is dL/dsum x dsum_r/dw.
+    """Sum over all ranks that a loss can be computed from; the loss L is then the same number on all ranks.
 
-    `DistributedDataParallel` takes the mean of the parts; so that it is their sum, the gradient of every rank's L counts.
+    Rank r's part of dL/dw is dL/dsum x dsum_r/dw. `DistributedDataParallel` takes the mean of these parts, not their
+    sum. Summing the gradients of L over all ranks in `backward` makes up for it.
     """
 
     @staticmethod
@@ -177,7 +178,7 @@ class _Summed(torch.autograd.Function):
 
 
 def fault(error: RuntimeError) -> MonaisegError | None:
-    """What it means that a message to the other ranks failed; None if `error` is not about that."""
+    """The error to raise if a message to the other ranks failed; None if `error` has another cause."""
     if not any(word in str(error) for word in ("gloo", "Connection closed by peer", "NCCL")):
         return None
     return MonaisegError(
@@ -186,7 +187,7 @@ def fault(error: RuntimeError) -> MonaisegError | None:
 
 
 def take_from_first(tensors: Iterable[torch.Tensor]) -> None:
-    """Give the tensors, on the group's device, the values that the first rank has."""
+    """Copy the values of the first rank into the tensors, which are on the group's device."""
     if size() == 1:
         return
     for tensor in tensors:
@@ -194,7 +195,7 @@ def take_from_first(tensors: Iterable[torch.Tensor]) -> None:
 
 
 def shared(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network whose gradients are averaged over all ranks; itself where there is one."""
+    """The network wrapped so that gradients are averaged over all ranks. With one rank, the network itself."""
     if size() == 1:
         return network
     network = DistributedDataParallel(network, [device] if device.type == "cuda" else None)
@@ -203,7 +204,7 @@ def shared(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def plain(network: nn.Module) -> nn.Module:
-    """The network inside of `shared(network)`."""
+    """The network inside `shared(network)`."""
     return network.module if isinstance(network, DistributedDataParallel) else network
 
 
@@ -215,5 +216,5 @@ def _gathered(tensor: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _device() -> torch.device:
-    """Where the group's backend wants its tensors."""
+    """The device on which the group's backend needs its tensors."""
     return local_device() if distributed.get_backend() == "nccl" else torch.device("cpu")

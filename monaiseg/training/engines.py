@@ -1,6 +1,6 @@
-"""Engines: MONAI's trainer and evaluators, and what they are made of, as the settings describe them.
+"""Engines: MONAI's trainer and evaluators, and their parts, built from the settings.
 
-`training` and the bundle build the same ones by these functions.
+Training and the bundle use the same functions to build them.
 """
 
 from __future__ import annotations
@@ -42,19 +42,20 @@ def build_trainer(
     inferer: Inferer | None = None,
     train_handlers: Sequence[Any] | None = None,
 ) -> SupervisedTrainer:
-    """MONAI's engine for the steps of a training; what happens around them is `train_handlers`'s.
+    """MONAI's engine for the training steps. `train_handlers` do everything else.
 
-    A loss of one output also serves a network of several: then the coarser ones weigh 1/2, 1/4, ...
+    A loss for one output also works for a network with several (deep supervision): the coarser outputs then have the
+    weights 1/2, 1/4, ...
 
     Args:
-        settings: accumulation, mixed precision and, where `max_epochs` is not given, epochs.
-        network: on the device; gradients are averaged over the processes that train together.
-        optimizer: of the network's weights.
-        loss_function: of the network's output and class indices.
-        train_data_loader: as `build_training_loader` makes it.
-        device: where it computes.
-        max_epochs: epochs to train.
-        inferer: how the network is called; None is as `build_inferer` has it.
+        settings: gradient accumulation, mixed precision and, unless `max_epochs` is given, the number of epochs.
+        network: network on the device; gradients are averaged over all processes that train together.
+        optimizer: optimiser of the network's weights.
+        loss_function: function of the network's output and the class indices.
+        train_data_loader: loader from `build_training_loader`.
+        device: device to compute on.
+        max_epochs: epochs to train. None: as in the settings.
+        inferer: how the network is called. None: `build_inferer(settings, device)`.
         train_handlers: further handlers of MONAI or ignite.
     """
     tsk, device = settings.tsk_set, torch.device(device)
@@ -78,13 +79,13 @@ def build_trainer(
 
 
 def build_inferer(settings: Settings, device: torch.device | str) -> Inferer:
-    """How a training calls its network: in bfloat16 where mixed precision is wanted and the processor has it."""
+    """How a training step calls the network: in bfloat16 if the settings ask for mixed precision and the CPU has it."""
     in_bfloat16 = settings.tsk_set.amp and computes_in_bfloat16(torch.device(device))
     return InBFloat16() if in_bfloat16 else SimpleInferer()
 
 
 def build_optimizer(network: nn.Module, settings: OptimSettings) -> Optimizer:
-    """The optimiser of these settings over all weights of the network."""
+    """The optimiser that the settings describe, for all weights of the network."""
     weights = network.parameters()
     if settings.optim_type == "sgd":
         momentum = settings.sgd.momentum
@@ -111,7 +112,7 @@ def build_evaluator(
     key_val_metric: dict[str, Metric] | None = None,
     val_handlers: Sequence[Any] | None = None,
 ) -> SupervisedEvaluator:
-    """Validates whole cases by sliding window; by default `state.metrics["dice"]` is the mean foreground Dice."""
+    """Evaluator for whole cases by sliding window. By default `state.metrics["dice"]` is the mean foreground Dice."""
     return SupervisedEvaluator(
         device=device,
         val_data_loader=loader,
@@ -125,12 +126,12 @@ def build_evaluator(
 
 
 def initial_network(settings: Settings, table: LabelTable, spacing: Spacing) -> ResidualUNet:
-    """The network before its first step: its weights follow from the seed."""
+    """The network before its first step. The seed determines its weights."""
     torch.manual_seed(derive(settings.tsk_set.seed, "weights"))
     return network_of(settings, table, spacing)
 
 
 def network_spacing(task: DataTask, settings: Settings) -> Spacing:
-    """Voxel size in mm along X, Y, Z that the network works at: the median of the training cases, as it sees them."""
+    """Voxel size of the network in mm along X, Y, Z: the median over the training cases, after any resampling."""
     ids = [case.id for case in task.cases.get("train", ())] or list(task.facts)
     return median_spacing(sampled_spacing(task.facts[case_id].grid, settings) for case_id in ids)

@@ -23,24 +23,24 @@ from monaiseg.training.sampling import EpochSampler, Fault, SeededDataset
 from monaiseg.transforms import CaseChain, Item, training_chain
 
 PREFETCHED = 2
-"""Batches that each worker makes ahead, torch's default."""
+"""Number of batches that each worker prepares in advance; torch's default."""
 WORKER_TIMEOUT_SECONDS = 300
-"""A process that has not delivered a batch for so long hangs."""
+"""A worker that has not delivered a batch for this long is considered hung."""
 
 _OPEN: weakref.WeakSet[CaseLoader] = weakref.WeakSet()
 
 
 @atexit.register
 def _close_all() -> None:
-    """Before multiprocessing's own exit, which sends workers one SIGTERM, that they leave alone, and waits for ever."""
+    """Close all loaders before multiprocessing exits: it sends workers one SIGTERM, which they ignore, and waits."""
     for loader in list(_OPEN):
         loader.close()
 
 
 class CaseLoader(DataLoader[Item]):
-    """A DataLoader that says which cases were in work when a worker fails, dies or hangs.
+    """A DataLoader that names the cases in progress when a worker fails, dies or hangs.
 
-    `note` says where the cached cases are kept and `memory_bytes` what they take of the memory.
+    `note` says where the cached cases are kept; `memory_bytes` is the memory that they take.
     """
 
     def __init__(self, dataset: Dataset[Item], cases: Dataset[Item], **kwargs: Any) -> None:
@@ -51,7 +51,7 @@ class CaseLoader(DataLoader[Item]):
             worker_init_fn=_heed_the_main_process,
             persistent_workers=workers > 0,
             timeout=WORKER_TIMEOUT_SECONDS if workers else 0,
-            generator=torch.Generator(),  # else every pass draws from the global one
+            generator=torch.Generator(),  # otherwise each pass draws from the global generator
             **kwargs,
         )
         self.ids: tuple[str, ...] = getattr(cases, "ids", ()) or _numbered(cases)
@@ -61,12 +61,12 @@ class CaseLoader(DataLoader[Item]):
         _OPEN.add(self)
 
     def close(self) -> None:
-        """End the worker processes; the next pass starts others."""
+        """Stop the worker processes; the next pass starts new ones."""
         if self._iterator is not None:
-            self._iterator._shutdown_workers()  # type: ignore[attr-defined]  # of the kind that has workers
+            self._iterator._shutdown_workers()  # type: ignore[attr-defined]  # only the kind with workers
             self._iterator = None
 
-    def __iter__(self) -> Iterator[Item]:  # type: ignore[override]  # a generator serves where torch's iterator does
+    def __iter__(self) -> Iterator[Item]:  # type: ignore[override]  # a generator instead of torch's iterator
         self._coming = self._order()
         batches: Any = super().__iter__()
         while True:
@@ -77,21 +77,21 @@ class CaseLoader(DataLoader[Item]):
             except RuntimeError as error:
                 if (fault := self.fault(error)) is None:
                     raise
-                batches._shutdown_workers()  # torch no longer watches them, whose end it would raise
+                batches._shutdown_workers()  # torch stops watching them; else it would raise when they end
                 for worker in batches._workers:
                     worker.kill()
                 raise fault from error
             if isinstance(batch, Fault):
-                self._iterator = batches = None  # ends the workers now, while all else is in order
+                self._iterator = batches = None  # stops the workers while the rest still works
                 cases = self._named(self._coming[: self.batch_size])
                 raise batch.named(cases) from RuntimeError(batch.traceback)
             del self._coming[: self.batch_size]
             yield batch
 
     def fault(self, error: RuntimeError) -> DataError | None:
-        """What it means, wherever torch raised `error`, with the cases in work; None if it is not about a worker.
+        """The error to raise in place of torch's `error`, with the cases in progress; None if no worker is at fault.
 
-        A worker's death is raised by a signal handler, wherever the main process is: mostly in the middle of a step.
+        A signal handler raises the death of a worker wherever the main process is, usually in the middle of a step.
         """
         if (fault := worker_fault(error)) is None:
             return None
@@ -112,7 +112,7 @@ class CaseLoader(DataLoader[Item]):
 
 
 def worker_fault(error: RuntimeError) -> DataError | None:
-    """What it means that torch raised `error`; None if it is not about a worker."""
+    """The error to raise in place of torch's `error`; None if it is not about a worker."""
     text = str(error)
     if text.startswith("DataLoader timed out"):
         return DataError(
@@ -134,11 +134,11 @@ def build_training_loader(
     cache_folder: str | Path,
     device: torch.device | str = "cpu",
 ) -> CaseLoader:
-    """`training_loader` of cases that are kept where `dataset.cache` says.
+    """Training loader for cases that are cached where `dataset.cache` says; see `training_loader`.
 
     Raises:
-        SettingsError: as `training_loader`.
-        DataError: a case cannot be used; it is named.
+        SettingsError: see `training_loader`.
+        DataError: a case cannot be used; the message names it.
         StorageError: the cache's disk is full, read-only or failing.
     """
     check_batch(settings)
@@ -154,18 +154,18 @@ def training_loader(
 ) -> CaseLoader:
     """Batches of patches: `image` (B, C, X, Y, Z) float32, `label` (B, 1, X, Y, Z) uint8 or int16, `case_id`.
 
-    Its length is the steps of an epoch. Its `sampler` is the `EpochSampler`: set `epoch` before each pass, and `skip`
-    to batch_size times the steps done when a training is resumed. Of several processes that train together each has
-    its own part of every batch.
+    The length is the number of steps per epoch. The `sampler` is an `EpochSampler`: set its `epoch` before each pass.
+    When a run is resumed, also set its `skip` to batch_size times the number of steps done. Each of several processes
+    that train together gets its own part of every batch.
 
     Args:
-        dataset: items as `cached_chain` makes them.
-        settings: batch, steps of an epoch, patches, augmentation, seed.
-        table: the labels that the settings ask for.
-        device: where the batches go.
+        dataset: items after `cached_chain`.
+        settings: batch size, steps per epoch, patches, augmentation and seed.
+        table: label table of the network.
+        device: device that the batches are moved to.
 
     Raises:
-        SettingsError: the augmentation asks for what the label table does not allow, or the batch does not divide.
+        SettingsError: the label table does not allow the augmentation, or the processes cannot share the batch evenly.
     """
     check_batch(settings)
     check_shared_memory(settings, table)
@@ -197,7 +197,7 @@ def training_loader(
 
 
 def check_batch(settings: Settings) -> None:
-    """Raises SettingsError where the patches of a step do not divide among the processes that train together."""
+    """Raise SettingsError if the processes that train together cannot share the patches of a step evenly."""
     num_ranks = distributed.size()
     if settings.batch_size % num_ranks:
         below, above = nearest_multiples(settings.batch_size, num_ranks)
@@ -208,9 +208,9 @@ def check_batch(settings: Settings) -> None:
 
 
 def check_shared_memory(settings: Settings, table: LabelTable) -> None:
-    """Raises SettingsError where the batches that workers make ahead do not fit into what processes may share.
+    """Raise SettingsError if the batches that workers prepare in advance do not fit into shared memory.
 
-    A worker that finds no room there dies of a bus error in the middle of a step.
+    Otherwise a worker dies of a bus error in the middle of a step.
     """
     workers, free = settings.tsk_set.num_workers, free_shared_memory()
     if not workers or free is None:
@@ -234,12 +234,12 @@ def build_case_loader(
     *,
     taken_bytes: int = 0,
 ) -> CaseLoader:
-    """`case_loader` of cases that are kept where `dataset.cache` says.
+    """Loader of whole cases that are cached where `dataset.cache` says; see `case_loader`.
 
-    `taken_bytes` is the `memory_bytes` of loaders that are there already.
+    `taken_bytes` is the `memory_bytes` of the loaders built so far.
 
     Raises:
-        DataError, StorageError: as `build_training_loader`.
+        DataError, StorageError: see `build_training_loader`.
     """
     cached = cached_cases(
         cases, settings, table, cache_folder, for_training=False, taken_bytes=taken_bytes
@@ -248,7 +248,7 @@ def build_case_loader(
 
 
 def case_loader(dataset: Dataset[Item]) -> CaseLoader:
-    """Whole volumes on the network grid, one after the other, in the main process: cached cases cost it a copy.
+    """Whole volumes on the network grid, one by one, loaded in the main process: a cached case only has to be copied.
 
     A batch has `image` (1, C, X, Y, Z) float32, `label` (1, 1, X, Y, Z), `affine` (1, 4, 4) float64 and `case_id`.
     """
@@ -256,7 +256,7 @@ def case_loader(dataset: Dataset[Item]) -> CaseLoader:
 
 
 def _numbered(dataset: Dataset[Item]) -> tuple[str, ...]:
-    """Names of the cases of a dataset that is not ours."""
+    """Case names for a dataset without case ids."""
     return tuple(f"number {index}" for index in range(len(dataset)))  # type: ignore[arg-type]
 
 
@@ -265,9 +265,10 @@ def _collate(patches: list[Item] | Fault) -> Any:
 
 
 def _heed_the_main_process(worker_id: int) -> None:  # noqa: ARG001  torch calls it with the worker's number
-    """Signals that go to every process of a group are left to the main one, which needs batches to end its step.
+    """Leave signals to the main process, which still needs batches to finish its step.
 
-    Ctrl-C is ignored. So is the first SIGTERM, as a cluster sends it; a second ends the worker.
+    Signals go to every process of a group. A worker ignores Ctrl-C and the first SIGTERM, as a cluster sends it; a
+    second SIGTERM ends it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

@@ -1,4 +1,4 @@
-"""Recipe: everything that is decided about a training before its first step, resolved once and passed on."""
+"""Recipe: everything that is decided about a run before its first step."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from monaiseg.training.sampling import limited, validated
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training's settings, data and place, which go together. Made by `Recipe.of`."""
+    """Settings, data and device of a run, checked against each other by `Recipe.of`."""
 
     settings: Settings
-    """Every choice, as it is saved with the training."""
+    """All settings, as saved with the run."""
     task: DataTask
     reading: Settings
-    """The settings to read its volumes by: those that were prepared stay as they are."""
+    """The settings for reading the volumes; preprocessed volumes are not preprocessed again."""
     table: LabelTable
-    """The labels of the network."""
+    """Label table of the network."""
     spacing: Spacing
-    """Voxel size in mm along X, Y, Z that the network is laid out for."""
+    """Voxel size in mm along X, Y, Z that the network is designed for."""
     device: torch.device
     num_threads: int
-    """Of the CPU's compute; they are set."""
+    """Number of CPU threads that torch computes with; already set."""
     num_ranks: int
-    """Processes that train together."""
+    """Number of processes that train together."""
 
     @classmethod
     def of(
@@ -47,12 +47,12 @@ class Recipe:
         table: LabelTable | None = None,
         spacing: Spacing | None = None,
     ) -> Recipe:
-        """The recipe of these settings for a data task; sets the threads of the CPU's compute.
+        """The recipe for training on a data task with these settings. Also sets the number of CPU threads.
 
-        `table` and `spacing` are a network's that is there already. None: as settings and data ask for.
+        `table` and `spacing` are those of an existing network. None: derive them from the settings and the data.
 
         Raises:
-            SettingsError: settings and data do not go together.
+            SettingsError: settings and data do not match.
             DataError: a case has changed since it was prepared, or there is nothing to train on.
         """
         check_unchanged(dict.fromkeys(case for _, case in _seen_cases(task)), task.facts)
@@ -68,13 +68,13 @@ class Recipe:
         )
 
     def cases(self, split: str) -> tuple[Case, ...]:
-        """The cases of train, val or debug that this process trains or validates on."""
+        """The cases of a split (train, val or debug) that this process uses."""
         chosen = limited if split == "train" else validated
         return tuple(chosen(self.task, split, self.settings))
 
     @cached_property
     def conditions(self) -> dict[str, Any]:
-        """What must be the same for a training to go on to the same weights."""
+        """What must stay the same for a resumed run to reach the same weights."""
         in_bfloat16 = self.settings.tsk_set.amp and computes_in_bfloat16(self.device)
         facts = self.task.facts
         return conditions(
@@ -88,7 +88,7 @@ class Recipe:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What every checkpoint of the training says of it."""
+        """The fields that are the same in every checkpoint of the run."""
         return {
             "settings": dump_settings(self.settings),
             "labels": self.table.to_records(),
@@ -99,7 +99,7 @@ class Recipe:
 
 
 def _seen_cases(task: DataTask) -> Iterator[tuple[str, Case]]:
-    """The cases that a training looks at, by "split/case id": all but those of the test."""
+    """The cases of train, val and debug, with their key "split/case id"; test cases are not used."""
     for split in ("train", "val", "debug"):
         for case in task.cases.get(split, ()):
             yield f"{split}/{case.id}", case

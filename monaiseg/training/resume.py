@@ -1,4 +1,4 @@
-"""Resume: the state that a training begins with, be it new, its own last commit or another training's best."""
+"""Resume: the state that a run starts with: a new one, its own last commit, or the checkpoint of another run."""
 
 from __future__ import annotations
 
@@ -39,23 +39,25 @@ def first_state(
     extend: int | None = None,
     accept_inexact: bool = False,
 ) -> RunState:
-    """The state of a new training, of this folder's with `resume`, or of that of `model_path` under `continue_train`.
+    """The state that a run starts with.
 
-    One that was killed before its first commit had not done a step, and starts.
+    With `resume` it is the last commit in this folder; with `continue_train` in the settings, the weights of
+    `model_path`; otherwise, a new state. A run that was killed before its first commit starts again, because it has no
+    completed step.
 
     Args:
-        recipe: of the training.
-        network: on its device; it gets the weights.
-        optimizer: of the network's weights.
-        folder: of the training, locked by the first process.
-        steps: of an epoch.
-        started: when the clock of a budget began to run, by `time.monotonic`. None: now.
-        resume: go on where the training in this folder stopped.
-        extend: with `resume`, epochs to train beyond those of the settings.
-        accept_inexact: with `resume`, go on although conditions have changed.
+        recipe: recipe of the run.
+        network: network on its device; receives the weights.
+        optimizer: optimiser of the network's weights.
+        folder: folder of the run, locked by the first process.
+        steps: steps per epoch.
+        started: `time.monotonic()` at which the clock of a time budget started. None: now.
+        resume: continue the run in this folder from its last commit.
+        extend: with `resume`, train this many epochs beyond those in the settings.
+        accept_inexact: with `resume`, continue even if the conditions have changed.
 
     Raises:
-        CheckpointError: there is none, it does not fit, or it would not go on exactly.
+        CheckpointError: there is no checkpoint, it does not fit, or the run would not resume exactly.
         SettingsError: there is nothing left to train.
     """
     tsk = recipe.settings.tsk_set
@@ -105,7 +107,7 @@ def _check_conditions(recipe: Recipe, saved: Checkpoint, *, accept_inexact: bool
 
 
 def _epochs(recipe: Recipe, saved: Checkpoint, extend: int | None) -> int:
-    """Epochs to train: as planned, unless the settings say otherwise now, or so many more than they say."""
+    """Epochs to train: as planned in the checkpoint or, if they have changed, as in the settings; plus `extend`."""
     wanted, planned = recipe.settings.tsk_set.epochs, int((saved.scheduler or {})["epochs"])
     if extend is None:
         return planned if _settings_of(saved).tsk_set.epochs == wanted else wanted
@@ -119,7 +121,7 @@ def _epochs(recipe: Recipe, saved: Checkpoint, extend: int | None) -> int:
 
 
 def _has_steps_for(recipe: Recipe, saved: Checkpoint) -> bool:
-    """Whether the checkpoint holds moments of the optimiser that the settings ask for."""
+    """Whether the checkpoint holds the state of the optimiser that the settings ask for."""
     kind = _settings_of(saved).tsk_set.optim.optim_type
     if saved.optimizer is None:
         log.info("%s holds no optimiser state: the optimiser starts afresh", saved.path)
@@ -130,13 +132,13 @@ def _has_steps_for(recipe: Recipe, saved: Checkpoint) -> bool:
     return True
 
 
-# ------------------------------------------------------------ going on from another training
+# ------------------------------------------------------------ continuing from another run
 
 
 def _continued(
     recipe: Recipe, saved: Checkpoint, state: RunState, folder: RunFolder, steps: int
 ) -> RunState:
-    """The new state with weights, epoch and best of another training's checkpoint."""
+    """The new state with the weights, epoch and best checkpoint of another run."""
     tsk = recipe.settings.tsk_set
     _check_labels(recipe.table, saved)
     state.restore_weights(saved, optimizer=_has_steps_for(recipe, saved))
@@ -155,14 +157,14 @@ def _continued(
 
 
 def _adopted_best(folder: RunFolder, saved: Checkpoint) -> Best | None:
-    """The other training's best, copied by the process that writes."""
+    """The best checkpoint of the other run, copied by the process that writes."""
     best = checkpoints.adopt_best(folder.checkpoints, saved) if distributed.is_first() else None
     values = distributed.from_first(None if best is None else asdict(best))
     return None if values is None else Best(**values)
 
 
 def _origin(recipe: Recipe, saved: Checkpoint, state: RunState) -> tuple[str, ...]:
-    """Each of EasyReg's keys for going on, with what it has come to."""
+    """The effect of each of EasyReg's keys for continuing from another run, in words."""
     tsk = recipe.settings.tsk_set
     place = "as load_model_but_train_from_epoch says (reset_train_epoch)"
     place = place if tsk.reset_train_epoch else "the one after the checkpoint's"
@@ -177,10 +179,10 @@ def _origin(recipe: Recipe, saved: Checkpoint, state: RunState) -> tuple[str, ..
 
 
 def _check_labels(ours: LabelTable, saved: Checkpoint) -> None:
-    """Raises CheckpointError where the weights' classes are other labels than ours, though as many."""
+    """Raise CheckpointError if the checkpoint has as many classes as our table but different labels."""
     theirs = LabelTable.from_records(saved.labels)
     if theirs.num_classes != ours.num_classes:
-        return  # the weights' shapes say so, and which
+        return  # the check of the weights' shapes reports it
     clash = theirs.contradiction(ours)
     if theirs.values != ours.values or clash:
         words = (
@@ -227,7 +229,7 @@ def _budget(recipe: Recipe, steps: int, started: float | None) -> Budget | None:
 
 
 def _named_rate(recipe: Recipe) -> float | None:
-    """The learning rate that the settings name for going on from another training; None if they name none."""
+    """The learning rate that the settings give for continuing from another run; None if they give none."""
     tsk = recipe.settings.tsk_set
     return tsk.continue_train_lr if tsk.continue_train and tsk.continue_train_lr > 0 else None
 

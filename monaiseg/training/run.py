@@ -1,9 +1,9 @@
-"""Training: from settings and a data task to a folder with the best network.
+"""Run: train a network from settings and a data task, and leave a folder with the best network.
 
-A *step* is one batch, counted from 1 through the whole training; an *epoch* is a fixed number of steps. Where a
-training stands is its step alone: the order of cases, their augmentation and the learning rate follow from it and
-the seed, so that a training that was killed and resumed ends with the same weights, bit for bit. Under a budget of
-minutes the last step follows from the clock as well; what is decided about it stands in the commits.
+A *step* is one batch, counted from 1 over the whole run; an *epoch* is a fixed number of steps. The order of cases,
+their augmentation and the learning rate depend only on the step and the seed. A run that was killed and resumed
+therefore ends with the same weights, bit for bit. With a budget of minutes, the last step depends on the clock as
+well; each decision about it is saved in the commits.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ log = logging.getLogger("monaiseg")
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training left behind."""
+    """Outcome of a training run."""
 
     run_folder: Path
     best: Best | None
     """The best validation: epoch and mean foreground Dice. None before the first one."""
     epochs: int
-    """Epochs begun; all are done unless it was interrupted."""
+    """Epochs started; all are complete unless the run was interrupted."""
     interrupted: bool
-    """True where a signal stopped it before its last epoch; `resume` goes on."""
+    """True if a signal stopped the run before its last epoch; `resume` continues it."""
     seconds: float
-    """Wall time of this process's part."""
+    """Wall time of this process, in seconds; a resumed run counts from the resume."""
 
 
 def train(
@@ -77,27 +77,27 @@ def train(
     started: float | None = None,
     say: Callable[[str], None] | None = None,
 ) -> TrainingResult:
-    """Train a network on a prepared data task; processes that torchrun has started train together.
+    """Train a network on a prepared data task. Processes started by torchrun train it together.
 
     Args:
-        settings: every choice of the training.
-        output_root_path: folder of all data tasks.
-        data_task_name: folder of the prepared data task in it.
-        task_name: folder of this training, made in the data task's.
-        gpu_id: CUDA device, -1 for the CPU; None is as the settings say.
-        resume: go on where the training in this folder stopped.
-        extend: with `resume`, epochs to train beyond those of the settings; the same command again adds no more.
-        accept_inexact: with `resume`, go on although threads, versions or settings have changed.
-        started: when the clock of `tsk_set.budget_minutes` began to run, by `time.monotonic`. None: now.
-        say: receives each line that a user should see.
+        settings: all settings of the run.
+        output_root_path: folder that holds all data tasks.
+        data_task_name: name of the prepared data task's folder in it.
+        task_name: name of this run's folder, created in the folder of the data task.
+        gpu_id: CUDA device, or -1 for the CPU. None: use the one in the settings.
+        resume: continue the run in this folder from its last commit.
+        extend: with `resume`, train this many epochs beyond those in the settings. Repeating the command adds no more.
+        accept_inexact: with `resume`, continue even if threads, versions or settings have changed.
+        started: `time.monotonic()` at which the clock of `tsk_set.budget_minutes` started. None: now.
+        say: called with each line that a user should see.
 
     Raises:
-        SettingsError: settings and data do not go together, or a GPU is not there.
+        SettingsError: settings and data do not match, or the GPU does not exist.
         DataError: the data task cannot be used.
-        CheckpointError: there is nothing to resume, or it does not fit.
+        CheckpointError: there is nothing to resume, or the checkpoint does not fit.
         BusyError: another process trains in this folder.
-        StorageError: the disk is full, read-only or failing; what was committed stays.
-        OutOfMemoryError: a step needs more memory than there is.
+        StorageError: the disk is full, read-only or failing; earlier commits are kept.
+        OutOfMemoryError: a step needs more memory than is available.
         NumericsError: the loss is no longer a finite number.
     """
     begun = time.monotonic()
@@ -144,7 +144,7 @@ def build_training(
     extend: int | None = None,
     accept_inexact: bool = False,
 ) -> tuple[SupervisedTrainer, RunState]:
-    """MONAI's trainer of a recipe with all its handlers, and the state that it goes on from; see `first_state`."""
+    """MONAI's trainer for a recipe, with all its handlers, and the state that it starts from; see `first_state`."""
     settings, table, device = recipe.settings, recipe.table, recipe.device
     network = initial_network(settings, table, recipe.spacing).to(device)
     optimizer = build_optimizer(network, settings.tsk_set.optim)
@@ -186,10 +186,10 @@ def fit(
     folder: RunFolder,
     say: Callable[[str], None],
 ) -> TrainingResult:
-    """Run a trainer with its handlers to the end, or until a signal; one that is complete does nothing.
+    """Run a trainer with its handlers to the end, or until a signal. A complete run is left as it is.
 
     Raises:
-        MonaisegError: what the user can put right, as `train` names it.
+        MonaisegError: an error that the user can fix; see `train`.
     """
     begun = time.monotonic()
     loader: Any = trainer.data_loader
@@ -201,7 +201,7 @@ def fit(
             if distributed.is_first():
                 folder.write_settings(recipe.settings)
             trainer.run()
-    except MonaisegError:  # some are kinds of RuntimeError and MemoryError
+    except MonaisegError:  # some derive from RuntimeError or MemoryError
         raise
     except (RuntimeError, MemoryError) as error:
         if fault := _fault(error, trainer, recipe):
@@ -217,10 +217,10 @@ def fit(
 
 @contextlib.contextmanager
 def opened(folder: RunFolder, *, resume: bool) -> Iterator[RunFolder]:
-    """The folder of a training, locked; of several processes the first holds the lock for all.
+    """Open and lock the folder of a run. The first of several processes holds the lock for all.
 
     Raises:
-        MonaisegError: it cannot be had; the first process says why, and the others end.
+        MonaisegError: the folder cannot be opened. The first process says why, and the others exit.
     """
     with contextlib.ExitStack() as stack:
         fault: MonaisegError | None = None
@@ -237,7 +237,7 @@ def opened(folder: RunFolder, *, resume: bool) -> Iterator[RunFolder]:
 def _introduction(
     trainer: SupervisedTrainer, recipe: Recipe, state: RunState, *, complete: bool
 ) -> Iterator[str]:
-    """What is about to be trained, on what."""
+    """Lines that describe what will be trained, and on which data."""
     tsk, table = recipe.settings.tsk_set, recipe.table
     if complete:
         longer = (
@@ -263,7 +263,7 @@ def _introduction(
 
 
 def _case_loaders(recipe: Recipe, taken_bytes: int) -> dict[str, CaseLoader]:
-    """Whole cases of val and debug; splits without cases are left out. `taken_bytes` are the training cases'."""
+    """Loaders of whole cases for val and debug, where there are cases. `taken_bytes`: memory of the training cases."""
     loaders: dict[str, CaseLoader] = {}
     cache = recipe.task.folder / CACHE_FOLDER
     for split in ("val", "debug"):
@@ -277,25 +277,25 @@ def _case_loaders(recipe: Recipe, taken_bytes: int) -> dict[str, CaseLoader]:
 
 
 def _named(settings: Settings, root: str | Path, data_task: str, task: str) -> Settings:
-    """The settings with the names of this training in them, as they are saved beside it."""
+    """The settings with the names of this run filled in, as they are saved in its folder."""
     names = {"output_root_path": str(root), "data_task_name": data_task, "task_name": task}
     return settings.model_copy(update={"tsk_set": settings.tsk_set.model_copy(update=names)})
 
 
 def _takes_own_gpu(settings: Settings, gpu_id: int | None) -> bool:
-    """Whether each of several processes takes the GPU of its number, if there are any; -1 is the CPU for all."""
+    """Whether each process takes the GPU with its own local rank. With `gpu_id` -1, all use the CPU."""
     wanted = settings.tsk_set.gpu_id if gpu_id is None else gpu_id
     return distributed.is_launched() and wanted != -1
 
 
 def _nothing(_: str) -> None:
-    """Says nothing."""
+    """Print nothing."""
 
 
 def _fault(
     error: RuntimeError | MemoryError, trainer: SupervisedTrainer, recipe: Recipe
 ) -> MonaisegError | None:
-    """What the user can put right about `error`, in one message; None if it is none of these."""
+    """The error to show to the user in place of `error`; None if the user cannot fix it."""
     loader = trainer.data_loader
     if isinstance(error, RuntimeError):
         known = loader.fault(error) if isinstance(loader, CaseLoader) else worker_fault(error)
@@ -309,7 +309,7 @@ def _fault(
 
 
 def _smaller_step(settings: Settings) -> str:
-    """The smallest change of the settings that lets a step take less memory."""
+    """The smallest change to the settings that reduces the memory of a step."""
     shape, batch = settings.patch_shape, settings.batch_size
     if batch > 1:
         change = f"lower tsk_set.batch_size from {batch} to {batch - 1}"

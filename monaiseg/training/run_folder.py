@@ -1,7 +1,7 @@
-"""The folder of a training: where its files lie, whose it is while it trains, and what it says.
+"""The folder of a run: the paths of its files, its lock and its log.
 
-A *run folder* lies in its data task's folder and bears the training's name. It is locked by the process that trains
-in it; the lock is the operating system's (flock), so it goes with the process however that ends.
+A *run folder* is in the folder of its data task and has the name of the run. The process that trains in it locks it.
+The lock belongs to the operating system (flock), so it is released however the process ends.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from monaiseg.files import probe_writable, valid_name, write_atomic
 from monaiseg.settings import Settings, dump_settings
 
 _TAKEN = {*SPLITS, VOLUMES_FOLDER, CACHE_FOLDER}
-"""Names in a data task's folder that are not trainings."""
+"""Names in the folder of a data task that are not runs."""
 
 _NAMING_SECONDS = 1.0
-"""How long to wait for the holder of the lock to write its name into it."""
+"""How long to wait for the process that holds the lock to write its name into the lock file."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of one training."""
+    """Paths of one run."""
 
     path: Path
 
     @classmethod
     def of(cls, data_task: Path, name: str) -> RunFolder:
-        """The folder of the training `name` in a data task's folder.
+        """The folder of the run `name` in the folder of a data task.
 
         Raises:
-            SettingsError: the name leads elsewhere, or belongs to the data task itself.
+            SettingsError: the name points outside that folder, or the data task itself uses it.
         """
         if valid_name(name, "task name").casefold() in _TAKEN:
             raise SettingsError(f"task name: {name!r} is a folder of the data task; choose another")
@@ -53,7 +53,7 @@ class RunFolder:
 
     @property
     def settings_file(self) -> Path:
-        """The settings of this training, every key with its value."""
+        """The settings of this run, with the value of every key."""
         return self.path / "cur_task_setting.json"
 
     @property
@@ -68,32 +68,32 @@ class RunFolder:
 
     @property
     def history(self) -> Path:
-        """One row an epoch."""
+        """CSV file with one row per epoch."""
         return self.path / "history.csv"
 
     @property
     def log_file(self) -> Path:
-        """What was said while it trained."""
+        """Log of the run."""
         return self.path / "log.txt"
 
     @property
     def is_trained(self) -> bool:
-        """Whether a training has committed here. A best alone does not count: it is written before the commit."""
+        """Whether a run has committed here. A best checkpoint alone does not count: it is written before the commit."""
         records = self.checkpoints.glob("*.json")
         return any(not path.name.startswith("best-") for path in records)
 
     def write_settings(self, settings: Settings) -> None:
-        """Save the resolved settings beside what they make."""
+        """Save the resolved settings in the folder."""
         write_atomic(self.settings_file, dump_settings(settings).encode())
 
     @contextlib.contextmanager
     def opened(self, *, resume: bool) -> Iterator[RunFolder]:
-        """This folder, made where it is not there, locked, known to be writable and with its log running.
+        """Create the folder if needed, lock it, check that it is writable and start its log.
 
         Raises:
-            CheckpointError: `resume`, but no training has been here, or its checkpoints are gone.
-            SettingsError: not `resume`, but there are checkpoints that a new training would mix with.
-            BusyError: another process trains here.
+            CheckpointError: `resume` is true, but the folder holds no run, or its checkpoints are gone.
+            SettingsError: `resume` is false, but the folder already holds checkpoints.
+            BusyError: another process trains in this folder.
             StorageError: the folder cannot be written.
         """
         if resume and not self.checkpoints.is_dir():
@@ -130,7 +130,7 @@ _held: set[int] = set()
 
 
 def _leave_to_parent() -> None:
-    """Close the lock's file in a forked child: a worker that outlives its trainer must not keep the folder locked."""
+    """Close the lock file in a forked child: a worker that outlives its trainer must not keep the folder locked."""
     while _held:
         os.close(_held.pop())
 
@@ -140,7 +140,7 @@ os.register_at_fork(after_in_child=_leave_to_parent)
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock file; it names process, computer and start for those who come second, and stays when we leave."""
+    """Hold the lock. The file tells other processes who holds it and since when; it remains after the lock is gone."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
@@ -179,7 +179,7 @@ def _take(descriptor: int, path: Path) -> None:
 
 
 def _holder_in_words(descriptor: int) -> str:
-    """Who holds the lock. It writes its name just after it has taken the lock, so read again for a moment."""
+    """The process that holds the lock. It writes its name just after taking the lock, so retry for a moment."""
     deadline = time.monotonic() + _NAMING_SECONDS
     while True:
         try:
@@ -192,7 +192,7 @@ def _holder_in_words(descriptor: int) -> str:
 
 
 class _LogFile(logging.FileHandler):
-    """A log file whose disk may fail: one warning, and the training goes on without."""
+    """A log file whose disk may fail: training continues after one warning."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, encoding="utf-8", delay=True)
@@ -200,7 +200,7 @@ class _LogFile(logging.FileHandler):
         self._has_failed = False
 
     def _open(self) -> TextIOWrapper:
-        """The file, opened to append to; a link planted under its name is refused, not followed."""
+        """Open the file for appending. A symbolic link of that name is refused, not followed."""
         file = open(  # noqa: SIM115  logging closes it
             self.baseFilename,
             self.mode,
@@ -210,15 +210,15 @@ class _LogFile(logging.FileHandler):
         return cast(TextIOWrapper, file)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line; logging itself does not catch what opening the file raises."""
+        """Write a line. `logging` does not catch errors from opening the file."""
         try:
             super().emit(record)
         except OSError:
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own
-        """Say once that lines are lost."""
-        if not isinstance(sys.exc_info()[1], OSError):  # a mistake of ours in the call
+        """Warn once that lines are lost."""
+        if not isinstance(sys.exc_info()[1], OSError):  # our mistake in the logging call
             super().handleError(record)
         elif not self._has_failed:
             self._has_failed = True
@@ -231,7 +231,7 @@ class _LogFile(logging.FileHandler):
 
 @contextlib.contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
-    """Append what monaiseg logs, from INFO on, to the file at `path`."""
+    """Append monaiseg's log messages of level INFO and above to the file at `path`."""
     logger = logging.getLogger("monaiseg")
     level, handler = logger.level, _LogFile(path)
     logger.addHandler(handler)
@@ -241,5 +241,5 @@ def _logging_to(path: Path) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-        with contextlib.suppress(OSError):  # it has been warned of
+        with contextlib.suppress(OSError):  # a warning has been given already
             handler.close()

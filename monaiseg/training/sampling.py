@@ -1,8 +1,8 @@
-"""Sampling: which case and which random state each training patch comes from.
+"""Sampling: the case and the random state of each training patch.
 
-A *draw* is one training patch. Its key (epoch, position, index) says which case it is cut from and, with the seed,
-everything random about it: nothing depends on how many processes work, on what they did before, or on any global
-random state. An epoch's position is arithmetic, so a resumed run skips what it has done without computing it.
+A *draw* is one training patch. Its key (epoch, position, index) and the seed determine which case it is cut from and
+everything random about it. Nothing depends on the number of processes, on what they did before, or on a global random
+state. Keys are computed by arithmetic, so a resumed run skips the draws that it has done without computing them.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from monaiseg.training import distributed
 from monaiseg.transforms import CaseChain, Item
 
 Key = tuple[int, int, int]
-"""Epoch, position of the draw in it, index of the case."""
+"""Epoch, position of the draw in the epoch, index of the case."""
 
 
 def derive(*parts: int | str) -> int:
-    """A number of 63 bits that follows from `parts` alone, on every machine.
+    """A 63-bit number that depends only on `parts`; it is the same on every machine.
 
     >>> derive(0, "order", 1)
     8677279991123922410
@@ -40,10 +40,10 @@ def derive(*parts: int | str) -> int:
 
 
 def limited(task: DataTask, split: str, settings: Settings) -> tuple[Case, ...]:
-    """The cases of a split, at most `dataset.max_num_for_loading`; the choice follows from the seed.
+    """The cases of a split, at most `dataset.max_num_for_loading` of them, chosen by the seed.
 
     Raises:
-        DataError: there is nothing to train on.
+        DataError: there are no training cases.
     """
     cases = task.cases.get(split, ())
     if split == "train" and not cases:
@@ -59,26 +59,26 @@ def limited(task: DataTask, split: str, settings: Settings) -> tuple[Case, ...]:
 
 
 def validated(task: DataTask, split: str, settings: Settings) -> tuple[Case, ...]:
-    """The cases of val or debug that a validation takes, in the same order; of several processes each has a share."""
+    """The cases of val or debug that a validation uses, in order. Each of several processes gets a share of them."""
     most = settings.tsk_set.max_batch_num_per_epoch[("train", "val", "debug").index(split)]
     cases = limited(task, split, settings)
     return tuple(distributed.share_of(cases if most == -1 else cases[:most]))
 
 
 class EpochSampler(Sampler[Key]):
-    """The draws of an epoch: every case once before any comes again, in an order of its own each time.
+    """The draws of an epoch: each case is drawn once before any is drawn again, each time in a new order.
 
-    Set `epoch` before each pass, counted from 1. `skip` draws are left out of the next pass, and of no other: those
-    that were done when a training is resumed. The length is that of a whole epoch.
+    Set `epoch`, counted from 1, before each pass. The next pass, and only that one, skips the first `skip` draws:
+    those that were done before a run was resumed. The length is that of a whole epoch.
 
     Args:
-        num_cases: cases to draw from.
-        draws_per_epoch: patches of an epoch.
-        seed: of the order.
-        draws_per_case: patches that are cut from a case when its turn comes, one after the other.
-        batch_size: patches of a step, which all ranks share.
-        rank: this process among those that train together; each takes its part of every batch.
-        num_ranks: how many train together; `batch_size` divides by it.
+        num_cases: number of cases to draw from.
+        draws_per_epoch: number of patches per epoch.
+        seed: seed of the order.
+        draws_per_case: number of patches cut in succession from each case.
+        batch_size: number of patches per step, over all ranks.
+        rank: number of this process among those that train together; each takes its part of every batch.
+        num_ranks: number of processes that train together; `batch_size` must be a multiple of it.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class EpochSampler(Sampler[Key]):
         return self.keys(self.epoch, skip)
 
     def keys(self, epoch: int, skip: int = 0) -> Iterator[Key]:
-        """This rank's keys of an epoch from the `skip`-th on. Orders follow one another across epochs without a seam."""
+        """This rank's keys of an epoch, without the first `skip`. An order of cases may continue in the next epoch."""
         orders: dict[int, list[int]] = {}
         part = self.batch_size // self.num_ranks
         for position in range(skip, self.draws_per_epoch):
@@ -118,18 +118,18 @@ class EpochSampler(Sampler[Key]):
             yield epoch, position, orders[number][place]
 
     def _order(self, number: int) -> list[int]:
-        # RandomState: its stream is frozen for good (NEP 19), that of newer generators is not.
+        # NumPy guarantees that the stream of RandomState never changes (NEP 19); newer generators may change.
         stream = np.random.RandomState(derive(self.seed, "order", number) % 2**32)
         return [int(index) for index in stream.permutation(self.num_cases)]
 
 
 class SeededDataset(Dataset[Item]):
-    """Training patches by key: whoever asks for a key, whenever, gets the same bits.
+    """Training patches by key. The same key always gives the same bits, in any process and at any time.
 
     Args:
         items: cached cases.
-        chain: the random part; every transform with randomness has it from its own `R`.
-        seed: of the training.
+        chain: the random transforms; each draws only from its own `R`.
+        seed: seed of the run.
     """
 
     def __init__(self, items: Dataset[Item], chain: CaseChain, seed: int) -> None:
@@ -147,31 +147,31 @@ class SeededDataset(Dataset[Item]):
             self.chain.set_random_state(seed=seed)
             with _untracked():
                 made = self.chain(item)
-        patch = made[0] if isinstance(made, list) else made  # MONAI's crops give lists, here of one
+        patch = made[0] if isinstance(made, list) else made  # MONAI's crops return lists
         return {name: patch[name] for name in ("image", "label", "case_id")}
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Item] | Fault:
-        """A batch, as a DataLoader asks for it; what goes wrong travels as a value, see `Fault`."""
+        """A batch, as requested by a DataLoader. An error is returned as a value; see `Fault`."""
         try:
             patches = [self[key] for key in keys]
             _check_same_shape(patches)
         except MonaisegError as error:
             return Fault(error, traceback.format_exc())
-        except Exception as error:  # noqa: BLE001  raised again in the main process; as text: not all can travel
+        except Exception as error:  # noqa: BLE001  raised again in the main process; as text: not all can be pickled
             return Fault(RuntimeError(f"{type(error).__name__}: {error}"), traceback.format_exc())
         return patches
 
 
 @dataclass(frozen=True)
 class Fault:
-    """An exception on its way from a worker: torch would make its message out of the worker's traceback."""
+    """An exception sent from a worker to the main process. torch would put the worker's traceback into its message."""
 
     error: MonaisegError | RuntimeError
-    """Ours names its case."""
+    """A `MonaisegError` already names its case."""
     traceback: str
 
     def named(self, cases: str) -> Exception:
-        """The exception to raise in the main process; one that is not ours is told its cases."""
+        """The exception to raise in the main process. If it is not a `MonaisegError`, its cases are added."""
         if isinstance(self.error, MonaisegError):
             return self.error
         return RuntimeError(f"{cases}: {self.error}")
@@ -190,9 +190,9 @@ def _check_same_shape(patches: Sequence[Item]) -> None:
 
 @contextlib.contextmanager
 def _isolated(seed: int) -> Iterator[None]:
-    """Global random states seeded, and one thread; all as before afterwards.
+    """Seed the global random states and use one thread while the block runs, then restore both.
 
-    One thread: sums over a tensor depend on how many share the work, and a worker has one.
+    One thread, because the rounding of a sum depends on the number of threads, and a worker has one.
     """
     python, pytorch, threads = random.getstate(), torch.get_rng_state(), torch.get_num_threads()
     legacy = np.random.get_state()  # noqa: NPY002  the global state is what is guarded
@@ -213,7 +213,7 @@ def _isolated(seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _untracked() -> Iterator[None]:
-    """MONAI's transforms make plain tensors of plain tensors: metadata would cost more than the cut."""
+    """Let MONAI's transforms return plain tensors: tracking metadata would take longer than cropping."""
     tracking = get_track_meta()
     set_track_meta(False)
     try:

@@ -1,4 +1,4 @@
-"""State of a run: everything that changes while a network is trained, in one record."""
+"""State of a run: everything that changes during training, in one record."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class RunState:
-    """Where a run stands. A checkpoint holds all of it, and `restored` takes all of it back.
+    """Current state of a run. A checkpoint saves all of it, and `restored` loads all of it.
 
-    Handlers are given the parts that they change: the lists here grow as they work.
+    Each handler receives the parts that it changes; the lists here grow during training.
     """
 
     network: nn.Module
@@ -30,33 +30,33 @@ class RunState:
     rate: LearningRate | None = None
     budget: Budget | None = None
     epochs: int | None = None
-    """Epochs to train. None: as the trainer has it."""
+    """Epochs to train. None: the trainer's own `max_epochs`."""
     step: int = 0
-    """Steps done when the run was begun or resumed, and of each checkpoint since."""
+    """Steps done at the start or resume of the run; updated at each checkpoint."""
     epoch: int = 0
     epoch_closed: bool = True
-    """Whether the end of the last step's epoch is over, validation included; true inside of an epoch of a resume."""
+    """Whether the epoch of the last step is complete, including its validation. True for a new run."""
     is_new: bool = True
     """Whether nothing has been committed yet."""
     best: Best | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
-    """One row an epoch."""
+    """One row per epoch."""
     losses: list[float] = field(default_factory=list)
-    """Of the open epoch's steps."""
+    """Loss of each step in the current epoch."""
     unshown: list[float] = field(default_factory=list)
-    """Losses since TensorBoard's last entry."""
+    """Losses since the last TensorBoard entry."""
     scaler: Mapping[str, Any] | None = None
-    """Of mixed precision; MONAI's trainer makes its scaler when it runs."""
+    """State of the gradient scaler for mixed precision, which MONAI's trainer creates when it runs."""
     origin: tuple[str, ...] = ()
-    """Where a training that goes on from another has its weights from, in words."""
+    """For a run that continues from another run: a description of where its weights come from."""
 
     def is_complete(self, steps: int) -> bool:
-        """Whether the last epoch, of so many steps, is done and validated."""
+        """Whether the last epoch is done and validated; `steps` is the number of steps per epoch."""
         last = (self.epochs or 0) * steps if self.budget is None else self.budget.last_step
         return self.epoch_closed and self.step >= last
 
     def checkpoint(self, description: Mapping[str, Any], *, epoch_closed: bool) -> Checkpoint:
-        """All of it as it is now; `description` is what does not change."""
+        """The current state as a checkpoint; `description` holds the fields that do not change."""
         return Checkpoint(
             **{**_NOTHING_SAID, **description},
             step=self.step,
@@ -74,10 +74,10 @@ class RunState:
         )
 
     def restore(self, saved: Checkpoint, *, optimizer: bool = True) -> None:
-        """Stand where the checkpoint of this run stood; the steps of the optimiser only where they are wanted.
+        """Load a checkpoint of this run; `optimizer` says whether to load the optimiser's state as well.
 
         Raises:
-            CheckpointError: its weights do not fit the network.
+            CheckpointError: the weights do not fit the network.
         """
         self.restore_weights(saved, optimizer=optimizer)
         schedule = dict(saved.scheduler or {})
@@ -94,9 +94,9 @@ class RunState:
         self.history[:] = [dict(row) for row in saved.history]
 
     def restore_weights(self, saved: Checkpoint, *, optimizer: bool = True) -> None:
-        """Take weights, their average and the optimiser's moments, under the optimiser's own options.
+        """Load the weights, their average and the optimiser's moments, but keep the optimiser's own options.
 
-        The rate stays the last step's, as a closing validation notes it.
+        The learning rate stays that of the last step, because a validation that is still due records it.
         """
         check_weights(saved.network, self.network.state_dict(), saved.path)
         self.network.load_state_dict(saved.network)
@@ -116,7 +116,7 @@ class RunState:
 def restored(
     saved: Checkpoint | None, network: nn.Module, optimizer: Optimizer, **parts: Any
 ) -> RunState:
-    """The state of a run that goes on from `saved`, its own newest checkpoint; a new one where that is None."""
+    """The state of a run that continues from `saved`, its own newest checkpoint. None: the state of a new run."""
     state = RunState(network, optimizer, **parts)
     if saved is not None:
         state.restore(saved)
@@ -130,4 +130,4 @@ _NOTHING_SAID: dict[str, Any] = {
     "spacing": (1.0, 1.0, 1.0),
     "conditions": {},
 }
-"""Of a run that is not described: its checkpoints serve to go on, and not to predict."""
+"""Fields of a run without a description. Its checkpoints can be resumed, but not used for prediction."""

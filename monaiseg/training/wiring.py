@@ -1,4 +1,4 @@
-"""Wiring: the handlers of a training, in the order that they act in."""
+"""Wiring: the handlers of a run, in the order in which they act."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from monaiseg.training.state import RunState
 
 
 class Handler(Protocol):
-    """What MONAI takes as one of `train_handlers`."""
+    """A handler that MONAI accepts in `train_handlers`."""
 
     def attach(self, engine: Engine) -> None:
         """Listen to the engine's events."""
@@ -40,13 +40,13 @@ def train_handlers(
     folder: RunFolder,
     evaluators: Mapping[str, SupervisedEvaluator],
 ) -> list[Handler]:
-    """What happens around the steps of a training, for `SupervisedTrainer(train_handlers=...)`.
+    """All handlers of a run, for `SupervisedTrainer(train_handlers=...)`.
 
     Args:
-        recipe: of the training.
-        state: that it begins with.
-        folder: where it writes.
-        evaluators: for "val" and "debug", as `build_evaluator` makes them.
+        recipe: recipe of the run.
+        state: state that the run starts with.
+        folder: folder of the run.
+        evaluators: evaluators for "val" and "debug", as built by `build_evaluator`.
     """
     tsk, table = recipe.settings.tsk_set, recipe.table
     stop = StopOnSignal()
@@ -97,7 +97,7 @@ def _shown(
     folder: RunFolder,
     evaluators: Mapping[str, SupervisedEvaluator],
 ) -> list[Handler]:
-    """What the first process shows for all."""
+    """Handlers that show progress; only the first process has them."""
     tsk = recipe.settings.tsk_set
     board = TensorBoardLog(folder.path, tsk.print_step[0], state.unshown, done=state.step)
     shown: list[Handler] = [ProgressDisplay(), board]
@@ -107,7 +107,7 @@ def _shown(
 
 
 def handlers_in_words(settings: Settings) -> list[str]:
-    """The handlers that settings expand to, in the order that they act in, for the first process."""
+    """Names of the handlers that the settings lead to, in the order in which they act, for the first process."""
     tsk = settings.tsk_set
     clip, decay, minutes = tsk.gradient_clip, tsk.weight_averaging, tsk.budget_minutes
     return [

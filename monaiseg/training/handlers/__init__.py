@@ -1,7 +1,7 @@
-"""Handlers: what happens around the steps of MONAI's engines, one idea a module.
+"""Handlers for MONAI's engines, one task per module.
 
-Each can be one of the `train_handlers` of any `SupervisedTrainer`. What they share is in `state` of the engine:
-`metrics` holds the scores of an epoch, `last_step` where a time budget ends it.
+Each of them works in the `train_handlers` of any `SupervisedTrainer`. They share values through the engine's `state`:
+`metrics` holds the scores of an epoch, and `last_step` the step at which a time budget ends the run.
 """
 
 from monaiseg.training.handlers.dice import DiceOfLabels

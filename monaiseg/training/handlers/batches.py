@@ -1,4 +1,4 @@
-"""What a batch holds and how it is named in messages."""
+"""Batches: their cases, and how messages name them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ log = logging.getLogger("monaiseg")
 
 
 def case_ids(batch: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[str]:
-    """The cases that a batch was cut from, each once; none where the loader does not say."""
+    """The cases that a batch was cut from, without duplicates; empty if the loader gives no case ids."""
     if not isinstance(batch, Mapping):
         return [name for item in batch for name in case_ids(item)]
     ids = batch.get("case_id", [])
@@ -18,7 +18,7 @@ def case_ids(batch: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[str
 
 
 def in_words(batch: Mapping[str, Any] | None) -> str:
-    """The cases of a batch, to be named in a message; engines have None while they wait for one.
+    """The cases of a batch, for a message. The batch is None while an engine waits for one.
 
     >>> in_words({"case_id": ["S01", "S07", "S01"]})
     'cases S01, S07'
@@ -28,10 +28,10 @@ def in_words(batch: Mapping[str, Any] | None) -> str:
 
 
 def loss_of(engine: Any) -> float:
-    """Loss of the step that a SupervisedTrainer has just computed."""
+    """Loss of the step that a `SupervisedTrainer` has just computed."""
     return float(engine.state.output["loss"].detach())
 
 
 def learning_rate_of(engine: Any) -> float:
-    """The rate of a SupervisedTrainer's optimiser."""
+    """Learning rate of the optimiser of a `SupervisedTrainer`."""
     return float(engine.optimizer.param_groups[0]["lr"])

@@ -1,4 +1,4 @@
-"""Exact resume: checkpoints from which a run that was killed goes on to the same weights, bit for bit."""
+"""Exact resume: checkpoints from which a killed run continues to the same weights, bit for bit."""
 
 from __future__ import annotations
 
@@ -25,24 +25,26 @@ from monaiseg.training.state import RunState
 
 
 class ExactResume:
-    """Commits the state of a run, and lets a trainer go on where that state stands.
+    """Commits the state of a run, and lets a trainer continue from that state.
 
-    MONAI's `CheckpointSaver` and `CheckpointLoader` begin an epoch anew with other draws (tests/crash shows it), and
-    leave half a file behind when they are killed. Attach `SeededSteps` too: what is drawn has to follow from the step.
+    MONAI's `CheckpointSaver` and `CheckpointLoader` start an interrupted epoch again with other draws (see
+    tests/crash), and leave a partial file if they are killed while writing. Also attach `SeededSteps`, so that
+    everything random depends on the step alone.
 
         state = restored(newest(folder), network, optimizer)         # or restored(None, ...) for a new run
         SupervisedTrainer(..., train_handlers=[SeededSteps(0), ExactResume(folder, state)]).run()
 
-    Attach it after the handlers whose work of a step or epoch a checkpoint should hold. Of processes that train
-    together the first one writes.
+    Attach it after all handlers whose changes in a step or epoch a checkpoint should include. If several processes
+    train together, the first one writes.
 
     Args:
-        folder: of the checkpoints.
-        state: the run's; restored where it is resumed.
-        description: fields of `Checkpoint` that do not change: settings, labels, ...
-        every_epochs: commit after so many epochs; after the last, and after one that was the best so far, in any case.
-        every_steps: also commit after so many steps inside an epoch. None: no.
-        keep_every: keep for good the checkpoint of every so many epochs. 0: none.
+        folder: folder of the checkpoints.
+        state: state of the run; a restored one if the run is resumed.
+        description: fields of `Checkpoint` that do not change, such as settings and labels.
+        every_epochs: number of epochs from one commit to the next. The last epoch, and one that is the best so far,
+            are always committed.
+        every_steps: number of steps from one commit to the next inside an epoch. None: no commits inside an epoch.
+        keep_every: number of epochs from one checkpoint that is kept permanently to the next. 0: none is kept.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class ExactResume:
         self._committed = (-1, False)
 
     def attach(self, engine: Any) -> None:
-        """Place the engine where the state stands; commit from then on."""
+        """Set the engine to the step of the state, and commit from then on."""
         allow(engine)
         self._place(engine)
         engine.add_event_handler(Events.STARTED, self._start)
@@ -79,7 +81,7 @@ class ExactResume:
         return self.state.best
 
     def commit(self, engine: Engine, *, closed: bool = False) -> None:
-        """Write a checkpoint; `closed` where the epoch's end is over."""
+        """Write a checkpoint; `closed` says whether the epoch is complete."""
         self.state.epoch_closed = closed
         engine.fire_event(RunEvents.COMMITTING)
         saved = self._checkpoint(closed=closed)
@@ -94,10 +96,13 @@ class ExactResume:
             state.scaler = engine.scaler.state_dict()
         return state.checkpoint(self.description, epoch_closed=closed)
 
-    # ------------------------------------------------------------ going on
+    # ------------------------------------------------------------ resuming
 
     def _place(self, engine: Any) -> None:
-        """Ignite begins anew when an engine that is at its end is run: an epoch that is open is not yet counted."""
+        """Set the engine to the step of the state.
+
+        An epoch that still has to be closed is not counted yet: ignite would start an engine at its end from scratch.
+        """
         state, length = self.state, engine.state.epoch_length
         if state.epochs is not None and state.budget is None:
             engine.state.max_epochs = state.epochs
@@ -107,19 +112,19 @@ class ExactResume:
             engine.state.epoch = math.ceil(state.step / length) - 1
 
     def _is_end(self, engine: Engine) -> bool:
-        """Whether the step is the last of its epoch, or of all."""
+        """Whether the step is the last of its epoch or of the run."""
         step = engine.state.iteration
         return step % engine.state.epoch_length == 0 or step >= last_step_of(engine)  # type: ignore[operator]
 
     def _start(self, engine: Any) -> None:
-        self._place(engine)  # a complete run that is run again has nothing to do
+        self._place(engine)  # again, so that a second call of run() on a complete run does nothing
         if engine.scaler is not None and self.state.scaler is not None:
             engine.scaler.load_state_dict(dict(self.state.scaler))
         skip = engine.state.iteration % engine.state.epoch_length
         _leave_out(engine, skip)
         if distributed.is_first():
             self._check_room()
-        if self.state.is_new:  # better to learn now that it cannot be written
+        if self.state.is_new:  # a folder that cannot be written shows before the first step
             self.commit(engine, closed=True)
         if self._is_open:
             self._is_open = False
@@ -133,10 +138,10 @@ class ExactResume:
 
     def _end_step(self, engine: Engine) -> None:
         step = engine.state.iteration
-        if step % engine.state.epoch_length == 0 or not weights_change(engine):  # type: ignore[operator]  # known by now
+        if step % engine.state.epoch_length == 0 or not weights_change(engine):  # type: ignore[operator]  # set by now
             return
         before = step - getattr(engine, "accumulation_steps", 1)
-        # It may fall on one of the steps whose gradients this one has accumulated.
+        # The commit may have been due at one of the steps whose gradients were accumulated in this one.
         if self.every_steps is not None and step // self.every_steps > before // self.every_steps:
             self.commit(engine)
 
@@ -158,13 +163,13 @@ class ExactResume:
         return is_last or is_best or engine.state.epoch % self.every_epochs == 0
 
     def _stop(self, engine: Engine) -> None:
-        """A run that is told to end is committed, unless that has been done."""
+        """Commit when the run is asked to stop, unless this step is already committed."""
         place = (engine.state.iteration, self.state.epoch_closed)
         if place != self._committed and weights_change(engine):
             self.commit(engine, closed=self.state.epoch_closed)
 
     def _check_room(self) -> None:
-        """Say it before the first step where the disk has no room for what will lie there at one time."""
+        """Check before the first step that the disk has room for all files that will exist at the same time."""
         state = self.state
         weights = sum(value.nbytes for value in state.network.state_dict().values())
         moments = 1 if "momentum" in state.optimizer.defaults else 2
@@ -176,7 +181,7 @@ class ExactResume:
 
 
 class _FromTheMiddle:
-    """A loader whose first pass leaves out batches; they are drawn, so that what follows is drawn alike."""
+    """A loader that skips batches in its first pass. It still draws them, so that the rest is drawn as before."""
 
     def __init__(self, loader: Any, done: int) -> None:
         self.loader, self.done = loader, done
@@ -190,7 +195,7 @@ class _FromTheMiddle:
 
 
 def _leave_out(engine: Any, done: int) -> None:
-    """Let the next pass over the data begin after so many batches; monaiseg's sampler does so without drawing them."""
+    """Skip the first `done` batches of the next pass over the data. monaiseg's sampler does not even draw them."""
     sampler: Any = getattr(engine.state.dataloader, "sampler", None)
     if hasattr(sampler, "skip"):
         sampler.skip = done * sampler.batch_size

@@ -1,4 +1,4 @@
-"""Gradient clipping: no step is longer than a given norm of the gradient allows."""
+"""Gradient clipping: limits the norm of the gradient in each step."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from monaiseg.training.handlers.steps import weights_change
 
 
 class GradientClipping:
-    """Scales the gradient down to a norm, once a change of the weights: accumulated batches are clipped together.
+    """Clips the norm of the gradient once per change of the weights: accumulated batches are clipped together.
 
     Args:
-        norm: greatest norm of the gradient of all weights.
+        norm: maximum norm of the gradient over all weights.
     """
 
     def __init__(self, norm: float) -> None:

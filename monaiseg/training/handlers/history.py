@@ -1,4 +1,4 @@
-"""History: one row an epoch, as CSV."""
+"""History: a CSV file with one row per epoch."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from monaiseg.training.handlers.steps import is_broken_off, scores_of
 
 
 class History:
-    """One row an epoch: step, mean loss, learning rate and the scores in `state.metrics`.
+    """Writes one row per epoch: step, mean loss, learning rate and the scores in `state.metrics`.
 
-    The rows live in the checkpoints; the file is written anew from them each time. The mean loss of the epoch is also
-    put into `state.metrics`, as "loss".
+    The checkpoints hold the rows, and the whole file is rewritten from them each time. The mean loss of the epoch is
+    also put into `state.metrics`, as "loss".
 
     Args:
         path: the CSV file.
-        rows: of the epochs so far; it grows.
-        losses: of the open epoch's steps so far; it grows and is emptied.
+        rows: rows of the epochs so far; the handler appends to it.
+        losses: losses of the current epoch so far; the handler appends to it and clears it after each epoch.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class History:
         self._has_failed = False
 
     def attach(self, engine: Engine) -> None:
-        """Note each loss, and each epoch; a file that lacks rows, or has some of a later time, is put right."""
+        """Record each loss and each epoch. If the file has too few or too many rows after a resume, it is rewritten."""
         if self.rows:
             self.write()
         engine.add_event_handler(Events.EPOCH_STARTED, self._open)
@@ -49,7 +49,7 @@ class History:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._note_epoch)
 
     def _open(self, engine: Engine) -> None:
-        if engine.state.iteration % engine.state.epoch_length == 0:  # type: ignore[operator]  # known by now
+        if engine.state.iteration % engine.state.epoch_length == 0:  # type: ignore[operator]  # set by now
             self.losses.clear()
 
     def _note_loss(self, engine: Engine) -> None:
@@ -66,7 +66,7 @@ class History:
         self.write()
 
     def write(self) -> None:
-        """Put all rows into the file; a column is empty where a row lacks it, and `nan` where Dice is undefined."""
+        """Write all rows to the file. A value is empty if the row has none, and `nan` if Dice is undefined."""
         if not distributed.is_first():
             return
         text = io.StringIO()

@@ -1,4 +1,4 @@
-"""Label filter: class indices that the network has, and no others."""
+"""Label filter: makes sure that label maps hold only class indices of the network."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from monaiseg.training.handlers.batches import in_words
 
 
 class LabelFilter:
-    """Sees to it that a batch's label maps hold class indices that the network has.
+    """Makes sure that the label maps of a batch hold only class indices of the network.
 
     Args:
-        table: the network's classes.
-        filtered: whether the loader gives class indices, as monaiseg's own do; then they are only checked. Else it
-            gives label values, and these become class indices.
+        table: label table of the network.
+        filtered: True if the loader gives class indices, as monaiseg's own loaders do; they are only checked. False if
+            it gives label values; they are converted to class indices.
     """
 
     def __init__(self, table: LabelTable, *, filtered: bool = True) -> None:
@@ -28,7 +28,7 @@ class LabelFilter:
         self.filtered = filtered
 
     def attach(self, engine: Engine) -> None:
-        """Look at every batch before its step."""
+        """Check or convert each batch before its step."""
         engine.add_event_handler(Events.ITERATION_STARTED, self._look)
 
     def _look(self, engine: Engine) -> None:

@@ -1,4 +1,4 @@
-"""Label maps: what the network made of the validation cases, as files."""
+"""Label maps: writes the network's predictions for the validation cases to files."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from monaiseg.training.handlers.batches import case_ids
 
 
 class SaveLabelMaps:
-    """Writes predicted and given label map of each case that an evaluator sees, under EasyReg's names.
+    """Writes the predicted and the reference label map of each case in an evaluation, with EasyReg's file names.
 
     Args:
-        folder: where to; made where it is not there.
-        table: the network's classes.
-        split: "val" or "debug", for the names.
-        every: in epochs that divide by this.
+        folder: folder to write to; created if needed.
+        table: label table of the network.
+        split: "val" or "debug", for the file names.
+        every: number of epochs from one set of files to the next.
     """
 
     def __init__(self, folder: Path, table: LabelTable, split: str, every: int = 1) -> None:

@@ -1,7 +1,7 @@
-"""Learning rate: a function of the step, so that a resumed training cannot be a step behind.
+"""Learning rate: a function of the step, so that a resumed run cannot be a step behind.
 
-What is remembered: how far validation has made `plateau` fall and, under a budget, where the training was last decided
-to end.
+Only two things are remembered: how far `plateau` has lowered the rate and, with a time budget, the last step as last
+decided.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from monaiseg.settings import OptimSettings
 from monaiseg.training.handlers.steps import RunEvents, listen
 
 WARMUP_START = 0.1
-"""Share of the learning rate that the warm-up starts from, EasyReg's."""
+"""Fraction of the learning rate at the start of the warm-up, as in EasyReg."""
 
 
 @dataclass(frozen=True)
 class Course:
-    """From the warm-up to the last step."""
+    """Progress from the end of the warm-up (0) to the last step (1)."""
 
     warmup_steps: int
     last_step: float
-    """Infinite until a budget's end is decided: there is no progress before."""
+    """Infinite until a time budget has decided the last step; progress is 0 until then."""
     start: int
-    """Steps done when it was decided; the warm-up's at least."""
+    """Steps done when the last step was decided; at least `warmup_steps`."""
     share: float = 0.0
-    """Progress then."""
+    """Progress at `start`."""
 
     def progress(self, done: int) -> float:
-        """Share of the way from the warm-up to the last step that `done` steps are."""
+        """Progress after `done` steps, from 0 at the end of the warm-up to 1 at the last step."""
         way = max(done - self.start, 0) / max(self.last_step - self.start, 1)
         return self.share + (1 - self.share) * way
 
     def ending(self, done: int, last_step: int) -> Course:
-        """The course from step `done` on to another last step; progress goes on from where it is.
+        """The course from step `done` to another last step; progress continues from its current value.
 
-        A warm-up that would take more than a tenth of the training ends early.
+        A warm-up that would take more than a tenth of the run ends early.
 
         >>> course = Course(10, 110, start=10).ending(60, 85)
         >>> [course.progress(done) for done in (60, 85)]
@@ -53,18 +53,18 @@ class Course:
 class LearningRate:
     """Sets an optimiser's learning rate before each step.
 
-    torch's schedulers count calls, and `ReduceLROnPlateau` is no function of the step at all: where one stands after a
-    kill depends on when it was saved. Here the rate of step N is that of step N.
+    torch's schedulers count calls, and `ReduceLROnPlateau` does not depend on the step at all, so their rate after a
+    kill depends on when they were saved. Here the rate is always that of the current step.
 
     Args:
-        optimizer: every parameter group gets the same rate.
+        optimizer: optimiser; every parameter group gets the same rate.
         settings: schedule and base rate.
-        steps_per_epoch: batches of an epoch.
-        epochs: epochs of the whole training; `poly` and `cosine` reach zero at their end. None: until `end_at` says
-            where the end is, they do not fall.
+        steps_per_epoch: number of steps per epoch.
+        epochs: epochs of the whole run, at the end of which `poly` and `cosine` reach zero. None: these schedules do
+            not decrease until `end_at` sets the last step.
         warmup_epochs: epochs over which the rate rises linearly from a tenth to its full value.
-        base: rate after the warm-up in place of `settings.lr`; a checkpoint remembers it.
-        watched: the score in `state.metrics` that `plateau` looks at after each validation.
+        base: rate after the warm-up, in place of `settings.lr`; checkpoints save it.
+        watched: name of the score in `state.metrics` that `plateau` uses after each validation.
     """
 
     def __init__(
@@ -86,12 +86,12 @@ class LearningRate:
         warmup = int(min(round(warmup_epochs * steps_per_epoch), last))
         self.course = Course(warmup, last, start=warmup)
         self._given = base
-        self._fallen = 1.0  # plateau: product of the falls so far
+        self._fallen = 1.0  # plateau: product of all reductions so far
         self._best = -math.inf
         self._waited = 0
 
     def attach(self, engine: Engine) -> None:
-        """Set the rate before each step, and look at the score of each validation."""
+        """Set the rate before each step, and use the score of each validation."""
         engine.add_event_handler(
             Events.ITERATION_STARTED, lambda: self.apply(engine.state.iteration)
         )
@@ -108,7 +108,7 @@ class LearningRate:
         return self.settings.lr if self._given is None else self._given
 
     def at(self, step: int) -> float:
-        """The rate of the step-th batch, counted from 1."""
+        """The rate of a step, counted from 1."""
         if step <= self.course.warmup_steps:
             share = (step - 1) / self.course.warmup_steps
             return self.base * (WARMUP_START + (1 - WARMUP_START) * share)
@@ -129,18 +129,18 @@ class LearningRate:
         return self.base
 
     def apply(self, step: int) -> float:
-        """Give the optimiser the rate of this step, and return it."""
+        """Set the optimiser's rate for this step and return it."""
         rate = self.at(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         return rate
 
     def end_at(self, done: int, last_step: int) -> None:
-        """Decide after step `done` that the training ends with step `last_step`."""
+        """After step `done`, set the last step of the run."""
         self.course = self.course.ending(done, last_step)
 
     def validated(self, dice: float) -> None:
-        """Tell `plateau` the mean foreground Dice of a validation; the other schedules do not listen."""
+        """Pass the mean foreground Dice of a validation to `plateau`; it has no effect on other schedules."""
         plateau = self.settings.lr_scheduler.plateau
         if dice > self._best + plateau.threshold:
             self._best, self._waited = dice, 0
@@ -150,7 +150,7 @@ class LearningRate:
             self._fallen, self._waited = self._fallen * plateau.factor, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """State for a checkpoint."""
         return {
             "base": self._given,
             "fallen": self._fallen,
@@ -160,7 +160,7 @@ class LearningRate:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on as `state_dict` left it, by these settings: a rate that was lowered in them stays so."""
+        """Restore what `state_dict` returned. The settings are not part of it: a rate lowered in them stays lowered."""
         if self._given is None:
             self._given = state["base"]
         self._fallen, self._best = float(state["fallen"]), float(state["best"])

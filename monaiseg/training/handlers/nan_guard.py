@@ -1,4 +1,4 @@
-"""NaN guard: stops a run whose loss is not a finite number."""
+"""NaN guard: stops a run when the loss is NaN or infinite."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from monaiseg.training.handlers.batches import in_words, learning_rate_of, loss_
 
 
 class NanGuard:
-    """Stops a training whose loss is not a finite number, before that can reach the weights.
+    """Stops a run when the loss is NaN or infinite, before it can affect the weights.
 
     Args:
-        checkpoints: folder of the training's commits, to name the last one.
+        checkpoints: folder of the run's commits; the message names the last one.
     """
 
     def __init__(self, checkpoints: Path | None = None) -> None:
         self.checkpoints = checkpoints
 
     def attach(self, engine: Engine) -> None:
-        """Look at every loss before its gradient is taken."""
+        """Check each loss before the backward pass."""
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._look)
 
     def _look(self, engine: Engine) -> None:

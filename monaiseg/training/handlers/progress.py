@@ -1,4 +1,4 @@
-"""Progress: what a run shows on the terminal."""
+"""Progress: the display of a run on the terminal."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from monaiseg.training.handlers.steps import at_the_end, is_broken_off, last_ste
 
 
 class _Screen(Console):
-    """A console whose reader may leave (`| head`): the training that it shows goes on."""
+    """A console whose reader may close the pipe (`| head`) while training continues."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
         with contextlib.suppress(
             OSError
-        ):  # what is still in the file's buffer goes nowhere, quietly
+        ):  # the rest of the file's buffer is discarded without an error
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 class ProgressDisplay:
-    """Epoch, loss, Dice and time left: a live line on a terminal, one plain line an epoch elsewhere and in the log."""
+    """Shows epoch, loss, Dice and time left: a live line on a terminal; elsewhere, and in the log, a line per epoch."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = _Screen(stderr=True) if console is None else console
@@ -44,7 +44,7 @@ class ProgressDisplay:
         self._dice = ""
 
     def attach(self, engine: Engine) -> None:
-        """Follow the steps of a training, and say what each epoch came to."""
+        """Update the display after each step, and print the result of each epoch."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._follow)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._say)
@@ -74,7 +74,7 @@ class ProgressDisplay:
         line = self._sentence(engine, scores["loss"] if "loss" in scores else loss_of(engine))
         log.info("%s", line)
         if not self.console.is_terminal:
-            with contextlib.suppress(OSError):  # sent to a file whose disk is full
+            with contextlib.suppress(OSError):  # output goes to a file on a full disk
                 self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _sentence(self, engine: Engine, loss: float) -> str:
@@ -89,7 +89,7 @@ class ProgressDisplay:
 
 
 def _duration(seconds: float) -> str:
-    """Hours, minutes and seconds.
+    """Duration as hours, minutes and seconds.
 
     >>> _duration(3723.4)
     '1:02:03'

@@ -1,4 +1,4 @@
-"""Seeded steps: everything random follows from a seed and the step, not from what was drawn before."""
+"""Seeded steps: everything random depends on a seed and the step, not on earlier draws."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from monaiseg.training.sampling import derive
 
 
 class SeededSteps:
-    """Seeds dropout before each step and the loader before each epoch, so that a resumed run draws the same.
+    """Seeds dropout before each step and the loader before each epoch, so that a resumed run draws the same numbers.
 
-    `monai.utils.set_determinism` seeds once, at the start: what is drawn after a resume is then something else.
-    A loader whose sampler has an `epoch`, as monaiseg's and torch's `DistributedSampler`, is told its number; of any
-    other the order and MONAI's transforms are seeded (in the main process: `num_workers=0`).
+    `monai.utils.set_determinism` seeds once at the start, so a resumed run would draw other numbers. If the loader's
+    sampler has an `epoch`, as monaiseg's sampler and torch's `DistributedSampler` do, it is set to the epoch's number.
+    For any other loader, the order and MONAI's transforms are seeded (in the main process: `num_workers=0`).
 
     Args:
-        seed: of the run.
+        seed: seed of the run.
     """
 
     def __init__(self, seed: int) -> None:
@@ -39,7 +39,7 @@ class SeededSteps:
             return
         seed = derive(self.seed, "epoch", engine.state.epoch)
         random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002  transforms that are not MONAI's may draw from it
+        np.random.seed(seed % 2**32)  # noqa: NPY002  for transforms other than MONAI's
         _seed_torch(seed, engine.state.device)
         set_rnd(getattr(engine.data_loader, "dataset", None), seed=seed % 2**32)
 
@@ -48,7 +48,7 @@ class SeededSteps:
 
 
 def _seed_torch(seed: int, device: torch.device) -> None:
-    """Of the devices that compute; `torch.manual_seed` asks all kinds of them, which takes 1 ms."""
+    """Seed the devices in use. `torch.manual_seed` goes through all kinds of devices, which takes 1 ms."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Stop on signal: ends a run after its step when it is asked to."""
+"""Stop on signal: ends a run after the current step."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from monaiseg.training.handlers.steps import at_the_end, weights_change
 
 
 class StopOnSignal:
-    """Lets SIGINT, SIGTERM and SIGHUP end a run after the step that next changes the weights.
+    """Ends a run on SIGINT, SIGTERM or SIGHUP, after the next step that changes the weights.
 
-    A second SIGINT ends it at once. A signal that is ignored (nohup) stays so, and only the main thread can listen.
-    Of processes that train together all stop at the same step. What is to be saved then is for `Events.TERMINATE`,
-    as `ExactResume` has it.
+    A second SIGINT ends it immediately. Signals that are already ignored (nohup) stay ignored. Python delivers signals
+    only to the main thread, so the handler does nothing in other threads. Processes that train together all stop at
+    the same step. To save something at that point, handle `Events.TERMINATE`, as `ExactResume` does.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class StopOnSignal:
 
     @property
     def requested(self) -> bool:
-        """Whether a signal has come."""
+        """Whether a signal has been received."""
         return self.signal is not None
 
     def attach(self, engine: Engine) -> None:
@@ -39,7 +39,7 @@ class StopOnSignal:
         at_the_end(engine, self.leave)
 
     def listen(self) -> None:
-        """Take the signals, until `leave`."""
+        """Start handling the signals, until `leave` is called."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -48,20 +48,20 @@ class StopOnSignal:
                 signal.signal(number, self._hear)
 
     def leave(self) -> None:
-        """Leave the signals to whom they were taken from."""
+        """Restore the previous signal handlers."""
         while self._before:
             number, before = self._before.popitem()
             signal.signal(number, before or signal.SIG_DFL)
 
     def _heed(self, engine: Engine) -> None:
         if distributed.any_of(self.requested) and weights_change(engine):
-            engine.state.stopped = True  # type: ignore[attr-defined]  # ignite's state takes any
+            engine.state.stopped = True  # type: ignore[attr-defined]  # ignite's state takes any attribute
             engine.terminate()
 
     def _hear(self, number: int, _: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
-        # Not by `logging`: its file may be half-way through a line.
+        # `logging` cannot be used here: the signal may have interrupted it in the middle of a line.
         with contextlib.suppress(OSError):
             os.write(2, b"\nstopping after this step, with a checkpoint; Ctrl-C stops at once\n")

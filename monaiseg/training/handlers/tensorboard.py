@@ -23,16 +23,16 @@ from monaiseg.training.handlers.steps import RunEvents, at_the_end, is_broken_of
 
 
 class TensorBoardLog:
-    """Loss, learning rate, seconds, scores and pictures, as TensorBoard events in a folder.
+    """Writes loss, learning rate, seconds, scores and pictures to a folder as TensorBoard events.
 
-    Unlike MONAI's `TensorBoardStatsHandler` it takes back what a killed run wrote after its last checkpoint, and goes
-    on without when the disk is full.
+    Unlike MONAI's `TensorBoardStatsHandler`, it removes what a killed run wrote after its last checkpoint, and training
+    continues without it if the disk is full.
 
     Args:
-        folder: where to.
-        every: steps between two entries, each the mean since the last one.
-        waiting: losses of the steps since the last entry; it grows and is emptied. A checkpoint keeps them.
-        done: steps that were done before this run. Ignite counts from 0 where only the last epoch's end is open.
+        folder: folder to write to.
+        every: steps between two entries; each entry is the mean since the previous one.
+        waiting: losses since the last entry; the handler appends to it and clears it. Checkpoints save it.
+        done: number of steps before this run. Ignite's own count is 0 if only the end of the last epoch remains.
     """
 
     def __init__(
@@ -49,24 +49,24 @@ class TensorBoardLog:
         self._since = 0.0
 
     def attach(self, engine: Engine) -> None:
-        """Write every so many steps, and the scores in `state.metrics` after each epoch."""
+        """Write an entry after every `every` steps, and the scores in `state.metrics` after each epoch."""
         engine.add_event_handler(Events.STARTED, self._open)
-        engine.add_event_handler(Events.EPOCH_STARTED, self._start_clock)  # validation is no step
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start_clock)  # exclude validation
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self._write_step)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write_scores)
-        # A resume does not write again what is at or before the step of a checkpoint.
+        # A resumed run does not write entries up to the step of its checkpoint again, so they must be on disk by then.
         listen(engine, RunEvents.COMMITTING, self._flush)
         at_the_end(engine, self._close)
 
     def slices(self, case_id: str, picture: NDArray[np.uint8], step: int) -> None:
-        """Write a picture (rows, columns, 3) of a case."""
+        """Write a picture of a case, shape (rows, columns, 3)."""
         self._write(
             lambda writer: writer.add_image(f"slices/{case_id}", picture, step, dataformats="HWC")
         )
 
     def _open(self, engine: Engine) -> None:
-        """TensorBoard drops what a killed run had written of steps that this one does again."""
+        """Open the writer; TensorBoard then drops entries of a killed run for steps that this run repeats."""
         done = max(engine.state.iteration, self.done)
         with self._once_only():
             self._writer = SummaryWriter(str(self.folder), purge_step=done + 1)
@@ -113,11 +113,11 @@ class TensorBoardLog:
 
     @contextlib.contextmanager
     def _once_only(self) -> Iterator[None]:
-        """What the block meets is said once; after it nothing is written any more."""
+        """Warn about the first error in the block; nothing is written after it."""
         try:
             yield
         except Exception as error:
-            if "DataLoader worker" in str(error):  # torch says wherever we are that one has died
+            if "DataLoader worker" in str(error):  # the death of a worker is raised anywhere
                 raise
             self._writer = None
             warnings.warn(
@@ -128,13 +128,13 @@ class TensorBoardLog:
 
 
 class CasePicture:
-    """A picture of the last validation case, the same one every time.
+    """Draws the last validation case, the same one each time.
 
     Args:
-        board: where it goes.
-        table: the network's classes.
-        evaluator: that sees the cases.
-        every: in epochs that divide by this.
+        board: log that receives the picture.
+        table: label table of the network.
+        evaluator: evaluator of the validation cases.
+        every: number of epochs from one picture to the next.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class CasePicture:
 
 
 def picture_of(state: Any, table: LabelTable) -> NDArray[np.uint8]:
-    """Image, reference and prediction of the last case that an evaluator saw, side by side: (rows, columns, 3)."""
+    """Image, reference and prediction of an evaluator's last case, side by side: shape (rows, columns, 3)."""
     image = state.output["image"][0, 0].cpu().numpy()  # (X, Y, Z) of the first channel
     maps = [state.output[key].reshape(image.shape).cpu().numpy() for key in ("label", "pred")]
     return slice_picture(image, maps, table)

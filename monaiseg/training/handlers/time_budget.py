@@ -1,4 +1,4 @@
-"""Time budget: ends a run by the clock, with its last validation and checkpoint on time."""
+"""Time budget: ends a run on time, including its last validation and checkpoint."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ log = logging.getLogger("monaiseg")
 
 
 class TimeBudget:
-    """Decides the last step from the measured pace and the time left, anew with each checkpoint of an epoch.
+    """Decides the last step from the measured pace and the time left, and again at each checkpoint of an epoch.
 
-    `ignite.handlers.TimeLimit` stops where the clock stands, with no validation and a learning rate that has not
-    fallen. The decision is told to the other handlers as `state.last_step` and `state.max_epochs`. Attach it after
-    `ExactResume`: the time of its checkpoints is counted.
+    `ignite.handlers.TimeLimit` stops as soon as the time is up, without a validation and before the learning rate has
+    reached its end. Other handlers read the decision from `state.last_step` and `state.max_epochs`. Attach this
+    handler after `ExactResume`, so that it counts the time for checkpoints.
 
     Args:
         budget: the clock and the pace.
-        rate: a learning rate that is to reach its end with the last step.
-        commit: writes a checkpoint; the first decision inside an epoch is committed at once. None: no checkpoints are
-            written, and the end is decided anew after each epoch.
+        rate: learning rate that should reach its end with the last step.
+        commit: function that writes a checkpoint. The first decision is committed at once, inside an epoch. None: no
+            checkpoints are written, and the last step is decided again after each epoch.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class TimeBudget:
         self._has_committed = False
 
     def attach(self, engine: Engine) -> None:
-        """Measure, decide and end."""
+        """Measure the pace, decide the last step and end the run there."""
         self._tell(engine)
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._end_step)
@@ -54,7 +54,7 @@ class TimeBudget:
         self.budget.begun()
 
     def _end_step(self, engine: Any) -> None:
-        """Decide where to end once the first steps are measured, and end here where time is up."""
+        """Decide the last step once the first steps have been measured; end at this step if the time is up."""
         step, length = engine.state.iteration, engine.state.epoch_length
         self.budget.stepped()
         if distributed.any_of(step < self.budget.last_step and self.budget.is_spent(step)):
@@ -73,7 +73,7 @@ class TimeBudget:
         self.budget.closed(committed=True)
 
     def _decide_with_a_commit(self, engine: Engine) -> None:
-        """The checkpoint of an epoch's end carries a new decision; only one that is committed is gone by."""
+        """Decide again before the checkpoint at the end of an epoch. Only a committed decision takes effect."""
         if engine.state.iteration < self.budget.last_step:
             self._decide(engine)
         self._has_committed = True
@@ -101,7 +101,7 @@ class TimeBudget:
         self._tell(engine)
 
     def _tell(self, engine: Any) -> None:
-        """Epochs enough for the last step; while that is not decided, for the next one."""
+        """Tell the engine the last step, and as many epochs as it takes (or the next step, before the decision)."""
         last = self.budget.last_step
         engine.state.last_step = last
         ahead = last if self._is_decided else engine.state.iteration + 1

@@ -1,4 +1,4 @@
-"""Validation: what the averaged weights score on whole cases, between two epochs, and whether that is the best so far."""
+"""Validation: scores the averaged weights on whole cases after an epoch, and keeps the best model."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ from monaiseg.training.handlers.weight_averaging import WeightAveraging
 
 
 def is_better(new: float, best: float) -> bool:
-    """The rule by which the best model is chosen, as MONAI's evaluator takes it: `metric_cmp_fn=is_better`.
+    """Rule for choosing the best model, for MONAI's evaluator: `metric_cmp_fn=is_better`.
 
-    The greater score is better. NaN, where no validation case has any structure, is better than nothing.
+    A higher score is better. Any score is better than NaN, which means that no validation case has any structure.
     """
     return not math.isnan(new) and (math.isnan(best) or new > best)
 
 
 class Validation:
-    """Runs MONAI's evaluators after epochs, and keeps the best model by the rule of the first one's `metric_cmp_fn`.
+    """Runs MONAI's evaluators after epochs, and keeps the best model by the `metric_cmp_fn` of the evaluator "val".
 
-    `monai.handlers.ValidationHandler` validates the network's own weights, not their average, and a signal has to wait
-    for its last case. Scores go to the trainer's `state.metrics`: `dice/mean`, `dice/<label>`, and of another evaluator than
-    "val" `dice_<name>/mean`, where `dice` is the name of its key metric.
+    `monai.handlers.ValidationHandler` validates the network's own weights instead of their average, and a signal has
+    to wait for the last case. The scores go to the trainer's `state.metrics`: `dice/mean` and `dice/<label>` for the
+    evaluator "val", and `dice_<name>/mean` for any other, where `dice` is the name of the key metric.
 
     Args:
-        evaluators: by name; each a `SupervisedEvaluator` with a key metric. "val" decides which model is best.
-        every: validate after every so many epochs, and after the last step.
+        evaluators: evaluators by name, each a `SupervisedEvaluator` with a key metric. "val" decides which model is
+            best.
+        every: number of epochs from one validation to the next. The last step is always validated.
         labels: names for the `metric_details` of the key metric.
-        average: averaged weights that are validated in place of the network's own.
-        save_best: called with a score that is the best so far; returns the pointer to what it has saved.
-        best: the best before this run.
-        stop: whether a signal has asked to stop; asked after each case.
+        average: averaged weights to validate in place of the network's own.
+        save_best: called with the score if it is the best so far; returns a pointer to the saved checkpoint.
+        best: the best checkpoint before this run.
+        stop: returns whether a signal has asked to stop; called after each case.
     """
 
     def __init__(
@@ -59,13 +60,13 @@ class Validation:
         self.average, self.save_best, self.stop = average, save_best, stop
         self._scores: list[str] = []
         for evaluator in self.evaluators.values():
-            # At -1, where MONAI begins, it takes any first score as best, also NaN, and asks no rule.
+            # MONAI starts at -1, where it takes any first score as the best, even NaN, without asking metric_cmp_fn.
             evaluator.state.best_metric_epoch = 0
             evaluator.state.best_metric = math.nan if best is None else best.value
             evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._end_case)
 
     def attach(self, engine: Engine) -> None:
-        """Validate at the ends of epochs."""
+        """Validate at the end of epochs."""
         allow(engine)
         engine.add_event_handler(Events.EPOCH_STARTED, self._forget)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._validate)
@@ -79,7 +80,7 @@ class Validation:
         if state.epoch % self.every and state.iteration < last_step_of(engine):
             return
         network = distributed.plain(engine.network)
-        # Batch normalisation counts what each process saw; all validate the network that the first one saves.
+        # Each process has its own batch normalisation statistics; all validate the network that the first one saves.
         averages = [] if self.average is None else self.average.buffers
         distributed.take_from_first([*network.buffers(), *averages])
         state.broken_off = False
@@ -118,13 +119,13 @@ class Validation:
         engine.state.broken_off = bool(getattr(state, "broken_off", False))
 
     def _end_case(self, evaluator: Any) -> None:
-        """A validation can take minutes: a signal ends it after a case, and a resume begins it anew."""
+        """End a validation, which can take minutes, after this case if a signal asks to. A resume starts it again."""
         evaluator.state.broken_off = distributed.any_of(self.stop())
         if evaluator.state.broken_off:
             evaluator.terminate()
 
     def _scores_of(self, name: str) -> dict[str, float]:
-        """The mean and, where the metric has them, the labels' scores."""
+        """The mean score and, if the metric has them, the scores of the labels."""
         state = cast(Any, self.evaluators[name].state)
         metric = state.key_metric_name
         title = metric if name == "val" else f"{metric}_{name}"

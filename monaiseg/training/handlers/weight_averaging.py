@@ -1,4 +1,4 @@
-"""Weight averaging: an exponential moving average of a network's weights."""
+"""Weight averaging: an exponential moving average (EMA) of a network's weights."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from monaiseg.training.handlers.steps import weights_change
 
 
 class WeightAveraging:
-    """Exponential moving average of a network's weights, as `state_dict` has them.
+    """Exponential moving average of a network's weights, with the keys of its `state_dict`.
 
-    Ours, because of what others do with the rest of a network's state and with accumulated gradients:
-    `torch.optim.swa_utils.AveragedModel` either takes batch normalisation's statistics as they are now, which do not
-    belong to averaged weights, or averages its count of batches too; `ignite.handlers.EMAHandler` lets the average's
-    buffers be the network's own tensors, updates also at steps that change no weight, and is not in ignite's
-    checkpoints: its weights have to be saved beside it.
+    Existing implementations treat buffers or accumulated gradients differently. With
+    `torch.optim.swa_utils.AveragedModel`, batch normalisation either keeps its current statistics, which do not match
+    averaged weights, or has its count of batches averaged too. `ignite.handlers.EMAHandler` uses the network's own
+    tensors as the buffers of the average, also updates at steps that do not change the weights, and is not part of
+    ignite's checkpoints, so its weights must be saved separately.
 
     Args:
         network: the network in training.
-        decay: share of the average that stays at each change of the weights. Early on it is less,
-            (1 + step) / (10 + step), so that the random start is soon forgotten.
+        decay: share of the average that is kept at each change of the weights. At the start it is smaller,
+            (1 + step) / (10 + step), so that the random initial weights are soon forgotten.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network, self.decay = network, decay
         self.weights = _copy(network.state_dict())
-        # The network's own tensors stay where they are in memory.
+        # The tensors of the network stay at the same place in memory, so the pairs stay valid.
         own = network.state_dict()
         pairs = [(average, own[name]) for name, average in self.weights.items()]
         self._learned = [pair for pair in pairs if pair[0].is_floating_point()]
         self._counted = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     def attach(self, engine: Engine) -> None:
-        """Follow the weights, whenever they change."""
+        """Update the average each time the weights change."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._follow)
 
     def _follow(self, engine: Engine) -> None:
@@ -47,22 +47,22 @@ class WeightAveraging:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights as this step has changed them."""
+        """Update the average with the weights after this step."""
         averages, values = zip(*self._learned, strict=True)
         decay = min(self.decay, (1 + step) / (10 + step))
         get_ema_multi_avg_fn(decay)(averages, values, step)  # type: ignore[no-untyped-call]  # torch's
-        for average, value in self._counted:  # batch normalisation's
+        for average, value in self._counted:  # the batch counts of batch normalisation
             average.copy_(value)
 
     @property
     def buffers(self) -> list[Tensor]:
-        """The averages of the network's buffers, which count and do not learn: batch normalisation's."""
+        """The averages of the network's buffers (statistics of batch normalisation), which have no gradient."""
         names = dict(self.network.named_buffers())
         return [average for name, average in self.weights.items() if name in names]
 
     @contextlib.contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """The network has the averaged weights while the block runs."""
+        """Give the network the averaged weights while the block runs."""
         own = _copy(self.network.state_dict())
         self.network.load_state_dict(self.weights)
         try:
@@ -75,7 +75,7 @@ class WeightAveraging:
         return self.weights
 
     def load_state_dict(self, weights: Mapping[str, Tensor]) -> None:
-        """Go on from these averaged weights."""
+        """Load averaged weights."""
         for name, value in weights.items():
             self.weights[name].copy_(value)
 
