@@ -23,10 +23,9 @@ from monaiseg.atlas.votes import Votes
 from monaiseg.data import index_dtype
 
 MOST_CLASSES = 12
-"""Most classes that a cell keeps; with 145 structures of a brain they hold all but one in a million votes."""
+"""Largest number of classes that a cell keeps; with 145 brain structures these hold all but one in a million votes."""
 LEAST_SHARE = 5e-4
-"""Least share of a cell's votes for a class to be kept. Smoothing leaves many classes with less; `SURPRISE` covers
-them."""
+"""A cell keeps a class only with at least this share of its votes; `SURPRISE` covers the many with less."""
 SURPRISE = 0.03
 """Probability of a class that the atlas does not expect, shared equally by all classes."""
 

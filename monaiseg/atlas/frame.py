@@ -21,9 +21,8 @@ class Frame:
     """(3, X', Y', Z'), displacement of each block after the affine map, in template mm."""
     blocks: Blocks
     correlations: Tensor
-    """(2,), Pearson correlations of the scan's blocks with the template, inside the foreground and with its surroundings.
-
-    They use the affine map alone, because after a deformation even unsuitable scans look like the template."""
+    """(2,), Pearson correlations of the scan's blocks with the template: inside the foreground, and with its
+    surroundings. They use the affine map alone, because after a deformation even unsuitable scans look alike."""
 
     @property
     def size(self) -> float:

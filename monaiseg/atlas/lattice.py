@@ -88,7 +88,7 @@ class Lattice:
         return values
 
     def spread(self, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums and weights in each cell, after sharing values (N,) trilinearly among the cells around their positions."""
+        """Sums and weights in each cell after distributing values (N,) to the cells around their positions (N, 3)."""
         cells, weights = self.corners(positions)
         sums = torch.bincount(cells.flatten(), (weights * values).flatten(), self.num_cells)
         total = torch.bincount(cells.flatten(), weights.flatten(), self.num_cells)

@@ -18,7 +18,7 @@ from monaiseg.atlas.building import LabelledScan, TrainedAtlas
 from monaiseg.atlas.frame import Frame
 
 MOST_VOXELS = 100_000
-"""Most voxels of a case, and of its foreground, whose likelihood is computed: every n-th voxel is used."""
+"""Largest number of voxels of a case, and of its foreground, whose likelihood is computed: every n-th is used."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class AtlasEvidence:
     everywhere: Likelihood
     """Likelihood over all voxels."""
     dice: Tensor
-    """Dice of the majority vote by case and class (cases, K); NaN if a class is in neither the label map nor the vote."""
+    """Dice of the majority vote by case and class (cases, K); NaN if a class is in neither label map nor vote."""
 
     @property
     def mean_dice(self) -> float:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from monaiseg.data import Shape, Spacing
 
 FLAT_SHARE = 0.1
-"""If at least this share of voxels has the lowest value, they are a background that was cut away, not air with noise."""
+"""If at least this share of voxels has the lowest value, they are background that was cut away, not air with noise."""
 MOST_DEVIATIONS = 3.0
 """Intensities are clipped this many standard deviations from their mean, to limit vessels, fat and artefacts."""
 
@@ -37,7 +37,7 @@ class Scan:
     foreground: Tensor
     """Blocks that contain or adjoin foreground, bool (X', Y', Z'): those that registration uses."""
     inside: Tensor
-    """Blocks entirely in the foreground. They are used to judge the fit, because the outlines of all heads are alike."""
+    """Blocks entirely in the foreground. They serve to judge the fit, because the outlines of all heads are alike."""
     extent: Extent
     geometry: Blocks
 

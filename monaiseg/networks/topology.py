@@ -11,7 +11,7 @@ from monaiseg.errors import SettingsError
 from monaiseg.settings import NetworkSettings
 
 MOST_HALVINGS = 4
-"""Most times that an axis is halved; a network with five stages halves it four times."""
+"""How often an axis is halved at most; a network with five stages halves it four times."""
 LEAST_SIZE = 4
 """An axis is halved as long as at least this many voxels remain in the coarsest stage."""
 

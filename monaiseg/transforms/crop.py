@@ -25,10 +25,10 @@ KEYS = ("image", "label")
 Margin = Callable[[NDArray[Any], Spacing], NDArray[Any]]
 """From patch shape in voxels and voxel size in mm to the voxels needed around the patch along X, Y, Z."""
 MAX_CENTRES = 100_000
-"""Most voxels of each group that are kept as patch centres. Keeping all, as `FgBgToIndicesd` does, takes twice the
-memory of the image."""
+"""Largest number of voxels of each group that are kept as patch centres. Keeping all, as `FgBgToIndicesd` does, takes
+twice the memory of the image."""
 MAX_DRAWS = 20
-"""Most positions to try for a patch that must hold a share of its group. EasyReg has no limit."""
+"""Largest number of positions to try for a patch that must hold a share of its group. EasyReg has no limit."""
 FOREGROUND, BACKGROUND, CLASSES = "label_fg_indices", "label_bg_indices", "label_cls_indices"
 """Keys of patch centres, named as in `FgBgToIndicesd` and `ClassesToIndicesd`."""
 
