@@ -25,7 +25,8 @@ from monaiseg.data import index_dtype
 MOST_CLASSES = 12
 """Largest number of classes that a cell keeps; with 145 brain structures these hold all but one in a million votes."""
 LEAST_SHARE = 5e-4
-"""A cell keeps a class only with at least this share of its votes; `SURPRISE` covers the many with less."""
+"""Share of a cell's votes that a class needs to be kept. Smoothing leaves many classes with less, which `SURPRISE`
+covers."""
 SURPRISE = 0.03
 """Probability of a class that the atlas does not expect, shared equally by all classes."""
 

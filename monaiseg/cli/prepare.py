@@ -82,7 +82,7 @@ def prepare(
     preprocess: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            help="Settings to check the cases against, and to resample them with once, before training."
+            help="Settings to check the cases against. The cases are also resampled once, before training."
         ),
     ] = None,
     dataset_path: Annotated[

@@ -212,7 +212,7 @@ def _middle(a: Corner, b: Corner) -> Corner:
 
 
 def _flattest(polygon: list[Corner]) -> tuple[Triangle, ...]:
-    """The triangulation of a polygon whose triangles lie in the fewest planes."""
+    """The triangulation of a polygon with triangles in the fewest planes."""
     return min(_triangulations(polygon), key=lambda triangles: len(set(map(_plane, triangles))))
 
 

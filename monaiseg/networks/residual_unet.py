@@ -78,7 +78,10 @@ class ResidualUNet(nn.Module):
         self.apply(_drop_channels)
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
-        """Logits (B, K, X, Y, Z) of an image (B, C, X, Y, Z); a list, finest first, when training with several."""
+        """Logits (B, K, X, Y, Z) of an image (B, C, X, Y, Z).
+
+        A list of them, finest first, when training with coarser outputs.
+        """
         finest, *coarser = self._decode(self._encode(folded(image, self.block)))
         logits = unfolded(self.head(finest), self.block)  # (B, K, X, Y, Z)
         if not (self.training and len(self.coarse_heads)):
