@@ -1,4 +1,4 @@
-"""Atlas: where in a body the labels lie, learned from the training cases and read at a scan's own places."""
+"""Atlas: where labels occur in the body, learned from the training cases and evaluated at the voxels of a scan."""
 
 from monaiseg.atlas.atlas import Atlas, atlas_of
 from monaiseg.atlas.building import LabelledScan, TrainedAtlas, train_atlas

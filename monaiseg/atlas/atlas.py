@@ -1,9 +1,9 @@
-"""Atlases: the probability of each class at each place of template space.
+"""Atlases: the probability of each class at each position in template space.
 
-A *probabilistic atlas* (Ashburner and Friston, NeuroImage 26, 2005, among many) holds the shares of the training scans'
-votes. Few classes occur at one place, so that a cell keeps the `MOST_CLASSES` most frequent ones; they share all of the
-probability but `SURPRISE`, which belongs to all classes alike. Cells that no training scan covers have the frequencies of
-the classes over all cells.
+A *probabilistic atlas* (Ashburner and Friston, NeuroImage 26, 2005, among many) holds the shares of the votes of the
+training scans. Few classes occur at one position, so each cell keeps only the `MOST_CLASSES` most frequent ones. They
+share the probability 1 - `SURPRISE`; the rest is shared equally by all classes. Cells that no training scan covers use
+the frequencies of the classes over all cells.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from monaiseg.atlas.votes import Votes
 from monaiseg.data import index_dtype
 
 MOST_CLASSES = 12
-"""Classes that a cell keeps; among 145 structures of a brain these hold all votes but one in a million."""
+"""Largest number of classes that a cell keeps; with 145 brain structures these hold all but one in a million votes."""
 LEAST_SHARE = 5e-4
-"""Of a cell's votes, that a class must have to be kept: smoothing leaves many with less, and the surprise covers them."""
+"""Share of a cell's votes that a class needs to be kept. Smoothing leaves many classes with less, which `SURPRISE`
+covers."""
 SURPRISE = 0.03
-"""Probability of a class that the atlas does not expect, shared by all classes."""
+"""Probability of a class that the atlas does not expect, shared equally by all classes."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,11 @@ class Atlas:
 
     Args:
         lattice: the cells.
-        counts: how many classes each row keeps, uint8 (cells + 1,): a row a cell, 0 where no training scan was, and a last
-            row that speaks for those.
-        classes: the kept classes, row after row, most frequent first.
+        counts: number of classes that each row keeps, uint8 (cells + 1,). There is one row per cell, with 0 where no
+            training scan was, and a last row that is used for those cells.
+        classes: the kept classes, row by row, most frequent first.
         logs: logarithms of their probabilities, float16.
-        frequencies: logarithms of the frequencies of all classes, (K,), the surprise included.
+        frequencies: logarithms of the frequencies of all classes, (K,), `SURPRISE` included.
     """
 
     lattice: Lattice
@@ -61,7 +62,7 @@ class Atlas:
 
     @property
     def num_bytes(self) -> int:
-        """Size of the tensors."""
+        """Size of the tensors in bytes."""
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     @cached_property
@@ -70,7 +71,7 @@ class Atlas:
         return self.counts.long().cumsum(0) - self.counts
 
     def _rows(self, positions: Tensor) -> Tensor:
-        """Row (N,) that speaks for each position (N, 3): its cell's, or the last."""
+        """Row (N,) to use for each position (N, 3): that of its cell, or the last."""
         cells = self.lattice.cells(positions)
         return torch.where(self.counts[cells] > 0, cells, self.lattice.num_cells)
 
@@ -78,9 +79,9 @@ class Atlas:
         """The kept classes and their log-probabilities at positions (N, 3) in template mm.
 
         Returns:
-            int64 and float32, both (N, M), most frequent first. M is the most that any of these places keeps; places
-            with fewer repeat their first class, so that `scatter` may be given all of them. Classes that are not among
-            them have the log-probability `rest`.
+            int64 and float32, both (N, M), most frequent first. M is the largest number of classes kept at any of these
+            positions. Positions with fewer repeat their first class, so all entries can be passed to `scatter`. Classes
+            that are not kept have the log-probability `rest`.
         """
         rows = self._rows(positions)
         counts = self.counts[rows].long()[:, None]
@@ -99,18 +100,18 @@ class Atlas:
         return prior.T.reshape(-1, *positions.shape[1:])
 
     def log_likelihood(self, positions: Tensor, classes: Tensor) -> Tensor:
-        """Log-probability (N,) of one class each, (N,), at positions (N, 3) in template mm."""
+        """Log-probability (N,) of one class (N,) for each of the positions (N, 3) in template mm."""
         kept, logs = self.kept(positions)
         found = torch.where(kept == classes[:, None], logs, -torch.inf).amax(1)
         return torch.where(found.isinf(), self.rest, found)
 
     def likeliest(self, positions: Tensor) -> Tensor:
-        """The most frequent class (X, Y, Z) at positions (3, X, Y, Z): the bare vote."""
+        """The most frequent class (X, Y, Z) at positions (3, X, Y, Z): the majority vote."""
         rows = self._rows(positions.flatten(1).T)
         return self.classes[self._starts[rows]].view(positions.shape[1:])
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that `from_tensors` needs, for a checkpoint."""
+        """The tensors that `from_tensors` needs, for a checkpoint."""
         return {
             "shape": torch.tensor(self.lattice.shape),
             "cell_mm": torch.tensor(self.lattice.cell_mm, dtype=torch.float64),
@@ -122,7 +123,7 @@ class Atlas:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Atlas:
-        """The atlas of `tensors()`."""
+        """The atlas from the result of `tensors()`."""
         X, Y, Z = tensors["shape"].tolist()
         x, y, z = tensors["cell_mm"].tolist()
         parts = (tensors[name] for name in ("counts", "classes", "logs", "frequencies"))
@@ -130,7 +131,7 @@ class Atlas:
 
 
 def atlas_of(votes: Votes) -> Atlas:
-    """The atlas of votes, which are smoothed already."""
+    """The atlas of votes that are already smoothed."""
     K, last = votes.num_classes, votes.lattice.num_cells
     sums = np.bincount(votes.classes, votes.counts, minlength=K)
     seen = np.flatnonzero(sums)
@@ -150,7 +151,7 @@ def atlas_of(votes: Votes) -> Atlas:
 def _most(
     rows: NDArray[np.int64], classes: NDArray[np.int64], counts: NDArray[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
-    """The entries that a row keeps, largest first; the lower class where they are equal."""
+    """The entries that a row keeps, largest first; ties are in order of class."""
     large = counts >= LEAST_SHARE * np.bincount(rows, counts)[rows]
     rows, classes, counts = rows[large], classes[large], counts[large]
     order = np.lexsort((classes, -counts, rows))

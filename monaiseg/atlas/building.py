@@ -1,7 +1,7 @@
 """Building: template, frames and atlas from training cases.
 
-A *person* may have several scans. What a training case is given, its frame as well as its atlas, comes from other
-persons' scans alone: a case in training then sees what a new scan will see.
+A *person* may have several scans. The frame and the atlas of a training case are computed only from the scans of other
+persons, so a training case gets the same kind of input as a new scan.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from monaiseg.data import Spacing
 from monaiseg.errors import DataError
 
 SCANS_FOR_SIZE = 5
-"""Scans from which the size of a typical foreground is taken."""
+"""Number of scans that determine the size of a typical foreground."""
 CELLS_PER_BLOCK = 2
-"""Cells of the atlas along each side of a block of registration."""
+"""Number of atlas cells along each side of a registration block."""
 
 
 @dataclass(frozen=True)
 class LabelledScan:
-    """A training case on its grid in RAS."""
+    """A training case on its own grid in RAS orientation."""
 
     image: Tensor
     """Intensities (C, X, Y, Z)."""
@@ -41,26 +41,26 @@ class LabelledScan:
 
 @dataclass(frozen=True)
 class TrainedAtlas:
-    """A template, the training cases' frames in it, and their votes."""
+    """A template, and the frames and votes of the training cases."""
 
     template: Template
     frames: tuple[Frame, ...]
-    """Of each case, by a template without its person."""
+    """Frame of each case, from a template without its person."""
     persons: tuple[str, ...]
     votes_by_person: dict[str, Votes]
-    """Mirrored ones included, not smoothed."""
+    """Votes of each person, mirrored votes included, not smoothed."""
     total: Votes
-    """Everyone's, smoothed."""
+    """Votes of all persons, smoothed."""
 
     def atlas(self) -> Atlas:
         """The atlas for new scans."""
         return atlas_of(self.total)
 
     def atlas_without(self, person: str) -> Atlas:
-        """The atlas for the training cases of a person: of all others' votes.
+        """The atlas for the training cases of a person, from the votes of all others.
 
         Raises:
-            DataError: there are no others.
+            DataError: there are no other persons.
         """
         if len(self.votes_by_person) < 2:
             raise DataError(
@@ -78,11 +78,12 @@ def train_atlas(
     """Template, frames and votes of training cases.
 
     Args:
-        cases: may be read from disk when they are asked for: each is asked for twice, the first few once more.
-        persons: of each case.
+        cases: the cases. The sequence may read them from disk on access: each is accessed twice, the first few once
+            more.
+        persons: the person of each case.
         num_classes: K.
-        partner_classes: for each class the one in the mirror (`LabelTable.partner_classes`); None where a mirror image
-            shows no body that could be.
+        partner_classes: for each class its partner on the other side (`LabelTable.partner_classes`); None if mirror
+            images are not plausible anatomy.
     """
     symmetric = partner_classes is not None
     deviation = _typical_size(cases)
@@ -106,7 +107,7 @@ def _typical_size(cases: Sequence[LabelledScan]) -> Tensor:
 
 
 def _finer(lattice: Lattice, spacings: Sequence[Spacing]) -> Lattice:
-    """The atlas's cells: half as long as the template's, and no finer than the voxels of a typical scan."""
+    """Lattice of the atlas: cells half as long as those of the template, but not finer than typical voxels."""
     typical = torch.tensor(spacings, dtype=torch.float64).median(0).values.tolist()
     x, y, z = (
         max(cell / CELLS_PER_BLOCK, voxel)

@@ -1,4 +1,4 @@
-"""Frames: where in template space each voxel of a scan lies, and how well the scan fits there."""
+"""Frames: the position of each voxel of a scan in template space, and how well the scan fits the template."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ class Frame:
     affine: Tensor
     """(3, 4), from scan mm to template mm."""
     displacement: Tensor
-    """(3, X', Y', Z') of each block, after the affine map, in template mm."""
+    """(3, X', Y', Z'), displacement of each block after the affine map, in template mm."""
     blocks: Blocks
     correlations: Tensor
-    """Pearson's (2,), of the scan's blocks with the template where the affine map alone puts them: after a deformation
-    strange scans look alike too. First inside the foreground, then with what lies around it."""
+    """(2,), Pearson correlations of the scan's blocks with the template: inside the foreground, and with its
+    surroundings. They use the affine map alone, because after a deformation even unsuitable scans look alike."""
 
     @property
     def size(self) -> float:
-        """How much larger the body is in template space than in the scan, as a factor of lengths."""
+        """Length of the body in template space relative to the scan, as a factor."""
         volume = float(torch.linalg.det(self.affine[:, :3]))
         return float(abs(volume) ** (1 / 3))
 
     def positions(self, factors: Shape = (1, 1, 1)) -> Tensor:
-        """Template mm (3, X'', Y'', Z'') at the centres of blocks of `factors` voxels: each voxel's own by default."""
+        """Positions (3, X'', Y'', Z'') in template mm of the centres of blocks of `factors` voxels, by default one."""
         wanted = Blocks(self.blocks.shape, self.blocks.spacing, factors)
         field = self.displacement
         for axis in range(3):
             weights = _between(self.blocks.axis_mm(axis), wanted.axis_mm(axis))
             field = torch.tensordot(
                 field, weights, dims=([1], [1])
-            )  # the axes take turns as the first
+            )  # each axis in turn is the first
         linear = torch.zeros(3, 1, 1, 1) + self.affine[:, 3].view(3, 1, 1, 1)
         for axis in range(3):
             shape = [3, 1, 1, 1]
@@ -48,7 +48,7 @@ class Frame:
         return field.add_(linear)
 
     def points(self, voxels: Tensor) -> Tensor:
-        """Template mm (N, 3) at voxel indices (N, 3), which may lie between voxels."""
+        """Positions (N, 3) in template mm of voxel indices (N, 3), which may be fractional."""
         mm = voxels * torch.tensor(self.blocks.spacing)
         factors = torch.tensor(self.blocks.factors)
         last = torch.tensor(self.blocks.counts) - 1
@@ -61,7 +61,7 @@ class Frame:
 
 
 def _between(known: Tensor, wanted: Tensor) -> Tensor:
-    """Weights (len(wanted), len(known)) of linear interpolation between ascending places; constant beyond them."""
+    """Weights (len(wanted), len(known)) of linear interpolation between ascending points; constant beyond them."""
     weights = torch.zeros(len(wanted), len(known))
     if len(known) == 1:
         return weights + 1

@@ -1,7 +1,8 @@
 """Lattices: the cells of template space, and volumes on them.
 
-*Template space* is where scans of one kind lie on one another. Its coordinates are template millimetres: x to the right,
-y to the front, z up, with the origin in the middle of the lattice. A *lattice* cuts it into cells.
+*Template space* is the common space to which scans of one kind are registered. Its coordinates are template
+millimetres: x to the right, y to the front, z up, with the origin in the middle of the lattice. A *lattice* divides it
+into cells.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from monaiseg.data import Shape, Spacing
 
 @dataclass(frozen=True)
 class Lattice:
-    """Cells of template space: how many along x, y, z, and their size in mm."""
+    """Cells of template space: their number along x, y, z, and their size in mm."""
 
     shape: Shape
     cell_mm: Spacing
 
     @classmethod
     def covering(cls, half_extent_mm: Spacing, cell_mm: Spacing) -> Lattice:
-        """The smallest lattice whose middle is the origin and whose cells' centres reach so far along x, y, z.
+        """The smallest lattice centred on the origin whose cell centres reach `half_extent_mm` along x, y, z.
 
         >>> Lattice.covering((10.0, 12.0, 3.0), (2.0, 2.0, 4.0)).shape
         (11, 13, 3)
@@ -37,7 +38,7 @@ class Lattice:
 
     @property
     def num_cells(self) -> int:
-        """Cells in all."""
+        """Number of cells."""
         return math.prod(self.shape)
 
     @property
@@ -46,15 +47,15 @@ class Lattice:
         return (torch.tensor(self.shape) - 1) / 2 * torch.tensor(self.cell_mm)
 
     def indices(self, positions: Tensor) -> Tensor:
-        """Where positions (N, 3) in template mm lie, in cells from the centre of the first; (N, 3), not rounded.
+        """Fractional indices (N, 3), in cells from the centre of the first cell, of positions (N, 3) in template mm.
 
-        Outside the lattice it is the nearest place on its border.
+        A position outside the lattice has the index of the nearest point on its border.
         """
         places = (positions + self.half_extent_mm) / torch.tensor(self.cell_mm)
         return torch.minimum(places.clamp(min=0), torch.tensor(self.shape) - 1)
 
     def cells(self, positions: Tensor) -> Tensor:
-        """Number (N,) of the cell that holds each position (N, 3), the last axis counted first."""
+        """Flat index (N,) of the cell that contains each position (N, 3); the last axis varies fastest."""
         x, y, z = self.indices(positions).round().long().unbind(1)
         _, Y, Z = self.shape
         return (x * Y + y) * Z + z
@@ -87,7 +88,7 @@ class Lattice:
         return values
 
     def spread(self, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Values (N,) shared out among the cells around their positions: sums and weights, each of the lattice's shape."""
+        """Sums and weights in each cell after distributing values (N,) to the cells around their positions (N, 3)."""
         cells, weights = self.corners(positions)
         sums = torch.bincount(cells.flatten(), (weights * values).flatten(), self.num_cells)
         total = torch.bincount(cells.flatten(), weights.flatten(), self.num_cells)
@@ -95,7 +96,7 @@ class Lattice:
 
 
 def blurred(volume: Tensor, sigma: float) -> Tensor:
-    """Volume (..., X, Y, Z) under a Gaussian of `sigma` voxels; beyond its border its outermost values go on."""
+    """Volume (..., X, Y, Z) smoothed by a Gaussian of `sigma` voxels; border values are repeated beyond the border."""
     for axis in (-3, -2, -1):
         matrix = _blur_matrix(volume.shape[axis], sigma).to(volume)
         volume = torch.tensordot(volume, matrix, dims=([axis], [1])).movedim(-1, axis)
@@ -103,7 +104,7 @@ def blurred(volume: Tensor, sigma: float) -> Tensor:
 
 
 def _blur_matrix(size: int, sigma: float) -> Tensor:
-    """Weight (size, size) of each voxel of a line in each blurred one."""
+    """Weights (size, size): row i has the weight of each voxel of a line in the blurred voxel i."""
     reach = max(1, math.ceil(2.5 * sigma))
     offsets = torch.arange(-reach, reach + 1)
     weights = torch.exp(-(offsets**2) / (2 * sigma**2))

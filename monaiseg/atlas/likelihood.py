@@ -1,7 +1,7 @@
-"""Likelihood: how much the place of a voxel says about its label.
+"""Likelihood: how much the position of a voxel says about its label.
 
-The fact by which a plan decides on an atlas: the mean log-probability of the true labels under the atlas of the other
-persons, against that under the frequencies of the classes, which do not know the place.
+A plan uses this to decide whether to use an atlas. It compares the mean log-probability of the true labels under the
+atlas of the other persons with that under the frequencies of the classes, which do not depend on the position.
 """
 
 from __future__ import annotations
@@ -18,43 +18,43 @@ from monaiseg.atlas.building import LabelledScan, TrainedAtlas
 from monaiseg.atlas.frame import Frame
 
 MOST_VOXELS = 100_000
-"""Voxels of a case, and of its foreground, that are asked for their likelihood: every n-th."""
+"""Largest number of voxels of a case, and of its foreground, whose likelihood is computed: every n-th is used."""
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Mean log-probability of a voxel's label, in nats; a perfect guess has 0."""
+    """Mean log-probability of the label of a voxel, in nats; a perfect prediction has 0."""
 
     by_place: float
-    """Under the atlas."""
+    """Mean log-probability under the atlas."""
     by_frequency: float
-    """Under the frequencies of the classes."""
+    """Mean log-probability under the frequencies of the classes."""
 
     @property
     def explained(self) -> float:
-        """Share of the uncertainty about the label that the place takes away; below 0 it misleads."""
+        """Share of the uncertainty about the label that the position removes; below 0 the position is misleading."""
         return 1 - self.by_place / self.by_frequency if self.by_frequency else 0.0
 
 
 @dataclass(frozen=True)
 class AtlasEvidence:
-    """What an atlas says of cases that had no vote in it, their persons neither."""
+    """How well an atlas predicts cases when neither they nor other scans of their persons contribute to it."""
 
     foreground: Likelihood
-    """Over the voxels that have a label."""
+    """Likelihood over the voxels of the foreground."""
     everywhere: Likelihood
-    """Over all voxels."""
+    """Likelihood over all voxels."""
     dice: Tensor
-    """Of the bare vote, by case and class (cases, K); NaN where a class is neither in the label map nor in the vote."""
+    """Dice of the majority vote by case and class (cases, K); NaN if a class is in neither label map nor vote."""
 
     @property
     def mean_dice(self) -> float:
-        """Mean over the foreground classes of the mean over the cases where they occur."""
+        """Mean over the foreground classes of their means over the cases in which they occur."""
         return float(self.dice.nanmean(0)[1:].nanmean())
 
 
 def measure_atlas(cases: Sequence[LabelledScan], trained: TrainedAtlas) -> AtlasEvidence:
-    """Evidence from the training cases, each under the atlas without its person."""
+    """Evidence from the training cases, each with the atlas without its person."""
     means, dice = {}, {}
     for person in trained.votes_by_person:
         atlas = trained.atlas_without(person)
@@ -68,7 +68,7 @@ def measure_atlas(cases: Sequence[LabelledScan], trained: TrainedAtlas) -> Atlas
 
 
 def vote_dice(case: LabelledScan, frame: Frame, atlas: Atlas) -> Tensor:
-    """Dice (K,) of the most frequent class at each voxel; NaN for classes neither there nor in the label map."""
+    """Dice (K,) of the most frequent class at each voxel; NaN for classes in neither this vote nor the label map."""
     K = atlas.num_classes
     truth = case.classes.flatten().long()
     vote = atlas.likeliest(frame.positions()).flatten().long()[truth < K]
@@ -80,7 +80,7 @@ def vote_dice(case: LabelledScan, frame: Frame, atlas: Atlas) -> Tensor:
 def _log_probabilities(
     case: LabelledScan, frame: Frame, atlas: Atlas
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Means by place and by frequency over the foreground, and over all voxels."""
+    """Mean log-probabilities by position and by frequency, over the foreground and over all voxels."""
     classes = case.classes.flatten().long()
     positions = frame.positions().flatten(1).T
     known = (classes < atlas.num_classes).nonzero()[:, 0]
@@ -95,6 +95,6 @@ def _log_probabilities(
 
 
 def _likelihood(means: Sequence[tuple[float, float]]) -> Likelihood:
-    """Of the cases that have such voxels."""
+    """Mean over the cases that have such voxels."""
     by_place, by_frequency = torch.tensor(means, dtype=torch.float64).nanmean(0).tolist()
     return Likelihood(by_place, by_frequency)

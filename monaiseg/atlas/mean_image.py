@@ -1,4 +1,4 @@
-"""Mean images: templates made from training scans, each of which is then placed by a template without it."""
+"""Mean images: templates from training scans; each scan is then registered to a template without it."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from monaiseg.atlas.scans import Extent, Scan
 from monaiseg.atlas.template import Template
 
 CELLS_PER_DEVIATION = 8
-"""Cells of the template in a standard deviation of the foreground: 4 mm for a human brain, 0.3 mm for a mouse's."""
+"""Template cells per standard deviation of the foreground: a cell is 4 mm for a human brain, 0.3 mm for a mouse's."""
 MARGIN = 1.05
-"""By how much the template reaches further than the furthest training scan, as a factor."""
+"""Extent of the template relative to the largest extent of a training scan."""
 AFFINE_ROUNDS = 2
-"""How often the scans are placed by affine maps, and the template made anew from them."""
+"""Number of rounds that register the scans by affine maps and then recompute the template."""
 DEFORMED_ROUNDS = 2
-"""How often by affine map and deformation, before each is placed without its own image."""
+"""Number of further rounds with affine map and deformation, before each scan is registered without its own image."""
 FILL_BLURS = (0.7, 4.0)
-"""Sigma in cells: the second fills what the first leaves empty."""
+"""Sigmas in cells; the second fills cells that the first leaves empty."""
 LEAST_WEIGHT = 0.02
-"""Blocks a cell must hold on average to have a mean of its own."""
+"""Mean number of blocks per scan that a cell must hold to have its own mean."""
 
 
 @dataclass(frozen=True)
 class TrainingFrames:
-    """A template, and the frame of each training scan in the template made without it and its person."""
+    """A template, and the frame of each training scan in a template made without its person."""
 
     template: Template
     frames: tuple[Frame, ...]
@@ -56,8 +56,8 @@ def train_template(
     """The template of training scans, and their frames.
 
     Args:
-        scans: with blocks of `block_size(deviation)`.
-        persons: of each scan; scans of one person never see one another.
+        scans: scans with blocks of `block_size(deviation)`.
+        persons: the person of each scan; a scan is never registered to a template with scans of the same person.
         deviation: standard deviation (3,) of a typical foreground, in mm.
         symmetric: whether the mirror image of each scan counts as a scan.
     """
@@ -72,7 +72,7 @@ def train_template(
 
 
 def _without_own(scans: Sequence[Scan], persons: Sequence[str], means: _Means) -> TrainingFrames:
-    """Frames as new scans get them."""
+    """Frames of the training scans, computed as for new scans."""
     placed: dict[int, Frame] = {}
     for person in dict.fromkeys(persons):
         own = [i for i, name in enumerate(persons) if name == person]
@@ -84,7 +84,7 @@ def _without_own(scans: Sequence[Scan], persons: Sequence[str], means: _Means) -
 
 
 def _lattice(scans: Sequence[Scan], deviation: Tensor) -> Lattice:
-    """Cells like the scans' blocks, no thinner than their slices, as far as the foregrounds reach."""
+    """Lattice that covers the foregrounds, with cells like the blocks of the scans and no thinner than their slices."""
     size = block_size(deviation)
     reach, cell_mm = [], []
     for axis in range(3):
@@ -101,13 +101,13 @@ def _lattice(scans: Sequence[Scan], deviation: Tensor) -> Lattice:
 
 
 def _start(scan: Scan, lattice: Lattice, deviation: Tensor) -> Frame:
-    """The frame that follows from the extent of the foreground alone."""
+    """The frame from the extent of the foreground alone."""
     empty = Template(torch.zeros(lattice.shape), lattice, deviation, torch.zeros(0, 2))
     return empty.place_roughly(scan, steps=0)
 
 
 class _Means:
-    """Sums of the training scans in template space, from which templates without some of them are made."""
+    """Sums of the training scans in template space, which give templates without some of the scans."""
 
     def __init__(
         self,
@@ -130,16 +130,16 @@ class _Means:
         return part + part.flip(1) if symmetric else part
 
     def template(self, without: Sequence[int], correlations: Tensor | None = None) -> Template:
-        """The template of all scans but those of these numbers."""
+        """The template of all scans except those with the given indices."""
         rest = self.total - sum(self.parts[i] for i in without)
         image = _filled(rest, len(self.parts) - len(without))
-        image = image.half().float()  # as it is stored
+        image = image.half().float()  # as in the file
         known = torch.zeros(0, 2) if correlations is None else correlations
         return Template(image, self.lattice, self.deviation, known)
 
 
 def _filled(sums: Tensor, num_scans: int) -> Tensor:
-    """Mean of each cell from sums and weights (2, X, Y, Z); cells that hold nothing look like those around them."""
+    """Mean of each cell from sums and weights (2, X, Y, Z); empty cells are filled from their neighbours."""
     image = torch.full_like(sums[0], float("nan"))
     for sigma in FILL_BLURS:
         total, weight = blurred(sums, sigma)

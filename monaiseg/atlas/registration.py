@@ -1,9 +1,10 @@
-"""Registration: which place of a template each block of a scan shows.
+"""Registration: the position in the template that corresponds to each block of a scan.
 
-First an affine map, by Gauss-Newton on the differences in intensity (Friston et al., Human Brain Mapping 3, 1995) with
-weights that disarm outliers; then a smooth deformation, by demons (Thirion, Medical Image Analysis 2, 1998) whose steps
-are bounded, and smoothed like a fluid's and like an elastic body's (Vercauteren et al., NeuroImage 45, 2009). Maps lead
-from the scan to the template: an atlas is read there, and nothing has to be inverted.
+The first step is an affine map, found by Gauss-Newton on the differences in intensity (Friston et al., Human Brain
+Mapping 3, 1995) with weights that reduce the influence of outliers. The second is a smooth deformation, found by demons
+(Thirion, Medical Image Analysis 2, 1998) with steps of bounded length, and with both fluid-like and elastic-like
+smoothing (Vercauteren et al., NeuroImage 45, 2009). Maps lead from the scan to the template, where an atlas is
+evaluated, so no map has to be inverted.
 """
 
 from __future__ import annotations
@@ -16,24 +17,24 @@ from monaiseg.atlas.scans import Scan
 
 AFFINE_STEPS = 12
 AFFINE_BLUR = 0.5
-"""Blur of the template for the affine map, in cells."""
+"""Sigma of the blur of the template for the affine map, in cells."""
 RIDGE = 1e-4
-"""Pull of the affine map towards where it is, per block: along axes of which the image says nothing it stays."""
+"""Ridge penalty per block on changes of the affine map: it stays as it is along axes without image information."""
 DEFORMATION_STEPS = 40
 DEFORMATION_BLUR = 0.4
 LARGEST_STEP = 0.5
-"""Of the deformation, in cells."""
+"""Largest step of the deformation, in cells."""
 FLAT_GRADIENT = 0.016
-"""Squared gradient, in standard deviations a cell, below which the deformation follows differences less."""
+"""Squared gradient, in standard deviations per cell, below which differences have less effect on the deformation."""
 SMOOTHING = 0.5
-"""Of each step of the deformation, and of the whole after each step; sigma in blocks.
+"""Smoothing of each step of the deformation, and of the whole deformation after each step; sigma in blocks.
 
-Dice of the vote with 40 steps of 0.5 against 25 of 1: whole brains 0.574 and 0.546, hearts 0.452 and 0.368, mouse brains
-0.789 and 0.801, hippocampus 0.801 and 0.822 (`benchmarks/atlas.py`)."""
+Dice of the vote with 40 steps of 0.5 and with 25 steps of 1: whole brains 0.574 and 0.546, hearts 0.452 and 0.368,
+mouse brains 0.789 and 0.801, hippocampus 0.801 and 0.822 (`benchmarks/atlas.py`)."""
 
 
 def template_table(template: Tensor, lattice: Lattice, sigma: float) -> Tensor:
-    """Value, and gradient per mm along x, y, z, of a template in each cell, blurred by `sigma` cells: (cells, 4)."""
+    """Value and gradient per mm along x, y, z in each cell of a template blurred by `sigma` cells: (cells, 4)."""
     smooth = blurred(template, sigma)
     gradients = [
         torch.gradient(smooth, spacing=mm, dim=axis)[0] if smooth.shape[axis] > 1 else smooth * 0
@@ -47,14 +48,14 @@ def affine_map(
 ) -> Tensor:
     """Affine map (3, 4) from scan mm to template mm.
 
-    It starts where the foreground's mean goes to the origin, and its standard deviations to `deviation` (3,), in
+    The initial map sends the mean of the foreground to the origin and its standard deviations to `deviation` (3,), in
     template mm.
     """
     inside = scan.foreground
     places = (scan.geometry.centres()[inside] - scan.extent.centre) / scan.extent.deviation
     places = torch.cat([places, torch.ones(len(places), 1)], dim=1)  # (N, 4)
     wanted = scan.blocks[inside]
-    matrix = torch.eye(3, 4)  # in deviations, both sides
+    matrix = torch.eye(3, 4)  # both sides in standard deviations
     for _ in range(steps):
         matrix = matrix + _gauss_newton_step(places, wanted, matrix, table, lattice, deviation)
     linear = deviation[:, None] * matrix[:, :3] / scan.extent.deviation
@@ -70,11 +71,11 @@ def _gauss_newton_step(
     lattice: Lattice,
     deviation: Tensor,
 ) -> Tensor:
-    """What to add to the map (3, 4) of places (N, 4) so that the template shows the intensities `wanted` (N,) there."""
+    """Update of the map (3, 4) of points (N, 4) towards the intensities `wanted` (N,) in the template."""
     found = lattice.read(table, places @ matrix.T * deviation)
     difference = wanted - found[:, 0]
     scale = 2 * difference.abs().median() + 0.1
-    weight = 1 / (1 + (difference / scale) ** 2)  # Cauchy's
+    weight = 1 / (1 + (difference / scale) ** 2)  # Cauchy weights
     slopes = ((found[:, 1:] * deviation)[:, :, None] * places[:, None, :]).view(-1, 12)
     normal = slopes.T @ (slopes * weight[:, None]) + RIDGE * len(places) * torch.eye(12)
     solution: Tensor = torch.linalg.solve(normal, slopes.T @ (difference * weight))
@@ -99,7 +100,7 @@ def deformation(
 
 
 def _demons_step(difference: Tensor, gradient: Tensor) -> Tensor:
-    """Step (N, 3) in cells against differences (N,), along gradients (N, 3) of the template per cell."""
+    """Step (N, 3) in cells that reduces differences (N,), along gradients (N, 3) of the template per cell."""
     slope = (gradient**2).sum(1) + difference**2 + FLAT_GRADIENT
     step = gradient * (difference / slope)[:, None]
     length: Tensor = torch.linalg.vector_norm(step, dim=1, keepdim=True)

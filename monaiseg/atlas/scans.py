@@ -1,7 +1,7 @@
-"""Scans: images made alike in brightness and coarse enough to be registered in a second.
+"""Scans: images with standardised intensities, coarse enough to be registered in a second.
 
-Scan coordinates are millimetres from the centre of the first voxel: x to the right, y to the front, z up. A *block* is a
-box of voxels that counts as one in registration. Nothing here is a length for human heads: sizes follow the data.
+Scan coordinates are millimetres from the centre of the first voxel: x to the right, y to the front, z up. A *block* is
+a box of voxels that registration treats as one. No length is specific to human heads: all sizes follow from the data.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch.nn import functional as F
 from monaiseg.data import Shape, Spacing
 
 FLAT_SHARE = 0.1
-"""From this share of voxels with the lowest value on, they are a background that was cut away, and not air with noise."""
+"""If at least this share of voxels has the lowest value, they are background that was cut away, not air with noise."""
 MOST_DEVIATIONS = 3.0
-"""Intensities are cut off so many standard deviations from their mean: vessels, fat and artefacts do not steer."""
+"""Intensities are clipped this many standard deviations from their mean, to limit vessels, fat and artefacts."""
 
 
 @dataclass(frozen=True)
 class Extent:
-    """Where the foreground of a scan lies: its mean and its standard deviation along x, y, z, both (3,), in scan mm."""
+    """Mean position and standard deviation of the foreground of a scan along x, y, z, both (3,), in scan mm."""
 
     centre: Tensor
     deviation: Tensor
@@ -30,32 +30,32 @@ class Extent:
 
 @dataclass(frozen=True)
 class Scan:
-    """What registration sees of an image."""
+    """The form of an image that registration uses."""
 
     blocks: Tensor
     """Mean standardised intensity of each block, (X', Y', Z')."""
     foreground: Tensor
-    """Blocks with or beside foreground, bool (X', Y', Z'): what registration looks at."""
+    """Blocks that contain or adjoin foreground, bool (X', Y', Z'): those that registration uses."""
     inside: Tensor
-    """Blocks of nothing but foreground: what the fit is judged by, for outlines are alike in all heads."""
+    """Blocks entirely in the foreground. They serve to judge the fit, because the outlines of all heads are alike."""
     extent: Extent
     geometry: Blocks
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """A volume cut into blocks."""
+    """A volume divided into blocks."""
 
     shape: Shape
-    """Of the volume, in voxels."""
+    """Shape of the volume in voxels."""
     spacing: Spacing
-    """Of the volume, in mm."""
+    """Voxel size of the volume in mm."""
     factors: Shape
-    """Voxels of a block along X, Y, Z; the last blocks may lie partly outside."""
+    """Voxels of a block along X, Y, Z; the last blocks may be partly outside the volume."""
 
     @classmethod
     def near(cls, shape: Shape, spacing: Spacing, size_mm: float) -> Blocks:
-        """Blocks whose sides are about `size_mm`, and at least a voxel.
+        """Blocks with sides of about `size_mm`, and at least one voxel.
 
         >>> Blocks.near((100, 100, 10), (1.5, 1.5, 10.0), 6.0).factors
         (4, 4, 1)
@@ -65,7 +65,7 @@ class Blocks:
 
     @property
     def counts(self) -> Shape:
-        """Blocks along X, Y, Z."""
+        """Number of blocks along X, Y, Z."""
         x, y, z = (-(-n // f) for n, f in zip(self.shape, self.factors, strict=True))
         return x, y, z
 
@@ -80,7 +80,7 @@ class Blocks:
         return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
     def means(self, volume: Tensor) -> Tensor:
-        """Mean (X', Y', Z') of each block of a volume (X, Y, Z); beyond its border its outermost voxels go on."""
+        """Mean (X', Y', Z') of each block of a volume (X, Y, Z); border voxels are repeated beyond the border."""
         padding = [c * f - n for c, f, n in zip(self.counts, self.factors, self.shape, strict=True)]
         ends = [0, padding[2], 0, padding[1], 0, padding[0]]
         padded = F.pad(volume[None, None].float(), ends, mode="replicate")
@@ -88,7 +88,7 @@ class Blocks:
 
 
 def scan_of(image: Tensor, spacing: Spacing, block_mm: float) -> Scan:
-    """What registration sees of an image (C, X, Y, Z) in RAS, with blocks of about `block_mm`."""
+    """The scan of an image (C, X, Y, Z) in RAS orientation, with blocks of about `block_mm`."""
     X, Y, Z = image.shape[1:]
     foreground = foreground_of(image)
     geometry = Blocks.near((X, Y, Z), spacing, block_mm)
@@ -99,14 +99,14 @@ def scan_of(image: Tensor, spacing: Spacing, block_mm: float) -> Scan:
 
 
 def foreground_of(image: Tensor) -> Tensor:
-    """Voxels (X, Y, Z) of an image (C, X, Y, Z) that are not cut away: all of them in a scan without flat background."""
+    """Voxels (X, Y, Z) of an image (C, X, Y, Z) that are not cut away; all voxels if there is no flat background."""
     above = (image > image.flatten(1).amin(1)[:, None, None, None]).any(0)
     share = 1 - above.float().mean()
     return above if FLAT_SHARE <= share < 1 else torch.ones_like(above)
 
 
 def standardised(image: Tensor, foreground: Tensor) -> Tensor:
-    """Mean (X, Y, Z) of the channels of an image (C, X, Y, Z), each in standard deviations of its foreground."""
+    """Mean (X, Y, Z) over the channels of an image (C, X, Y, Z), each in standard deviations of its foreground."""
     inside = image.float()[:, foreground]
     mean, deviation = inside.mean(1), inside.std(1).clamp(min=1e-6)
     scores = (image - mean[:, None, None, None]) / deviation[:, None, None, None]
@@ -114,7 +114,7 @@ def standardised(image: Tensor, foreground: Tensor) -> Tensor:
 
 
 def extent_of(foreground: Tensor, spacing: Spacing) -> Extent:
-    """Where a foreground (X, Y, Z) lies; no axis has a deviation below a third of its voxel."""
+    """Extent of a foreground (X, Y, Z); the standard deviation along an axis is at least a third of a voxel."""
     means, deviations = [], []
     for axis, mm in enumerate(spacing):
         counts = foreground.sum(tuple(a for a in range(3) if a != axis)).double()

@@ -1,8 +1,8 @@
-"""Votes: how often each class was seen in each cell of template space, counted so that a scan's votes can be taken back.
+"""Votes: counts of each class in each cell of template space, from which the votes of a scan can be removed.
 
-A scan has `UNIT` votes in each cell that it covers, shared by the classes of the voxels there. Votes are whole numbers,
-and they are smoothed by whole numbers: what is taken back leaves nothing behind, which subtraction of floating-point sums
-does not promise. They are sparse: a cell sees few of the classes.
+A scan has `UNIT` votes in each cell that it covers, shared by the classes of the voxels there. Votes and smoothing
+weights are integers, so removing the votes of a scan is exact, which is not so for sums of floating-point numbers.
+Votes are sparse, because few classes occur in each cell.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from monaiseg.atlas.lattice import Lattice
 UNIT = 1024
 """Votes of one scan in one cell."""
 KERNEL = (1, 4, 1)
-"""Weights of a cell and its neighbours along each axis: about a Gaussian with a sigma of 0.58 cells."""
+"""Smoothing weights of a cell and its neighbours along each axis: about a Gaussian with a sigma of 0.58 cells."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Votes:
         return self.keys % self.num_classes
 
     def dense(self) -> NDArray[np.int64]:
-        """Votes (cells, K): for tests and small lattices."""
+        """Votes as a dense array (cells, K), for tests and small lattices."""
         table = np.zeros((self.lattice.num_cells, self.num_classes), np.int64)
         table.reshape(-1)[self.keys] = self.counts
         return table
@@ -54,17 +54,17 @@ def count_votes(
     """Votes of one scan.
 
     Args:
-        classes: class index of each voxel, (N,); indices beyond the classes, which mark what no one has labelled, have
-            no vote.
-        cells: that each voxel lies in, (N,).
-        lattice: of the cells.
+        classes: class index of each voxel, (N,); indices from `num_classes` on mark unlabelled voxels, which have no
+            vote.
+        cells: cell of each voxel, (N,).
+        lattice: lattice of the cells.
         num_classes: K.
     """
     known = classes < num_classes
     if not known.all():
         classes, cells = classes[known], cells[known]
     total = np.bincount(cells, minlength=lattice.num_cells)
-    named = classes > 0  # background is what is left: far fewer voxels have to be sorted
+    named = classes > 0  # background is the rest: far fewer voxels need sorting
     keys, voxels = np.unique(cells[named] * num_classes + classes[named], return_counts=True)
     there = keys // num_classes
     counts = voxels * UNIT // total[there]
@@ -76,7 +76,7 @@ def count_votes(
 
 
 def added(votes: Sequence[Votes]) -> Votes:
-    """All the votes together."""
+    """The sum of several votes."""
     first = votes[0]
     return _merged(
         [v.keys for v in votes], [v.counts for v in votes], first.lattice, first.num_classes
@@ -84,7 +84,7 @@ def added(votes: Sequence[Votes]) -> Votes:
 
 
 def taken_back(votes: Votes, own: Votes) -> Votes:
-    """The votes without those of `own`, which are among them."""
+    """The votes without those of `own`, which they include."""
     counts = votes.counts.copy()
     counts[np.searchsorted(votes.keys, own.keys)] -= own.counts
     left = counts > 0
@@ -92,7 +92,7 @@ def taken_back(votes: Votes, own: Votes) -> Votes:
 
 
 def mirrored(votes: Votes, partners: Sequence[int]) -> Votes:
-    """The votes of the mirror image: left cells to the right, each class to its partner."""
+    """The votes of the mirror image: cells move to the other side, and each class becomes its partner."""
     X, Y, Z = votes.lattice.shape
     x, rest = np.divmod(votes.cells, Y * Z)
     keys = ((X - 1 - x) * (Y * Z) + rest) * votes.num_classes + np.asarray(partners)[votes.classes]
@@ -101,14 +101,14 @@ def mirrored(votes: Votes, partners: Sequence[int]) -> Votes:
 
 
 def smoothed(votes: Votes) -> Votes:
-    """Votes shared with the neighbouring cells by `KERNEL` along each axis: 216 times as many in all."""
+    """Votes smoothed by `KERNEL` along each axis, which multiplies their total by 216."""
     for axis in range(3):
         votes = _smoothed_along(votes, axis)
     return votes
 
 
 def _smoothed_along(votes: Votes, axis: int) -> Votes:
-    """Smoothed along one axis; what would leave the lattice is lost there, for all classes alike."""
+    """Votes smoothed along one axis; votes that would leave the lattice are dropped, for all classes alike."""
     shape = votes.lattice.shape
     stride = int(np.prod(shape[axis + 1 :], dtype=np.int64))
     place = votes.cells // stride % shape[axis]
@@ -126,9 +126,9 @@ def _merged(
     lattice: Lattice,
     num_classes: int,
 ) -> Votes:
-    """One entry a key from several ascending runs, with the counts added up."""
+    """One entry per key from several ascending runs, with their counts summed."""
     every, weights = np.concatenate(keys), np.concatenate(counts)
-    order = np.argsort(every, kind="stable")  # which merges runs that ascend, in linear time
+    order = np.argsort(every, kind="stable")  # merges ascending runs in linear time
     every, weights = every[order], weights[order]
     starts = np.flatnonzero(np.diff(every, prepend=-1))
     summed = np.add.reduceat(weights, starts) if len(starts) else weights

@@ -1,7 +1,7 @@
-"""The command line: one module a command or group of commands.
+"""The command line: one module per command or group of commands.
 
-Each command is a docstring, typed options and one call. Imports of torch and MONAI wait inside the commands, so that
-`--help` answers at once. `print` and `typer.echo` occur in this package alone.
+Each command is a docstring, typed options and one call. torch and MONAI are imported inside the commands, so that
+`--help` is instant. `print` and `typer.echo` are used only in this package.
 """
 
 from monaiseg.cli import (

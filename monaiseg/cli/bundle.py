@@ -17,7 +17,10 @@ bundle_app = typer.Typer(no_args_is_help=True, help="Write, check and pack MONAI
 @bundle_app.command("build")
 def bundle_build(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of the bundle; documents in it are kept.")
+        Path,
+        typer.Option(
+            "--output", "-o", help="Folder of the bundle; existing documents in it are kept."
+        ),
     ],
     settings: Annotated[
         Path,
@@ -30,11 +33,15 @@ def bundle_build(
     ],
     label_table: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="CSV file with the columns value, name and, as wanted, partner, color."),
+        typer.Option(
+            help="CSV file with the columns value and name, and optionally partner and color."
+        ),
     ] = None,
     data_task: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder of a prepared data task, whose labels and voxel size it takes."),
+        typer.Option(
+            help="Folder of a prepared dataset, which gives the labels and the voxel size."
+        ),
     ] = None,
 ) -> None:
     """Write a MONAI bundle from a settings file and the labels of the data."""
@@ -60,7 +67,7 @@ def bundle_build(
 
 @bundle_app.command("lint")
 def bundle_lint(folder: Annotated[Path, typer.Argument(help="Folder of the bundle.")]) -> None:
-    """Check a MONAI bundle without a network: every fault at once, one line each."""
+    """Check a MONAI bundle without a network and report all faults, one per line."""
     from monaiseg.bundle import lint_bundle
 
     faults = lint_bundle(folder)
@@ -83,16 +90,18 @@ def bundle_pack(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="Folder, new or of a bundle, or a file that ends in .zip."
+            "--output", "-o", help="New folder, folder of a bundle, or file that ends in .zip."
         ),
     ],
     documents: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder of a bundle whose card, licences and about.json are taken over."),
+        typer.Option(help="Folder of a bundle whose card, licences and about.json are copied."),
     ] = None,
     model: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--model", "--model-path", "-m", help="The model, if not the argument."),
+        typer.Option(
+            "--model", "--model-path", "-m", help="The model, if not given as the argument."
+        ),
     ] = None,
 ) -> None:
     """Pack a trained network as a MONAI bundle, with its weights and as TorchScript."""

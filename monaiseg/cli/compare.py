@@ -19,7 +19,7 @@ monaiseg compare work/scans/first work/scans/second
 monaiseg compare first/scores.csv second/scores.csv --metric hd95_mm
 """
 LOW_IS_GOOD = ("_mm", "volume_error", "false_positives")
-"""Metrics with these words in their names are better the lower they are."""
+"""Lower values are better for metrics with these words in their names."""
 
 
 def compare(
@@ -39,14 +39,14 @@ def compare(
         float,
         typer.Option(
             min=0.0,
-            help="Differences up to this size mean nothing, such as those between two seeds.",
+            help="Differences up to this size are not meaningful, such as those between two seeds.",
         ),
     ] = 0.0,
 ) -> None:
     """Compare two or more sets of scores, case by case, and say whether the difference exceeds noise.
 
-    Cases are paired by their names. Intervals are bootstrap intervals over cases; p values are those of the Wilcoxon
-    signed-rank test, over labels with Holm's correction.
+    Cases are paired by name. Intervals are bootstrap intervals over cases.
+    The p values are from the Wilcoxon signed-rank test, with Holm's correction over labels.
     """
     from monaiseg.evaluation import compare as compare_scores
     from monaiseg.evaluation import read_scores
@@ -66,10 +66,10 @@ def compare(
 
 
 def _scores_file(path: Path, split: str) -> Path:
-    """The table of scores that a path means.
+    """The table of scores for a path.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: there is no table.
     """
     places = (path, path / "scores.csv", path / "records" / split / "scores.csv")
     for place in places:

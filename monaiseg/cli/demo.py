@@ -12,11 +12,12 @@ from monaiseg.cli.display import show_next, show_scores
 
 def demo(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="A new folder for everything that it makes.")
+        Path, typer.Option("--output", "-o", help="New folder for all output.")
     ] = Path("demo"),
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs to train.")] = 12,
+    epochs: Annotated[int, typer.Option(min=1, help="Number of training epochs.")] = 12,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the brains, the split and the training.")
+        int,
+        typer.Option(min=0, help="Seed of the synthetic brains, the split and the training run."),
     ] = 0,
 ) -> None:
     """Try everything on synthetic brains in a few minutes: prepare, train, evaluate, predict, pictures."""

@@ -1,4 +1,4 @@
-"""What commands show: progress, tables, warnings, the next command."""
+"""Output of the commands: progress, tables, warnings and the next command."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 LINE_SECONDS = 20.0
-"""Where there is no terminal, such as in a log file, progress is a line this often."""
+"""Seconds between lines of progress if there is no terminal, such as in a log file."""
 
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows how far something is and how long it will take: a bar on a terminal, else a line now and then on stderr.
+    """Shows progress and the time left: a bar on a terminal, otherwise a line from time to time on stderr.
 
-    What it yields is called with the parts done and the parts in all.
+    It yields a function to call with the number of parts done and the number of all parts.
     """
     from rich.console import Console
     from rich.progress import (
@@ -64,7 +64,7 @@ def _lines_now_and_then(what: str) -> Callable[[int, int], None]:
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """The project's own warnings as one plain line each on stderr, once."""
+    """Prints each of the project's own warnings once, as one plain line on stderr."""
     original = warnings.showwarning
 
     def show(message: Any, category: Any, *rest: Any, **named: Any) -> None:
@@ -81,12 +81,12 @@ def warnings_as_lines() -> Iterator[None]:
 
 
 def show_next(*words: object) -> None:
-    """Print a command to run next, ready to be pasted into a shell."""
+    """Print the command to run next, ready to paste into a shell."""
     typer.echo(f"next: {shlex.join(map(str, words))}")
 
 
 def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """Print a table; its first column is text, the others are numbers."""
+    """Print a table whose first column is text and whose other columns are numbers."""
     from rich.console import Console
     from rich.table import Table
 
@@ -99,7 +99,7 @@ def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
 
 
 def show_data_task(task: DataTask) -> None:
-    """Print what a data task holds: cases of each split, shapes, voxel sizes, labels."""
+    """Print the contents of a data task: cases of each split, shapes, voxel sizes and labels."""
     for note in task.notes:
         typer.echo(f"note: {note}")
     rows = [[split, str(len(cases))] for split, cases in task.cases.items()]
@@ -113,7 +113,7 @@ def show_data_task(task: DataTask) -> None:
 
 
 def _ranges(triples: Sequence[tuple[float, float, float]]) -> str:
-    """Least and greatest along each axis.
+    """Smallest and largest value along each axis.
 
     >>> _ranges([(31, 54, 34), (43, 42, 34)])
     '31 to 43, 42 to 54, 34'
@@ -125,7 +125,7 @@ def _ranges(triples: Sequence[tuple[float, float, float]]) -> str:
 
 
 def show_scores(evaluation: Evaluation, most: int | None = None) -> None:
-    """Print the scores of an evaluation, one row a label, `most` rows at most."""
+    """Print the scores of an evaluation, one row per label, at most `most` rows."""
     from monaiseg.evaluation import label_rows, summarise
 
     labels = list(label_rows(evaluation))

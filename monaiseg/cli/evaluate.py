@@ -49,61 +49,67 @@ def evaluate(
             metavar="MODEL", help="Run folder, or a checkpoint of one.", show_default=False
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="train, val, test or debug.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="Split to evaluate: train, val, test or debug.")
+    ] = "test",
     data: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
             "--data",
-            help="Prepared dataset to evaluate on. Default: the one that the run was trained on.",
+            help="Prepared dataset to evaluate on. Default: the dataset that the run was trained on.",
         ),
     ] = None,
     report: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
             help="Folder for scores.csv and summary.json. Default: records/<split> in the run folder, or "
-            "records/<dataset>-<split> for another dataset than the run's own."
+            "records/<dataset>-<split> for a dataset other than the run's own."
         ),
     ] = None,
     save_predictions: Annotated[
-        bool, typer.Option("--save-predictions", help="Write the label maps beside the scores.")
+        bool, typer.Option("--save-predictions", help="Write the label maps next to the scores.")
     ] = False,
     pictures: Annotated[
         int,
-        typer.Option(min=0, help="Draw this many of the worst cases, through their largest error."),
+        typer.Option(min=0, help="Draw this many of the worst cases, at their largest error."),
     ] = 0,
     tolerance_mm: Annotated[
         float,
-        typer.Option(min=0.0, help="Surfaces this near to one another agree, in surface Dice."),
+        typer.Option(
+            min=0.0, help="Largest distance at which surfaces agree, for the surface Dice."
+        ),
     ] = 1.0,
     latex: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Write a LaTeX table of the means into this file, too."),
+        typer.Option(help="Also write the means as a LaTeX table to this file."),
     ] = None,
     prediction_dir: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            help="Score the label maps in this folder instead of a model's.",
+            help="Score the label maps in this folder instead of those of a model.",
             rich_help_panel=FOLDERS,
         ),
     ] = None,
     reference_dir: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            help="Their references, under the same names; predictions may end in _pred.",
+            help="Folder of references with the same names; names of predictions may end in _pred.",
             rich_help_panel=FOLDERS,
         ),
     ] = None,
     label_table: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            help="CSV file that names the labels. Default: every value in the references.",
+            help="CSV file that names the labels. Default: score every value in the references.",
             rich_help_panel=FOLDERS,
         ),
     ] = None,
     device: Device = None,
     model: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--model", "--model-path", "-m", help="The model, if not the argument."),
+        typer.Option(
+            "--model", "--model-path", "-m", help="The model, if not given as the argument."
+        ),
     ] = None,
     output_root_path: OutputRoot = None,
     data_task_name: DataTaskName = None,
@@ -111,8 +117,9 @@ def evaluate(
 ) -> None:
     """Score a trained network on cases that it was not trained on.
 
-    Scores are taken on each scan's own grid. A structure that the network missed counts 0; one that is in neither map is
-    left out and counted.
+    Scores are computed on the original grid of each scan.
+    A structure that the network missed scores 0.
+    A structure in neither map is left out of the means, and such cases are counted.
     """
     from monaiseg.data import read_data_task
 
@@ -121,7 +128,7 @@ def evaluate(
         return
     model = given(run, model, "model")
     named = data is not None or output_root_path is not None or data_task_name is not None
-    if not named and not model.exists():  # the model's folder says where the data are
+    if not named and not model.exists():  # the model's folder gives the path of the data
         raise SettingsError(f"{model}: there is no such run folder or checkpoint; correct the path")
     folder = (
         data_task_at(data, output_root_path, data_task_name) if named else _run_folder(model).parent
@@ -182,26 +189,26 @@ def _score_folders(
 
 def eval_seg(
     task_output_path: Annotated[
-        Path, typer.Option("--task-output-path", "-o", help="Folder for everything it writes.")
+        Path, typer.Option("--task-output-path", "-o", help="Folder for all output.")
     ],
     setting_folder_path: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
             "--setting-folder-path",
             "-ts",
-            help="Settings: the model, where -m does not name it, the size of images and the windows.",
+            help="Settings file with the model (unless -m names it), the image size and the windows.",
         ),
     ] = None,
     model_path: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--model-path", "-m", help="Checkpoint, or the folder of a training."),
+        typer.Option("--model-path", "-m", help="Checkpoint, or run folder."),
     ] = None,
     file_txt_path: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
             "--file-txt-path",
             "-txt",
-            help="List file: an image and, if known, its label map a line.",
+            help="List file with one image per line, followed by its label map if there is one.",
         ),
     ] = None,
     image_list: Annotated[
@@ -268,7 +275,7 @@ def score_split(
     latex: Path | None = None,
     pictures: int = 0,
 ) -> None:
-    """Score cases of a data task, write the report and show it; `wanted` are settings for it, as `as_evaluated` has them."""
+    """Score cases of a data task, write the report and print it; `wanted` are its settings, as for `as_evaluated`."""
     from monaiseg.data import check_unchanged
     from monaiseg.evaluation import evaluate as evaluate_cases
     from monaiseg.files import make_folder
@@ -307,7 +314,7 @@ def score_split(
 
 
 def _write(evaluation: Evaluation, folder: Path, latex: Path | None) -> None:
-    """Write the report of an evaluation and show it."""
+    """Write the report of an evaluation and print it."""
     from monaiseg.evaluation import latex as latex_table
     from monaiseg.evaluation import summarise, write_report
     from monaiseg.files import write_atomic
@@ -321,7 +328,7 @@ def _write(evaluation: Evaluation, folder: Path, latex: Path | None) -> None:
 
 
 def _draw_worst(evaluation: Evaluation, cases: Sequence[Case], folder: Path, most: int) -> None:
-    """Draw the cases with the lowest mean Dice, the worst first."""
+    """Draw the cases with the lowest mean Dice, worst first."""
     from monaiseg.data import prediction_name
     from monaiseg.evaluation import worst_first, write_case_picture
     from monaiseg.files import make_folder
@@ -342,13 +349,13 @@ def _draw_worst(evaluation: Evaluation, cases: Sequence[Case], folder: Path, mos
 
 
 def _run_folder(model: Path) -> Path:
-    """The folder of the run that a model belongs to: the model's own, or that of its checkpoints."""
+    """The run folder of a model, which may be that folder, its checkpoint folder or a file in either."""
     folder = model if model.is_dir() else model.parent
     return folder.parent if folder.name == "checkpoints" else folder
 
 
 def _named_after(task: DataTask, split: str, model: Path) -> str:
-    """Name of the folder of a split's scores; that of another data task than the training's says which."""
+    """Name of the folder for the scores of a split; it includes the data task if that is not the one trained on."""
     own = task.folder.resolve() in model.resolve().parents
     return split if own else f"{task.folder.name}-{split}"
 

@@ -37,8 +37,8 @@ def fit(
 ) -> None:
     """Prepare, plan, train and evaluate in one go.
 
-    Each step runs as if it had been typed, and its command is shown. What is done already is not done again: after an
-    interruption the same command goes on where it stopped.
+    Each step runs as if it had been typed, and its command is shown.
+    Finished steps are not repeated: the same command resumes after an interruption.
     """
     data_task = output / scans.resolve().name
     run = data_task / name

@@ -1,4 +1,4 @@
-"""The application: exit codes, and the words of its command line."""
+"""The application: exit codes and EasyReg's spellings of the command line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from monaiseg.errors import MonaisegError, lack_of_memory
 
 
 class Commands(TyperGroup):
-    """Ends every command with the project's exit codes: 2 for what the user can put right, 130 when interrupted."""
+    """Ends every command with the project's exit codes: 2 for problems that the user can fix, 130 for an interrupt."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Accept EasyReg's spellings: shortened options, underscores, several values after one option."""
@@ -24,7 +24,7 @@ class Commands(TyperGroup):
         return super().parse_args(ctx, spread([written_out(word, options) for word in args]))
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; what the user can put right becomes a message and an exit code."""
+        """Run a command; a problem that the user can fix becomes a message and an exit code."""
         try:
             with warnings_as_lines():
                 return super().invoke(ctx)
@@ -50,7 +50,7 @@ class Commands(TyperGroup):
             raise typer.Exit(0) from error
 
 
-# `--data_task_name` is EasyReg's way of writing `--data-task-name`: every option answers to both.
+# EasyReg writes `--data_task_name` for `--data-task-name`: every option accepts both spellings.
 CONTEXT = {"help_option_names": ["-h", "--help"], "token_normalize_func": with_hyphens}
 
 app = typer.Typer(
@@ -76,5 +76,5 @@ def main(
 
 
 def examples(commands: str) -> str:
-    """The end of a command's help: commands to copy, one a line."""
+    """The end of a command's help: commands to copy, one per line."""
     return "[bold]Examples[/bold]\n\n" + commands

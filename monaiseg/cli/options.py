@@ -1,4 +1,4 @@
-"""Options that several commands share, and how paths and EasyReg's names come to the same thing."""
+"""Options that several commands share, and the translation of EasyReg's names to paths."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from monaiseg.settings import Settings
 
 EASYREG = "EasyReg's spelling"
-"""Panel of the help for the options that EasyReg's guide uses where a path does the same."""
+"""Help panel for the options that EasyReg's guide uses and a path can replace."""
 SETTINGS_FILE = "settings.json"
-"""Where `plan` writes settings in a data task's folder, and `train` looks for them."""
+"""File in a data task's folder to which `plan` writes settings and from which `train` reads them."""
 
 DataTaskPath = Annotated[
     Optional[Path],  # noqa: UP045 - typer on Python 3.10 reads Optional
@@ -39,14 +39,17 @@ DataTaskName = Annotated[
     typer.Option(
         "--data-task-name",
         "-dtn",
-        help="Name of the prepared dataset's folder in it.",
+        help="Name of the prepared dataset's folder in --output-root-path.",
         rich_help_panel=EASYREG,
     ),
 ]
 TaskName = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(
-        "--name", "--task-name", "-tn", help="Name of the run: its folder in the prepared dataset."
+        "--name",
+        "--task-name",
+        "-tn",
+        help="Name of the run and of its folder in the prepared dataset.",
     ),
 ]
 SettingsPath = Annotated[
@@ -63,7 +66,7 @@ Gpu = Annotated[
     typer.Option(
         "--gpu-id",
         "-g",
-        help="Number of the CUDA device; -1 is the processor. Default: as in the settings.",
+        help="Index of the CUDA device; -1 is the CPU. Default: as in the settings.",
         rich_help_panel=EASYREG,
     ),
 ]
@@ -72,14 +75,14 @@ ModelGpu = Annotated[
     typer.Option(
         "--gpu-id",
         "-g",
-        help="Number of the CUDA device; -1 is the processor. Default: the first GPU if there is one.",
+        help="Index of the CUDA device; -1 is the CPU. Default: the first GPU if there is one.",
         rich_help_panel=EASYREG,
     ),
 ]
 Device = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(
-        "--device", metavar="cpu|cuda|cuda:N", help="Where to compute: the processor or a GPU."
+        "--device", metavar="cpu|cuda|cuda:N", help="Device to compute on: the CPU or a GPU."
     ),
 ]
 Registrations = Annotated[
@@ -92,10 +95,10 @@ RegistrationsPath = Annotated[
 
 
 def data_task_at(path: Path | None, root: Path | None, name: str | None) -> Path:
-    """The prepared dataset's folder, named by its path or by EasyReg's two options.
+    """The prepared dataset's folder, given by its path or by EasyReg's two options.
 
     Raises:
-        SettingsError: it is named by neither, or by both.
+        SettingsError: neither is given, or both are.
     """
     if path is not None and root is None and name is None:
         return path
@@ -111,7 +114,7 @@ def given(argument: Path | None, option: Path | None, what: str) -> Path:
     """A path that may be given as an argument or as an option.
 
     Raises:
-        SettingsError: it is given as neither, or as both.
+        SettingsError: neither is given, or both are.
     """
     if (argument is None) == (option is None):
         how = "twice: once is enough" if option is not None else "nowhere"
@@ -122,17 +125,17 @@ def given(argument: Path | None, option: Path | None, what: str) -> Path:
 
 
 def read_settings(path: Path) -> Settings:
-    """The settings at a path: a file, or a folder that holds one."""
+    """The settings at a path, which is a settings file or a folder that contains one."""
     from monaiseg.settings import find_settings, load_settings
 
     return load_settings(find_settings(path))
 
 
 def device_number(device: str | None, gpu_id: int | None) -> int | None:
-    """The number of `--device` or `--gpu-id`: -1 is the processor, None what the command takes by default.
+    """The device index of `--device` or `--gpu-id`: -1 is the CPU, None the default of the command.
 
     Raises:
-        SettingsError: `device` is none that is known, or contradicts `gpu_id`.
+        SettingsError: `device` is unknown, or contradicts `gpu_id`.
     """
     if device is None:
         return gpu_id
@@ -146,7 +149,7 @@ def device_number(device: str | None, gpu_id: int | None) -> int | None:
 
 
 def device_named(device: str | None, gpu_id: int | None) -> Any:
-    """The torch device of `--device` and `--gpu-id`; by default the first GPU if there is one."""
+    """The torch device for `--device` and `--gpu-id`; by default the first GPU if there is one."""
     from monaiseg.training import choose_device
 
     return choose_device(device_number(device, gpu_id))

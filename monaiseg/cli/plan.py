@@ -33,22 +33,24 @@ def plan(
     ] = 60.0,
     cores: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Processor cores that it may use. Default: all that there are."),
+        typer.Option(min=1, help="CPU cores that training may use. Default: all cores."),
     ] = None,
     memory: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
-            min=0.1, help="GiB of memory that it may take. Default: half of what is free."
+            min=0.1, help="GiB of memory that training may use. Default: half of the free memory."
         ),
     ] = None,
     gpu_memory: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(min=0.1, help="GiB of the GPU to train on. Default: train on the processor."),
+        typer.Option(
+            min=0.1, help="GiB of memory of the GPU to train on. Default: train on the CPU."
+        ),
     ] = None,
     measurements: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            help="Keep what is measured in this file; if it is there, plan from it without measuring."
+            help="Write the measurements to this file; if it exists, plan from it without measuring."
         ),
     ] = None,
     output: Annotated[

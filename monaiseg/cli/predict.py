@@ -27,8 +27,8 @@ def predict(
         Optional[list[Path]],  # noqa: UP045
         typer.Argument(
             metavar="MODEL IMAGES...",
-            help="Run folder or checkpoint, then images or folders of them. Several channels: NAME_0000, NAME_0001, ... in "
-            "a folder, or files one after the other.",
+            help="Run folder or checkpoint, then images or folders of images. "
+            "Give several channels as NAME_0000, NAME_0001, ... in a folder, or as files in order.",
             show_default=False,
         ),
     ] = None,
@@ -41,34 +41,37 @@ def predict(
         typer.Option(
             min=0.0,
             max=0.95,
-            help="Share of the window that neighbours have in common. Default: as in the settings of the run.",
+            help="Share of the window that neighbouring windows have in common. Default: as in the run's settings.",
         ),
     ] = None,
     flips: Annotated[
         bool,
-        typer.Option(help="Average over mirrored windows, where the run's settings ask for it."),
+        typer.Option(help="Average over mirrored windows, if the run's settings ask for it."),
     ] = True,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Predict again what is there already.")
+        bool, typer.Option("--overwrite", help="Predict again and replace existing label maps.")
     ] = False,
     volumes: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Write the volume of each structure in each scan into this CSV file."),
+        typer.Option(help="Write the volume of each structure in each scan to this CSV file."),
     ] = None,
     device: Device = None,
     model: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--model", "--model-path", "-m", help="The model, if not the first argument."),
+        typer.Option(
+            "--model", "--model-path", "-m", help="The model, if not given as the first argument."
+        ),
     ] = None,
     image: Annotated[
         Optional[list[Path]],  # noqa: UP045
-        typer.Option("--image", "-i", help="An image, if not an argument."),
+        typer.Option("--image", "-i", help="An image, if not given as an argument."),
     ] = None,
     gpu_id: ModelGpu = None,
 ) -> None:
     """Label new scans.
 
-    Each label map has the same grid as its scan, and holds the label values, names and colours of the training data.
+    Each label map has the same grid as its scan.
+    It has the label values, names and colours of the training data.
     """
     from monaiseg.data import find_images, planned_outputs
     from monaiseg.files import write_atomic

@@ -36,71 +36,69 @@ def prepare(
             "--name",
             "--data-task-name",
             "-dtn",
-            help="Name of this dataset's folder in it; EasyReg calls it a data task. Default: that of SCANS.",
+            help="Name of this dataset's folder in --output (EasyReg: data task). Default: the name of SCANS.",
         ),
     ] = None,
-    train_size: Annotated[int, typer.Option(help="Per cent of the cases to train on.")] = 70,
-    test_size: Annotated[
-        int, typer.Option(help="Per cent of the cases held out for the test.")
-    ] = 20,
-    val_size: Annotated[int, typer.Option(help="Per cent of the cases to validate on.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="The split follows from this number.")] = 0,
+    train_size: Annotated[int, typer.Option(help="Percentage of cases for training.")] = 70,
+    test_size: Annotated[int, typer.Option(help="Percentage of cases held out for testing.")] = 20,
+    val_size: Annotated[int, typer.Option(help="Percentage of cases for validation.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random split.")] = 0,
     group_by: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            help="Keep the scans of one person in one split: a pattern that finds the person in a case's name, such as "
-            "'patient(\\d+)', or a CSV file with the columns case and group."
+            help="Keep the scans of one person in one split. Give a pattern that finds the person in a case's name, "
+            "such as 'patient(\\d+)', or a CSV file with the columns case and group."
         ),
     ] = None,
     label_table: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            help="CSV file with the columns value, name and, as wanted, partner, color. It may name more than there is; "
-            "the row with the name ignore gives the value of voxels that no one has labelled."
+            help="CSV file with the columns value and name, and optionally partner and color. It may have labels that "
+            "do not occur. A row with the name ignore gives the value of unlabelled voxels."
         ),
     ] = None,
     masks: Annotated[
         bool,
         typer.Option(
             "--masks",
-            help="Make label maps of one mask for each structure: labels/NAME/STRUCTURE.nii.gz, TotalSegmentator's folders, "
-            "or layers of 4-D files.",
+            help="Build label maps from one mask per structure: labels/NAME/STRUCTURE.nii.gz, TotalSegmentator's "
+            "folders, or the layers of 4-D files.",
         ),
     ] = False,
     overlaps: Annotated[
         str,
         typer.Option(
             metavar="smaller|later|refuse",
-            help="Where masks overlap, the smaller structure counts, or the later by name, or the case is refused.",
+            help="Where masks overlap: keep the smaller structure, keep the later one by name, or refuse the case.",
         ),
     ] = "smaller",
     assume_orientation: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
             metavar="RAS",
-            help="What the axes of files run to whose headers say nothing of it.",
+            help="Orientation of files whose headers do not give one.",
         ),
     ] = None,
     preprocess: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            help="Settings to check the cases against and to resample them by, once for all."
+            help="Settings to check the cases against. The cases are also resampled once, before training."
         ),
     ] = None,
     dataset_path: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--dataset-path", help="SCANS.", rich_help_panel=EASYREG),
+        typer.Option("--dataset-path", help="The same as SCANS.", rich_help_panel=EASYREG),
     ] = None,
     task_type: Annotated[
-        str, typer.Option(help="The one kind of task: seg.", rich_help_panel=EASYREG)
+        str, typer.Option(help="Kind of task; the only one is seg.", rich_help_panel=EASYREG)
     ] = "seg",
     registration: Registrations = False,
     atlas: RegistrationsPath = None,
 ) -> None:
     """Pair images and label maps, check every file, and split the cases for training, validation and test.
 
-    The scans stay where they are and as they are. Layouts of the Medical Segmentation Decathlon, nnU-Net and EasyReg are
-    read as well.
+    The scans are neither moved nor changed.
+    The layouts of the Medical Segmentation Decathlon, nnU-Net and EasyReg work too.
     """
     from monaiseg.preparation import prepare as prepare_task
 

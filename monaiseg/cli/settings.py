@@ -19,7 +19,7 @@ settings_app = typer.Typer(no_args_is_help=True, help="Write, check and show set
 @settings_app.command("init")
 def settings_init(
     file: Annotated[Path, typer.Argument(help="File to write.")] = Path("settings.json"),
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
     """Write a settings file with every key at its default."""
     from monaiseg.files import write_atomic
@@ -35,7 +35,7 @@ def settings_init(
 def settings_check(
     file: Annotated[Path, typer.Argument(help="Settings file, or the folder that holds it.")],
 ) -> None:
-    """Check a settings file: every fault at once, each with what to use instead."""
+    """Check a settings file and report all faults, each with what to use instead."""
     from monaiseg.settings import find_settings
 
     settings = read_settings(file)
@@ -59,7 +59,7 @@ def settings_show(
         bool, typer.Option("--chain", help="Print the transforms and the network instead.")
     ] = False,
 ) -> None:
-    """Print the settings as they resolve: EasyReg's spellings translated, defaults filled in."""
+    """Print the full settings, with EasyReg's spellings translated and defaults filled in."""
     from monaiseg.settings import dump_settings
 
     settings = read_settings(file)
@@ -71,7 +71,7 @@ def settings_show(
 
 @settings_app.command("schema")
 def settings_schema() -> None:
-    """Print the JSON Schema that editors complete and check settings files with."""
+    """Print the JSON Schema with which editors complete and check settings files."""
     import json
 
     from monaiseg.settings import json_schema
@@ -80,7 +80,7 @@ def settings_schema() -> None:
 
 
 def _show_chain(settings: Settings) -> None:
-    """What the settings expand to; labels and voxel size that only the data tell are assumed, and named."""
+    """Print the transforms and the network; labels or voxel size that depend on the data are assumed, with a note."""
     from monaiseg.data import LabelTable
     from monaiseg.networks import plan_topology
     from monaiseg.training import handlers_in_words
@@ -107,7 +107,7 @@ def _show_list(title: str, lines: list[str]) -> None:
 
 
 def _check_network(settings: Settings) -> None:
-    """Whether the network can halve the patch; how often an axis is halved depends on the voxel size, if that is known."""
+    """Check that the network can halve the patch; how often it halves an axis depends on the voxel size, if known."""
     from monaiseg.networks import plan_topology
 
     spacing, network = settings.spacing_mm, settings.tsk_set.network
@@ -117,7 +117,7 @@ def _check_network(settings: Settings) -> None:
 
 
 def check_free(file: Path, *, force: bool) -> None:
-    """Raise SettingsError where a file would be replaced without `--force`."""
+    """Raise SettingsError if a file would be replaced without `--force`."""
     if file.exists() and not force:
         raise SettingsError(
             f"{file}: is there already; choose another name, or replace it with --force"

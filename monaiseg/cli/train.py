@@ -45,7 +45,7 @@ def train(
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Go on where a run stopped; DATASET may be the run's own folder."
+            "--resume", help="Continue a run that stopped; DATASET may be the run's own folder."
         ),
     ] = False,
     extend: Annotated[
@@ -58,7 +58,7 @@ def train(
         bool,
         typer.Option(
             "--accept-inexact",
-            help="With --resume: go on although threads, versions or settings have changed.",
+            help="With --resume: continue even if threads, versions or settings have changed.",
         ),
     ] = False,
     device: Device = None,
@@ -68,11 +68,14 @@ def train(
 ) -> None:
     """Train a network on a prepared dataset.
 
-    The run gets a folder of its own in the dataset's folder: settings, checkpoints, history, TensorBoard files. A run that
-    was stopped or killed goes on with --resume, to the same weights bit for bit on the same computer. Processes that
-    torchrun starts share every batch: torchrun --standalone --nproc_per_node 2 -m monaiseg train DATASET
+    The run has its own folder in the dataset's folder.
+    It holds settings, checkpoints, history and TensorBoard files.
+    A run that was stopped or killed continues with --resume.
+    On the same computer it gives the same weights, bit for bit.
+    Processes started by torchrun share every batch:
+    torchrun --standalone --nproc_per_node 2 -m monaiseg train DATASET
     """
-    started = time.monotonic()  # importing torch takes seconds of the budget
+    started = time.monotonic()  # importing torch takes seconds of the time limit
     from monaiseg.training import distributed
     from monaiseg.training import train as train_network
 
@@ -114,7 +117,7 @@ def train(
 
 
 def _run_of(folder: Path, task_name: str | None) -> tuple[Path, str]:
-    """Folder of the prepared dataset and name of the run; a run's own folder names both.
+    """Folder of the prepared dataset and name of the run; the folder of a run gives both.
 
     Raises:
         SettingsError: the run has no name.
@@ -129,10 +132,10 @@ def _run_of(folder: Path, task_name: str | None) -> tuple[Path, str]:
 
 
 def _settings_in(folder: Path, task_name: str, *, resume: bool) -> Path:
-    """Where the settings lie if nobody says: a run keeps its own, and `plan` writes some for all.
+    """The default settings file: that of the run, or the one that `plan` wrote for all runs.
 
     Raises:
-        SettingsError: there are none.
+        SettingsError: there are no settings.
     """
     if resume and (folder / task_name).is_dir():
         return folder / task_name
@@ -147,7 +150,7 @@ def _settings_in(folder: Path, task_name: str, *, resume: bool) -> Path:
 def _evaluate_instead(
     settings: Settings, data_task: Path, task_name: str, gpu_id: int | None
 ) -> None:
-    """What EasyReg's training program does under `train` false: score `model_path` on the test split."""
+    """Do what EasyReg's training program does if `train` is false: score `model_path` on the test split."""
     from monaiseg.data import read_data_task
     from monaiseg.training import RunFolder, device_of, limited
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 SEVERAL = {"-i", "--image", "--image-list", "-li", "--limage-list"}
-"""Options that are followed by one value or more."""
+"""Options that take one or more values."""
 
 
 def written_out(word: str, options: Mapping[str, object]) -> str:
-    """An option that is cut short, as argparse lets EasyReg's be, in full; what is no option or several stays.
+    """The full name of an option that is abbreviated, as argparse allows; other and ambiguous words are unchanged.
 
     >>> written_out("--data_task=lpba", {"--data-task-name": 1, "--dataset-path": 2})
     '--data-task-name=lpba'
@@ -24,7 +24,7 @@ def written_out(word: str, options: Mapping[str, object]) -> str:
 
 
 def spread(words: list[str]) -> list[str]:
-    """`-i a b` as `-i a -i b`: options that take several values, as EasyReg's do.
+    """Repeat options that take several values, as in EasyReg: `-i a b` becomes `-i a -i b`.
 
     >>> spread(["predict", "-i", "a", "b", "-o", "out"])
     ['predict', '-i', 'a', '-i', 'b', '-o', 'out']
@@ -43,5 +43,5 @@ def spread(words: list[str]) -> list[str]:
 
 
 def with_hyphens(name: str) -> str:
-    """An option's name with hyphens for underscores."""
+    """The name of an option with hyphens instead of underscores."""
     return name.replace("_", "-")

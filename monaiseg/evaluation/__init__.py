@@ -1,4 +1,4 @@
-"""Evaluation: scores of label maps against their references, their comparison, tables and pictures of them."""
+"""Evaluation: scores of label maps against references, comparisons of scores, tables and pictures."""
 
 from monaiseg.evaluation.case_pictures import write_case_picture
 from monaiseg.evaluation.comparison import Comparison, compare

@@ -1,6 +1,7 @@
-"""Case pictures: three planes through a point, with the outlines of the labels, a legend and a scale.
+"""Case pictures: three planes through a point, with label outlines, a legend and a scale bar.
 
-Drawn by matplotlib, as scalable figures or pixels. Planes are seen as neurologists do: the patient's left is on the left.
+They are drawn with matplotlib, as vector graphics or pixels, in the neurological convention: the patient's left is on
+the left.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ PLANES = (
     ("coronal", 0, 2, "LR", "IS"),
     ("axial", 0, 1, "LR", "PA"),
 )
-"""Name, axis that runs to the right, axis that runs up, and the letters at their two ends; axes are those of RAS."""
+"""Name, horizontal axis, vertical axis, and the letters at the two ends of each; axes are those of RAS."""
 MOST_IN_LEGEND = 24
 OTHER = (0.5, 0.5, 0.5)
-"""Colour of label values that the table does not name."""
+"""Colour of label values that are not in the table."""
 FEW_LABELS = 6
-"""Up to so many labels, later rows show the outlines of the first row too, in white."""
+"""With at most this many labels, later rows also show the outlines of the first row, in white."""
 FILL = 0.35
-"""Opacity of a label's area."""
+"""Opacity of the area of a label."""
 PANEL_INCHES = 3.2
 
 
@@ -48,18 +49,19 @@ def draw_case(
     point: Point | None = None,
     title: str = "",
 ) -> Figure:
-    """Three planes of a case under each of its label maps, one row each.
+    """Draw three planes of a case with each of its label maps, one row per label map.
 
     Args:
         image: intensities (X, Y, Z) in RAS orientation.
         label_maps: name and label values (X, Y, Z) of each row, such as reference and prediction.
         table: names and colours of the label values.
         spacing: voxel size in mm along X, Y, Z.
-        point: voxel that the planes go through. None: where the first two label maps differ most, see `worst_point`.
-        title: above the picture.
+        point: voxel that the planes pass through. None takes the place where the first and last label maps differ
+            most, see `worst_point`.
+        title: title above the picture.
 
     Returns:
-        A matplotlib figure: `figure.savefig("case.png")`, or `.svg`.
+        A matplotlib figure; save it with `figure.savefig("case.png")` or `figure.savefig("case.svg")`.
     """
     if point is None:
         point = worst_point(label_maps[0][1], label_maps[-1][1])
@@ -100,7 +102,7 @@ def write_case_picture(
     table: LabelTable,
     title: str = "",
 ) -> Path:
-    """Draw a case from its files, which lie on one grid, and write it as PNG or SVG by the name of `output`.
+    """Draw a case from its files, which have one grid, and write it as PNG or SVG depending on the name of `output`.
 
     Raises:
         DataError: a file cannot be read.
@@ -125,7 +127,7 @@ def pixels_of(figure: Figure, dpi: int = 80) -> NDArray[np.uint8]:
 
 
 def worst_point(reference: NDArray[Any], prediction: NDArray[Any]) -> Point:
-    """Voxel (x, y, z) deepest inside the largest error; the middle of the foreground where there is none."""
+    """Voxel (x, y, z) deepest inside the largest error, or the middle of the foreground if there is no error."""
     wrong = reference != prediction
     if wrong.any():
         depth = ndimage.distance_transform_edt(np.pad(wrong, 1))[1:-1, 1:-1, 1:-1]
@@ -140,7 +142,7 @@ def worst_point(reference: NDArray[Any], prediction: NDArray[Any]) -> Point:
 
 
 def _shown_values(label_maps: Sequence[tuple[str, NDArray[Any]]], point: Point) -> list[int]:
-    """Label values that the planes meet, those with the most voxels there first."""
+    """Label values that occur in the planes, those with the most voxels first."""
     slices = [
         label_map.take(place, axis=axis)
         for _, label_map in label_maps
@@ -217,7 +219,7 @@ def _outline(
 
 
 def _add_scale_bar(place: Axes, width_mm: float) -> None:
-    """A white bar of a round length, about a quarter of the panel."""
+    """Add a white bar with a round length of about a quarter of the panel."""
     wanted = width_mm / 4
     decade = 10 ** math.floor(math.log10(wanted))
     length = max(step * decade for step in (1, 2, 5) if step * decade <= wanted)

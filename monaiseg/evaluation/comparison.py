@@ -1,12 +1,12 @@
-"""Comparison: what the scores of some cases say of all such cases, and whether one set of scores differs from another.
+"""Comparison: means of scores with confidence intervals, and tests of the difference between two sets of scores.
 
-*Scores* map case -> label -> number, of one metric. A *label mean* is the mean of a label over the cases in which its
-score is defined (not NaN); the *overall mean* is the mean of the label means, so that every structure counts alike.
-*Differences* are those of two sets of scores of the same cases, second minus first, case by case and label by label.
+*Scores* map case -> label -> number, for one metric. A *label mean* is the mean of a label over the cases in which its
+score is defined (not NaN); the *overall mean* is the mean of the label means, so all structures have equal weight.
+*Differences* are second minus first, case by case and label by label, of two sets of scores of the same cases.
 
-An interval says how far a mean would move with other cases of the same kind. It holds no other chance: two trainings
-from different seeds can differ beyond it. To compare recipes rather than networks, first average the scores of several
-seeds, or say with `negligible` how large a difference a seed makes.
+An interval says how much a mean would vary with other cases of the same kind. It covers no other source of variation:
+two training runs with different seeds can differ by more. To compare recipes rather than networks, first average the
+scores over several seeds, or set `negligible` to the difference that a seed makes.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from scipy import special, stats  # type: ignore[import-untyped]  # SciPy brings
 from monaiseg.errors import DataError
 
 Scores: TypeAlias = Mapping[str, Mapping[str, float]]
-"""case -> label -> score; NaN: not defined."""
+"""case -> label -> score; NaN if the score is not defined."""
 Floats: TypeAlias = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 POWER = 0.8
 TIE = 1e-9
-"""Scores that differ by no more are equal: they have been rounded on their way."""
+"""Scores that differ by at most this are equal, to allow for rounding in files."""
 MOST_CHANGED = 5
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over cases and its 95 % interval; NaN where there is too little to compute it from."""
+    """A mean over cases and its 95 % interval; NaN if there are too few cases to compute it."""
 
     value: float
     low: float
     high: float
     cases: int
-    """Cases that the mean is of."""
+    """Number of cases in the mean."""
     undefined: int
-    """Cases that were left out, because their score is not defined."""
+    """Number of cases left out because their score is not defined."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Means:
 
 
 def means(scores: Scores, *, seed: int = 0) -> Means:
-    """Means over cases with bootstrap intervals; `seed` draws the resamples.
+    """Means over cases with bootstrap intervals; `seed` determines the resamples.
 
     >>> means({"a": {"liver": 0.75}, "b": {"liver": 0.5}, "c": {"liver": float("nan")}}).labels["liver"]
     Mean(value=0.625, low=0.5, high=0.75, cases=2, undefined=1)
@@ -67,13 +67,14 @@ def means(scores: Scores, *, seed: int = 0) -> Means:
 
 
 def mean_intervals(table: Floats, seed: int) -> list[Mean]:
-    """The mean of each of L columns over cases, and last the mean of those means, from (cases, L) with NaN.
+    """The mean over cases of each column of a table (cases, L) with NaN, followed by the mean of these L means.
 
-    Whole cases are resampled, because labels of one case depend on one another. The interval is the expanded percentile
-    interval of Hesterberg, "What teachers should know about the bootstrap" (The American Statistician, 2015): plain
-    percentiles are too narrow for few cases, as normal quantiles are narrower than Student's, and BCa does not mend it.
-    Of 10 normal scores, 89 % of plain percentile and BCa intervals held the mean, and 95 % of these. Skewed scores need
-    more cases: of 20 lognormal ones (sigma 0.8), 91 %. One case has no interval.
+    Whole cases are resampled, because the labels of a case are not independent. The interval is the expanded percentile
+    interval of Hesterberg, "What teachers should know about the bootstrap" (The American Statistician, 2015). For few
+    cases, plain percentile intervals are too narrow, as normal quantiles are narrower than Student's, and BCa does not
+    correct this. With 10 normal scores, 89 % of plain percentile and BCa intervals contained the mean, and 95 % of
+    these. Skewed scores need more cases: with 20 lognormal scores (sigma 0.8), 91 % of these contained it. A single
+    case has no interval.
     """
     count = len(table)
     draws = np.random.default_rng(seed).integers(0, max(count, 1), (RESAMPLES, count))
@@ -89,9 +90,9 @@ def mean_intervals(table: Floats, seed: int) -> list[Mean]:
 
 
 def _weighted_means(weights: Floats, table: Floats) -> Floats:
-    """Column means of a table (cases, L), and their mean, for each row of weights (R, cases): (R, L + 1)."""
+    """Column means of a table (cases, L) and their mean, (R, L + 1), for each row of the weights (R, cases)."""
     defined = ~np.isnan(table)
-    with np.errstate(invalid="ignore"):  # a column without a score has no mean
+    with np.errstate(invalid="ignore"):  # a column without scores has no mean
         columns = (weights @ np.where(defined, table, 0)) / (weights @ defined.astype(float))
         has_mean = ~np.isnan(columns)
         overall = np.where(has_mean, columns, 0).sum(axis=1) / has_mean.sum(axis=1)
@@ -112,26 +113,26 @@ def _interval(resampled: Floats, cases: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Difference:
-    """How the second scores of a label, or overall, differ from the first, over the cases in which both are defined."""
+    """Difference between two sets of scores of a label, or overall, over the cases in which both are defined."""
 
     first: float
-    """Mean of the first scores, over the same cases as the difference."""
+    """Mean of the first scores over the same cases as the difference."""
     second: float
     mean: Mean
-    """Of second minus first."""
+    """Mean of second minus first."""
     p: float
-    """Of the Wilcoxon signed-rank test, two-sided; NaN without a pair."""
+    """p value of the two-sided Wilcoxon signed-rank test; NaN without a pair."""
     p_holm: float
-    """The same after Holm's correction over labels; overall there is nothing to correct."""
+    """The p value after Holm's correction over labels; the overall p value is not corrected."""
     wins: int
-    """Cases in which the second is better."""
+    """Number of cases in which the second is better."""
     ties: int
     losses: int
 
 
 @dataclass(frozen=True)
 class CaseChange:
-    """Means over labels of one case, over those labels that both sets of scores have."""
+    """Means of one case in both sets of scores, over the labels that both sets have."""
 
     case: str
     first: float
@@ -149,22 +150,22 @@ class Comparison:
 
     labels: Mapping[str, Difference]
     overall: Difference
-    """Of the mean over labels; its wins, ties, losses and test are of the cases' own means over labels."""
+    """Difference of the overall means; wins, ties, losses and the test use the mean over labels of each case."""
     most_changed: tuple[CaseChange, ...]
-    """The five cases that changed most, the greatest change first."""
+    """The five cases with the largest changes, largest first."""
     unpaired_cases: tuple[str, ...]
-    """Cases that only one set has; left out."""
+    """Cases that only one set has; they are left out."""
     unpaired_labels: tuple[str, ...]
-    """Labels that only one set has; left out."""
+    """Labels that only one set has; they are left out."""
     exceeds_noise: bool
-    """Whether the overall interval lies beyond 0, or beyond `negligible`, and the test's p is below 5 %."""
+    """Whether the overall interval excludes 0, or differences up to `negligible`, and p of the test is below 5 %."""
     higher_is_better: bool
     cases_needed: int | None
-    """Cases that would show a difference of this size if it is real; None if it was shown or no number would."""
+    """Cases needed to show a difference of this size if it is real; None if it was shown or no number would do."""
 
     @property
     def verdict(self) -> str:
-        """What the comparison says, in a sentence or two."""
+        """The result of the comparison in one or two sentences."""
         if self.overall.mean.cases < 2:
             return f"Too few cases to tell: {self.overall.mean.cases} scored in both."
         mean, better = self.overall.mean, (self.overall.mean.value > 0) == self.higher_is_better
@@ -194,18 +195,18 @@ def compare(
 ) -> Comparison:
     """Compare two sets of scores of one metric, case by case.
 
-    A pair of which either score is not defined is left out and counted. That includes a structure that the reference
-    lacks and one of the two invented: the other's score is not defined.
+    A pair in which either score is not defined is left out and counted. This includes a structure that the reference
+    lacks and only one of the two predicts: the score of the other is not defined.
 
     Args:
-        first: scores of the one.
-        second: scores of the other.
-        higher_is_better: as for Dice; False for distances.
-        negligible: differences up to this size mean nothing, such as those between two seeds.
-        seed: draws the resamples.
+        first: the first set of scores.
+        second: the second set of scores.
+        higher_is_better: True for scores such as Dice, False for distances.
+        negligible: differences up to this size are not meaningful, such as those between two seeds.
+        seed: seed of the resamples.
 
     Raises:
-        DataError: the two have no case or no label in common.
+        DataError: the two sets have no case or no label in common.
     """
     cases, odd_cases = _shared(first, second)
     labels, odd_labels = _shared(_labels(first.values()), _labels(second.values()))
@@ -253,12 +254,12 @@ def compare(
 
 
 def cases_for_power(difference: float, sd: float) -> int:
-    """Pairs that a two-sided test at 5 % needs to show `difference` with a power of 80 %.
+    """Number of pairs that a two-sided test at 5 % needs to show `difference` with a power of 80 %.
 
-    `sd` is that of the differences over cases. n = ((z_0.975 + z_0.8) sd / difference)^2 + z_0.975^2 / 2, Guenther,
-    "Sample size formulas for normal theory t tests" (The American Statistician, 1981), divided by 3 / pi, the
-    efficiency of the signed-rank test against the t-test (Lehmann, "Nonparametrics", 1975). At least 6, because no five
-    pairs can reach 5 %.
+    `sd` is the standard deviation of the differences over cases. n = ((z_0.975 + z_0.8) sd / difference)^2 +
+    z_0.975^2 / 2, Guenther, "Sample size formulas for normal theory t tests" (The American Statistician, 1981), divided
+    by 3 / pi, the efficiency of the signed-rank test relative to the t-test (Lehmann, "Nonparametrics", 1975). The
+    result is at least 6, because five pairs cannot reach 5 %.
 
     >>> cases_for_power(difference=0.01, sd=0.03)
     76
@@ -269,7 +270,7 @@ def cases_for_power(difference: float, sd: float) -> int:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's step-down correction of the p values of several tests; NaN is no test.
+    """Holm's step-down correction of the p values of several tests; NaN values do not count as tests.
 
     >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
     [0.03, 0.06, 0.06]
@@ -282,7 +283,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def _cases_needed(mean: Mean, change: Floats, negligible: float) -> int | None:
-    """Cases that would show the mean difference; None where it is negligible or nothing is known of its spread."""
+    """Cases needed to show the mean difference; None if it is negligible or its spread is unknown."""
     beyond = abs(mean.value) - negligible
     if mean.cases < 2 or not beyond > TIE:
         return None
@@ -291,14 +292,14 @@ def _cases_needed(mean: Mean, change: Floats, negligible: float) -> int | None:
 
 
 def _nearest_to_zero(mean: Mean) -> float:
-    """The end of an interval that is nearer to 0; 0 if it lies inside, or there is no interval."""
+    """The end of an interval that is nearer to 0; 0 if the interval contains 0 or is missing."""
     if mean.low > 0:
         return mean.low
     return mean.high if mean.high < 0 else 0.0
 
 
 def _wilcoxon(differences: Floats) -> float:
-    """Two-sided p of the Wilcoxon signed-rank test; pairs that are equal are left out, and 1 if all are."""
+    """Two-sided p of the Wilcoxon signed-rank test without pairs that are equal; 1 if all are equal."""
     defined = differences[~np.isnan(differences)]
     if not defined.size:
         return math.nan
@@ -309,23 +310,23 @@ def _wilcoxon(differences: Floats) -> float:
 
 
 def _outcomes(gains: Floats) -> tuple[int, int, int]:
-    """Wins, ties and losses from gains over cases, NaN left out."""
+    """Number of wins, ties and losses from the gains of all cases; NaN is left out."""
     wins, losses = int((gains > TIE).sum()), int((gains < -TIE).sum())
     return wins, int((~np.isnan(gains)).sum()) - wins - losses, losses
 
 
 def _labels(cases: Iterable[Mapping[str, float]]) -> list[str]:
-    """Every label of any case, in the order in which they first occur."""
+    """The labels of all cases, in order of first occurrence."""
     return list(dict.fromkeys(label for case in cases for label in case))
 
 
 def _shared(first: Iterable[str], second: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The names that both have, in the order of the first, and those that only one has, sorted."""
+    """The names that both have, in the order of the first, and the names that only one has, sorted."""
     theirs = set(second)
     return [name for name in first if name in theirs], sorted(theirs.symmetric_difference(first))
 
 
 def _matrix(scores: Scores, cases: Sequence[str], labels: Sequence[str]) -> Floats:
-    """Scores as (cases, labels); a label that a case lacks is not defined."""
+    """Scores as a table (cases, labels); NaN where a case lacks a label."""
     rows = [[scores[case].get(label, math.nan) for label in labels] for case in cases]
     return np.array(rows, dtype=float).reshape(len(cases), len(labels))

@@ -1,7 +1,7 @@
-"""Dice of all classes by counting voxels, for validation while training; `structures` has every score.
+"""Dice of all classes by counting voxels, for validation during training; `structures` has all scores.
 
-A structure that neither map has is not defined, NaN. One that only one of them has scores 0, so that missing it never
-raises a mean.
+The Dice of a structure that is in neither map is not defined (NaN). A structure that is in only one map scores 0, so
+missing a structure never raises a mean.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor
 
 
 def class_counts(prediction: Tensor, reference: Tensor, num_classes: int) -> Tensor:
-    """Voxels of each class in both maps, in the prediction, in the reference: (K, 3), int64.
+    """Number of voxels of each class in both maps, in the prediction and in the reference: (K, 3), int64.
 
-    One pass and one bincount, however many classes; no one-hot. Voxels where the reference holds `num_classes`, which no
-    one has labelled, count nowhere.
+    This takes one pass and one bincount for any number of classes, without one-hot maps. Voxels where the reference is
+    `num_classes` are unlabelled and are not counted.
     """
     references, predictions = reference.long().flatten(), prediction.long().flatten()
     known = references < num_classes
@@ -30,13 +30,13 @@ def class_counts(prediction: Tensor, reference: Tensor, num_classes: int) -> Ten
 
 
 def dice_from_counts(counts: Tensor) -> Tensor:
-    """Dice of each class (..., K) from counts (..., K, 3); NaN where both maps lack the class."""
+    """Dice of each class (..., K) from counts (..., K, 3); NaN if both maps lack the class."""
     both, predicted, referenced = counts.double().unbind(dim=-1)
     return 2 * both / (predicted + referenced)
 
 
 def mean_over_cases(dice: Tensor) -> tuple[float, list[float]]:
-    """Mean over foreground labels of their means over cases, and those: from (cases, K), NaN left out.
+    """Mean over foreground labels of their means over cases, and the label means, from (cases, K), ignoring NaN.
 
     >>> dice = torch.tensor([[1.0, 0.5, float("nan")], [1.0, 0.7, 0.0]], dtype=torch.double)
     >>> mean_over_cases(dice)[0]
@@ -47,7 +47,7 @@ def mean_over_cases(dice: Tensor) -> tuple[float, list[float]]:
 
 
 def mean_defined(values: Iterable[float]) -> float:
-    """Mean of the values that are numbers; NaN where none is.
+    """Mean of the values that are not NaN; NaN if there are none.
 
     >>> mean_defined([0.5, math.nan, 1.0])
     0.75

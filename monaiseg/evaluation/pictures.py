@@ -1,4 +1,4 @@
-"""Pictures: a slice of an image with its label maps, for eyes and for TensorBoard."""
+"""Pictures: a slice of an image with its label maps, for viewing and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 from monaiseg.data import LabelTable
 
 OPACITY = 0.5
-"""Share of the label's colour where a label lies on the image."""
+"""Opacity of label colours over the image."""
 GAP = 4
 """Pixels between panels."""
 UNLABELLED = (128, 128, 128)
-"""Colour of voxels that no one has labelled."""
+"""Colour of unlabelled voxels."""
 
 
 def slice_picture(
     image: NDArray[Any], label_maps: list[NDArray[Any]], table: LabelTable
 ) -> NDArray[np.uint8]:
-    """An axial slice as it is, then once under each label map in the table's colours, side by side.
+    """An axial slice alone, then overlaid with each label map in the colours of the table, side by side.
 
     Args:
         image: (X, Y, Z) in RAS orientation.
@@ -28,8 +28,8 @@ def slice_picture(
         table: colours of the classes.
 
     Returns:
-        (rows, columns, 3), the patient's front at the top and the left side on the left. The slice is the one
-        that holds most foreground of the first label map.
+        (rows, columns, 3), with anterior at the top and the patient's left on the left. The slice is the one with the
+        most foreground in the first label map.
     """
     foreground = (label_maps[0] > 0).sum(axis=(0, 1))
     z = int(foreground.argmax())

@@ -1,8 +1,8 @@
-"""Evaluation: predictions of held-out cases against their references, on the files' own grids.
+"""Evaluation: predictions of held-out cases against their references, on the grids of the files.
 
-Scores are computed in label values on the original grid of each case, never on resampled labels. A structure that
-a case lacks in both maps has no score (NaN) and is counted as such; one that the network missed scores 0, and its
-distances are the diagonal of the grid.
+Scores are computed from label values on the original grid of each case, never from resampled labels. A structure that
+is in neither map of a case has no score (NaN) and is counted as absent. A structure that the network missed scores 0,
+and its distances are the diagonal of the grid.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from monaiseg.files import make_folder
 
 
 class Labeller(Protocol):
-    """What labels images: a `monaiseg.Predictor`, or anything like it."""
+    """An object that predicts label maps, such as a `monaiseg.Predictor`."""
 
     table: LabelTable
 
@@ -53,22 +53,22 @@ class Labeller(Protocol):
 
 @dataclass(frozen=True)
 class CaseScores:
-    """Scores of one case, one entry a structure."""
+    """Scores of one case, one entry per structure."""
 
     case_id: str
     structures: tuple[StructureScores, ...]
     seconds: float
-    """Wall time of the prediction; 0 where there was a label map already."""
+    """Wall time of the prediction; 0 if there was a label map already."""
 
     @property
     def mean_dice(self) -> float:
-        """Mean Dice over the structures that have one; NaN where none has."""
+        """Mean Dice over the structures that have a score; NaN if none has."""
         return mean_defined(score.dice for score in self.structures)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of several cases, and what they are scores of."""
+    """Scores of several cases, and the model, split and dataset that they belong to."""
 
     cases: tuple[CaseScores, ...]
     table: LabelTable
@@ -76,16 +76,16 @@ class Evaluation:
     split: str
     data_task: str = ""
     tolerance_mm: float = TOLERANCE_MM
-    """Of the surface Dice."""
+    """Tolerance of the surface Dice."""
 
     def label_means(self) -> dict[str, float]:
-        """Mean Dice over the cases that have one, of each structure by name; NaN where none has."""
+        """Mean Dice of each structure by name, over the cases that have a score; NaN if none has."""
         columns = zip(*(case.structures for case in self.cases), strict=True)
         return {column[0].name: mean_defined(score.dice for score in column) for column in columns}
 
     @property
     def mean_dice(self) -> float:
-        """Mean over structures of their means over cases: every structure counts alike."""
+        """Mean over structures of their means over cases, with equal weight for all structures."""
         return mean_defined(self.label_means().values())
 
 
@@ -108,13 +108,13 @@ def evaluate(
         split: name of the split, for the report.
         model: name of the model, for the report.
         data_task: folder of the data task, for the report.
-        predictions: folder that the label maps are written to, as `<case id>_pred.nii.gz`; None keeps none.
-        tolerance_mm: surfaces this near to one another agree, in the surface Dice.
+        predictions: folder for the label maps, written as `<case id>_pred.nii.gz`; None writes none.
+        tolerance_mm: largest distance at which surfaces agree, for the surface Dice.
         on_case: called after each case.
 
     Raises:
-        DataError: there are no cases, cases without a label map, cases of one id, or cases whose files cannot be read or
-            lie on different grids; all are named before the first is predicted.
+        DataError: there are no cases, cases without a label map, cases with the same id, or cases whose files cannot be
+            read or have different grids; all are named before the first prediction.
         StorageError: `predictions` cannot be written to.
     """
     if not cases:
@@ -131,7 +131,7 @@ def evaluate(
 
 
 def check_references(cases: Sequence[Case], split: str = "test") -> None:
-    """Raises DataError naming every case that cannot be scored: without label map, unreadable, or on two grids."""
+    """Raise a DataError that names every case that cannot be scored: no label map, unreadable, or different grids."""
     if unlabelled := [case.id for case in cases if case.label is None]:
         raise DataError(
             f"cases without a label map cannot be scored: {', '.join(unlabelled)}; "
@@ -185,9 +185,9 @@ def score_case(
     structures: Sequence[Structure] = (),
     seconds: float = 0.0,
 ) -> CaseScores:
-    """Scores of two label maps (X, Y, Z) of label values; voxels of the table's ignored value count nowhere.
+    """Scores of two label maps (X, Y, Z) in label values; voxels with the ignored value of the table are not counted.
 
-    `structures` are what is scored: by default every label of the table.
+    `structures` are the structures to score, by default every label of the table.
     """
     if table.ignored_value is not None:
         ignored = reference == table.ignored_value
@@ -205,19 +205,19 @@ def evaluate_label_maps(
     split: str = "",
     on_case: Callable[[CaseScores], None] | None = None,
 ) -> Evaluation:
-    """Score label maps that are there already.
+    """Score existing label maps.
 
     Args:
         pairs: case id -> prediction and reference.
-        table: the labels that are scored.
-        tolerance_mm: surfaces this near to one another agree, in the surface Dice.
-        model: what made the predictions, for the report.
-        split: what the references are, for the report.
+        table: the labels to score.
+        tolerance_mm: largest distance at which surfaces agree, for the surface Dice.
+        model: name of the source of the predictions, for the report.
+        split: name of the set of references, for the report.
         on_case: called after each case.
 
     Raises:
-        DataError: files cannot be read or lie on different grids, or no label of the table occurs in any of them; all
-            files that differ in their grids are named before the first is scored.
+        DataError: files cannot be read or have different grids, or no label of the table occurs in any of them; all
+            pairs with different grids are named before the first is scored.
     """
     problems: list[str] = []
     for case_id, (prediction, reference) in pairs.items():
@@ -241,10 +241,10 @@ def evaluate_label_maps(
 
 
 def pair_label_maps(predictions: Path, references: Path) -> dict[str, tuple[Path, Path]]:
-    """Case id -> prediction and reference, of two folders; predictions may end in `_pred`, as `predict` names them.
+    """Case id -> prediction and reference, from two folders; names of predictions may end in `_pred`, as in `predict`.
 
     Raises:
-        DataError: a folder holds no label map, or a file in one has none in the other; each is named.
+        DataError: a folder has no label map, or a file has no counterpart in the other folder; each is named.
     """
     found: list[dict[str, Path]] = []
     for folder, ending in ((predictions, "_pred"), (references, "")):

@@ -1,14 +1,14 @@
-"""Structures: every score of one structure in one case, from two label maps on one grid.
+"""Structures: the scores of one structure in one case, from two label maps on one grid.
 
 A *structure* is a label or a union of labels. It is *found* if both maps have it. If the prediction lacks it, it is
 *missed*; if the reference lacks it, it is *invented*. In both cases its overlap is 0 and its distances are the diagonal
-of the grid, so that a miss never improves a mean. If both lack it, it is *absent*, and its scores are NaN.
+of the grid, so a miss never improves a mean. If both lack it, it is *absent*, and its scores are NaN.
 
-A *component* is a connected part of a structure; voxels that share a corner are connected (26-connectivity). Of a
-structure that is marked as a lesion, each component is a lesion.
+A *component* is a connected part of a structure; voxels that share a corner are connected (26-connectivity). If a
+structure is marked as a lesion, each of its components is one lesion.
 
-Evidence comes first (counts and distances), then numbers. Each structure is measured in its own box, so memory does not
-grow with the number of structures.
+The module first measures evidence (voxel counts and distances) and then computes scores from it. Each structure is
+measured in its own bounding box, so memory does not grow with the number of structures.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ Box: TypeAlias = tuple[slice, ...]
 Status: TypeAlias = Literal["found", "missed", "invented", "absent"]
 
 TOLERANCE_MM = 1.0
-"""Surfaces that lie this near to one another agree, where a structure does not say otherwise."""
+"""Default tolerance of the surface Dice: surfaces at most this far apart agree."""
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What is scored: a label or a union of labels."""
+    """A label or a union of labels to score."""
 
     name: str
     values: tuple[int, ...]
     """Label values, above 0."""
     tolerance_mm: float = TOLERANCE_MM
-    """Of the surface Dice."""
+    """Tolerance of the surface Dice."""
     is_lesion: bool = False
     """Whether each component is a lesion that can be detected."""
 
@@ -67,7 +67,7 @@ def single_labels(
 
 
 def unions(groups: Mapping[int, str], tolerance_mm: float = TOLERANCE_MM) -> tuple[Structure, ...]:
-    """The unions of labels of one group, from label value -> name of its group, in the order of the groups.
+    """One structure per group of labels, from label value -> name of its group, in the order of the groups.
 
     >>> [union.values for union in unions({17: "hippocampus", 10: "thalamus", 53: "hippocampus"})]
     [(17, 53), (10,)]
@@ -80,7 +80,7 @@ def unions(groups: Mapping[int, str], tolerance_mm: float = TOLERANCE_MM) -> tup
 
 @dataclass(frozen=True)
 class StructureScores:
-    """Scores of one structure in one case. NaN: not defined."""
+    """Scores of one structure in one case; NaN if not defined."""
 
     name: str
     values: tuple[int, ...]
@@ -89,29 +89,29 @@ class StructureScores:
     dice: float
     iou: float
     precision: float
-    """Share of the prediction that is right; NaN for a missed structure, of which nothing was predicted."""
+    """Share of the prediction that is correct; NaN for a missed structure, which has no prediction."""
     recall: float
     """Share of the reference that was found; NaN for an invented structure."""
     hd_mm: float
     hd95_mm: float
     assd_mm: float
     surface_dice: float
-    """At the structure's tolerance."""
+    """Surface Dice at the structure's tolerance."""
     centroid_distance_mm: float
     reference_ml: float
     prediction_ml: float
     volume_error_ml: float
     """Prediction minus reference."""
     relative_volume_error: float
-    """The same as a share of the reference; NaN without one."""
+    """Volume error divided by the reference volume; NaN without a reference."""
     reference_components: int
     prediction_components: int
     lesion_f1: float
-    """NaN where the structure is no lesion, or no map has one; so is the next, without reference lesions."""
+    """NaN if the structure is not a lesion, or neither map has a lesion."""
     lesion_sensitivity: float
-    """Share of the reference lesions that were detected."""
+    """Share of the reference lesions that were detected; NaN without reference lesions."""
     lesion_false_positives: float
-    """Number in this case; NaN where the structure is no lesion."""
+    """Number of false-positive lesions in this case; NaN if the structure is not a lesion."""
 
 
 def score_structures(
@@ -122,14 +122,14 @@ def score_structures(
     *,
     threads: int | None = None,
 ) -> tuple[StructureScores, ...]:
-    """Scores of every structure, in their order.
+    """Scores of each structure, in the order of `structures`.
 
     Args:
         reference: label values, (X, Y, Z), integers.
-        prediction: the same, of the same shape.
+        prediction: label values with the same shape.
         structures: labels and unions of labels; they may overlap. All other values are background.
-        spacing: mm along the voxel axes.
-        threads: structures measured at a time; None takes one a core. Scores do not depend on it.
+        spacing: voxel size in mm along the voxel axes.
+        threads: number of structures measured in parallel; None means one per core. Scores do not depend on it.
 
     Raises:
         DataError: the shapes differ, or a structure has no label values or the background's.
@@ -162,7 +162,7 @@ def score_structures(
 
 
 def _union(boxes: Sequence[Box | None]) -> Box:
-    """The smallest box around boxes, some of which may be missing; an empty one where all are."""
+    """The smallest box around boxes, some of which may be None; an empty box if all are None."""
     found = [box for box in boxes if box is not None]
     if not found:
         return (slice(0, 0),) * 3
@@ -173,7 +173,7 @@ def _union(boxes: Sequence[Box | None]) -> Box:
 
 
 def _mask(indices: NDArray[Any], classes: Sequence[int]) -> Mask:
-    """The voxels whose class index is one of `classes`; a comparison each is quicker than a look-up or `numpy.isin`."""
+    """Voxels whose class index is one of `classes`; comparing with each is faster than a lookup or `numpy.isin`."""
     mask: Mask = indices == classes[0]
     for index in classes[1:]:
         mask |= indices == index
@@ -185,38 +185,38 @@ def _mask(indices: NDArray[Any], classes: Sequence[int]) -> Mask:
 
 @dataclass(frozen=True)
 class LesionCounts:
-    """How many lesions of a reference and of a prediction share a voxel with the other map.
+    """Number of lesions in the reference and in the prediction that share a voxel with the other map.
 
-    One voxel is enough, and lesions are not matched one to one, as in the ISLES challenge (Hernandez Petzsche et al.,
-    "ISLES 2022", Scientific Data, 2022).
+    As in the ISLES challenge (Hernandez Petzsche et al., "ISLES 2022", Scientific Data, 2022), one shared voxel is
+    enough, and lesions are not matched one to one.
     """
 
     detected: int
-    """Reference lesions that the prediction touches."""
+    """Reference lesions that overlap the prediction."""
     overlooked: int
-    """Reference lesions that it does not."""
+    """Reference lesions that do not overlap the prediction."""
     false_positives: int
-    """Predicted lesions that touch no reference lesion."""
+    """Predicted lesions that overlap no reference lesion."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the scores of one structure in one case are computed from."""
+    """The measurements from which the scores of one structure in one case are computed."""
 
     both: int
-    """Voxels that both maps give to the structure."""
+    """Voxels that belong to the structure in both maps."""
     reference: int
     """Voxels of the reference."""
     prediction: int
     """Voxels of the prediction."""
     voxel_mm3: float
     distances: SurfaceDistances | None
-    """None where a map lacks the structure; so is the next."""
+    """Distances between the surfaces; None if a map lacks the structure."""
     centroid_distance_mm: float | None
     components: tuple[int, int]
     """Number of components in the reference and in the prediction."""
     lesions: LesionCounts | None
-    """None where the structure is no lesion."""
+    """None if the structure is not a lesion."""
 
     @property
     def status(self) -> Status:
@@ -227,7 +227,7 @@ class Evidence:
 
 
 def measure(reference: Mask, prediction: Mask, spacing: Spacing, is_lesion: bool) -> Evidence:
-    """Evidence of one structure from two masks (X, Y, Z) that hold all of it; `spacing` is in mm."""
+    """Evidence for one structure from two masks (X, Y, Z) that contain all of it; `spacing` is in mm."""
     in_reference, in_prediction = np.count_nonzero(reference), np.count_nonzero(prediction)
     found = bool(in_reference and in_prediction)
     components = [ndimage.label(mask, np.ones((3, 3, 3))) for mask in (reference, prediction)]
@@ -253,7 +253,7 @@ def _centroid_distance_mm(reference: Mask, prediction: Mask, spacing: Spacing) -
 def _lesion_counts(
     reference: NDArray[Any], num_reference: int, prediction: NDArray[Any], num_prediction: int
 ) -> LesionCounts:
-    """From the number of each voxel's component, 0 outside, and the number of components, of both maps."""
+    """Lesion counts from both maps' component numbers (0 is outside) and numbers of components."""
     both = (reference > 0) & (prediction > 0)
     detected, confirmed = (len(np.unique(numbers[both])) for numbers in (reference, prediction))
     return LesionCounts(detected, num_reference - detected, num_prediction - confirmed)
@@ -263,7 +263,7 @@ def _lesion_counts(
 
 
 def scores(structure: Structure, evidence: Evidence, diagonal_mm: float) -> StructureScores:
-    """Numbers from evidence; what one map lacks is as far away as the `diagonal_mm` of the grid."""
+    """Scores from evidence; if one map lacks the structure, distances are the `diagonal_mm` of the grid."""
     both, reference, prediction = evidence.both, evidence.reference, evidence.prediction
     millilitres = evidence.voxel_mm3 / 1000
     return StructureScores(

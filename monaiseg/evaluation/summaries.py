@@ -1,4 +1,4 @@
-"""Summaries: what `summary.json` holds, as pydantic models with a published schema."""
+"""Summaries: the contents of `summary.json` as pydantic models with a published schema."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from monaiseg.evaluation.comparison import Mean
 
 
 class Part(BaseModel):
-    """A part of the document: closed to unknown keys."""
+    """A part of the document, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Interval(Part):
-    """A mean over cases with its 95 % bootstrap interval; null where there is too little to compute it from."""
+    """A mean over cases with its 95 % bootstrap interval; null if there are too few cases to compute it."""
 
     value: float | None
     low: float | None
     high: float | None
     cases: int
-    """Cases that the mean is of."""
+    """Number of cases in the mean."""
 
     @classmethod
     def of(cls, mean: Mean) -> Self:
-        """From a mean that may be NaN."""
+        """The interval of a mean that may be NaN."""
         numbers = [
             None if math.isnan(n) else round(n, 6) for n in (mean.value, mean.low, mean.high)
         ]
@@ -36,7 +36,7 @@ class Interval(Part):
 
 
 class ScoreMean(Part):
-    """The mean of a metric, and over how many cases."""
+    """The mean of a metric and the number of cases in it."""
 
     value: float | None
     cases: int
@@ -47,22 +47,22 @@ class LabelSummary(Part):
 
     name: str
     values: tuple[int, ...]
-    """Label values: one, or those of a union."""
+    """Label values: one, or several for a union."""
     cases: int
-    """Cases in which one of the maps has it."""
+    """Number of cases in which at least one of the maps has it."""
     missed: int
-    """Cases in which only the reference has it."""
+    """Number of cases in which only the reference has it."""
     invented: int
-    """Cases in which only the prediction has it."""
+    """Number of cases in which only the prediction has it."""
     absent: int
-    """Cases in which neither has it; they have no scores."""
+    """Number of cases in which neither map has it; they have no scores."""
     dice_interval: Interval
     scores: dict[str, ScoreMean]
     """Mean of each metric over the cases in which it is defined."""
 
 
 class Summary(Part):
-    """What an evaluation found."""
+    """The results of an evaluation."""
 
     schema_version: int = 1
     model: str
@@ -70,7 +70,7 @@ class Summary(Part):
     split: str
     cases: int
     tolerance_mm: float
-    """Of the surface Dice."""
+    """Tolerance of the surface Dice."""
     mean_dice: Interval
     """Mean over structures of their means over cases."""
     seconds_per_case: float

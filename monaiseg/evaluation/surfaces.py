@@ -1,14 +1,14 @@
-"""Surfaces: how far the surfaces of two masks lie apart, in millimetres.
+"""Surfaces: distances between the surfaces of two masks, in millimetres.
 
-A *mask* says which voxels belong to a structure. A *surface element* stands at a point where 2 x 2 x 2 voxels meet of
-which some belong to the structure and some do not; its area is that of the polygons that marching cubes puts there.
-Voxels outside the volume belong to nothing, so a structure that the edge of the volume cuts has a surface there.
-Distances run from each surface element of one mask to the nearest of the other, and count by area.
+A *mask* says which voxels belong to a structure. A *surface element* is at a corner shared by 2 x 2 x 2 voxels, some of
+which belong to the structure and some of which do not. Its area is that of the marching-cubes polygons at this corner.
+Voxels outside the volume do not belong to the structure, so a structure that is cut by the edge of the volume has a
+surface there. Distances are from each surface element of one mask to the nearest of the other, weighted by area.
 
 The definitions are those of Nikolov et al., "Deep learning to achieve clinically applicable segmentation of head and
-neck anatomy for radiotherapy" (2018), and of google-deepmind/surface-distance, whose numbers these are. Library and
-paper take the surface on a voxel's corners; MONAI takes the centres of the voxels at the edge of the mask, each
-counting 1, so its numbers differ a little.
+neck anatomy for radiotherapy" (2018), and of google-deepmind/surface-distance; the results equal those of the latter.
+Both place the surface on the corners of voxels. MONAI uses the centres of the voxels at the edge of the mask, each with
+weight 1, so its numbers differ slightly.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Floats: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SurfaceDistances:
-    """Distances between two surfaces, and the areas that they count by."""
+    """Distances between two surfaces, and the areas that weight them."""
 
     from_reference_mm: Floats
     """From each of the reference's R surface elements to the nearest of the prediction, (R,)."""
@@ -46,9 +46,9 @@ class SurfaceDistances:
 
 
 def hausdorff_mm(distances: SurfaceDistances, percent: float = 100) -> float:
-    """Hausdorff distance in mm: `percent` of either surface's area lie at most this far from the other surface.
+    """Hausdorff distance in mm: `percent` of the area of each surface is at most this far from the other surface.
 
-    100 gives the greatest distance, 95 the usual robust one (HD95). It is the larger of the two directions.
+    100 gives the maximum distance, 95 the usual robust variant (HD95). The result is the larger of both directions.
     """
     return max(
         _percentile(distances.from_reference_mm, distances.reference_mm2, percent),
@@ -60,7 +60,7 @@ def mean_surface_distance_mm(distances: SurfaceDistances) -> float:
     """Average symmetric surface distance (ASSD) in mm: the mean over the area of both surfaces.
 
     Both directions are pooled, as in Heimann et al., "Comparison and evaluation of methods for liver segmentation from
-    CT datasets" (2009). surface-distance gives the two directions' own means.
+    CT datasets" (2009). surface-distance gives a separate mean for each direction.
     """
     moment = np.dot(distances.from_reference_mm, distances.reference_mm2)
     moment += np.dot(distances.from_prediction_mm, distances.prediction_mm2)
@@ -75,7 +75,7 @@ def surface_dice(distances: SurfaceDistances, tolerance_mm: float) -> float:
 
 
 def _percentile(distances: Floats, areas: Floats, percent: float) -> float:
-    """The least of `distances` that `percent` of the area do not exceed."""
+    """The smallest of `distances` that is not exceeded on `percent` of the area."""
     if percent == 100:
         return float(distances.max())
     order = np.argsort(distances)
@@ -88,7 +88,7 @@ def _percentile(distances: Floats, areas: Floats, percent: float) -> float:
 
 
 def surface_distances(reference: Mask, prediction: Mask, spacing: Spacing) -> SurfaceDistances:
-    """Distances between the surfaces of two masks of one shape, neither empty; `spacing` is in mm.
+    """Distances between the surfaces of two non-empty masks of the same shape; `spacing` is in mm.
 
     >>> reference = np.ones((4, 1, 1), dtype=bool)
     >>> prediction = reference & (np.arange(4) < 2).reshape(4, 1, 1)
@@ -109,7 +109,7 @@ def surface_distances(reference: Mask, prediction: Mask, spacing: Spacing) -> Su
 def neighbour_codes(mask: Mask) -> NDArray[np.uint8]:
     """Which of the 2 x 2 x 2 voxels around each voxel corner belong to the mask: (X+1, Y+1, Z+1).
 
-    Bit 4i + 2j + k stands for the voxel at offset (i, j, k). 0: outside, 255: inside, others: a surface element.
+    Bit 4i + 2j + k is the voxel at offset (i, j, k). Code 0 is outside, 255 inside, and others are surface elements.
     """
     codes: NDArray[np.uint8] = np.pad(mask, 1).view(np.uint8)
     codes = codes[:-1] | codes[1:] << np.uint8(4)
@@ -118,18 +118,18 @@ def neighbour_codes(mask: Mask) -> NDArray[np.uint8]:
 
 
 def _elements(codes: NDArray[np.uint8], spacing: Spacing) -> tuple[Mask, Floats]:
-    """Where the N surface elements are (X+1, Y+1, Z+1), and their points in mm (N, 3)."""
+    """Mask (X+1, Y+1, Z+1) of the N surface elements, and their positions in mm (N, 3)."""
     is_surface = (codes != 0) & (codes != 255)
     return is_surface, voxels_of(is_surface) * np.array(spacing)
 
 
 def voxels_of(mask: Mask) -> NDArray[np.intp]:
-    """Indices of the N voxels of a mask, (N, 3); `numpy.argwhere` takes twenty times as long where they are few."""
+    """Indices (N, 3) of the N voxels of a mask; `numpy.argwhere` takes twenty times as long if there are few."""
     return np.stack(np.unravel_index(np.flatnonzero(mask), mask.shape), axis=1)
 
 
 def _to_nearest(points: Floats, others: Floats, is_shared: Mask) -> Floats:
-    """Distance in mm of each point (N, 3) to the nearest of `others`; 0 where both surfaces share it: (N,)."""
+    """Distance (N,) in mm from each point (N, 3) to the nearest of `others`; 0 where both surfaces share the point."""
     distances = np.zeros(len(points))
     if not is_shared.all():
         tree = KDTree(others, balanced_tree=False, compact_nodes=False)
@@ -140,7 +140,7 @@ def _to_nearest(points: Floats, others: Floats, is_shared: Mask) -> Floats:
 # ---------------------------------------------------------------- areas
 
 Corner: TypeAlias = tuple[int, int, int]
-"""One of the 2 x 2 x 2 voxels, as 0 or 2 along each axis; also the middle of an edge between two of them."""
+"""One of the 2 x 2 x 2 voxels, with 0 or 2 along each axis; also the midpoint of an edge between two of them."""
 Triangle: TypeAlias = tuple[Corner, Corner, Corner]
 
 
@@ -158,11 +158,11 @@ def element_areas(spacing: Spacing) -> Floats:
 
 @cache
 def _area_vectors() -> Floats:
-    """Normals of the at most four triangles of each code, as long as their area in voxels: (256, 4, 3).
+    """Normals of the at most four triangles of each code, whose length is their area in voxels: (256, 4, 3).
 
-    The middles of the edges between a voxel that belongs and one that does not are joined to polygons. On a face whose
-    corners belong and do not by turns there are two ways: the corners of which the cube has fewer are cut off. A
-    polygon that is not flat is cut into as few flat pieces as possible.
+    The polygons connect the midpoints of the edges between a voxel inside the mask and one outside. A face whose
+    corners are alternately inside and outside is ambiguous: the kind of corner that the cube has fewer of is cut off.
+    A polygon that is not flat is cut into as few flat pieces as possible.
     """
     vectors = np.zeros((256, 4, 3))
     for code in range(1, 255):
@@ -170,23 +170,23 @@ def _area_vectors() -> Floats:
         rare = inside if len(inside) <= 4 else set(_CORNERS) - inside
         triangles = [t for polygon in _polygons(rare) for t in _flattest(polygon)]
         normals = [_normal(triangle) for triangle in triangles]
-        vectors[code, : len(normals)] = np.array(normals) / 8  # half the product; edges are 2 long
+        vectors[code, : len(normals)] = np.array(normals) / 8  # half the product; edge length 2
     return vectors
 
 
 _CORNERS: tuple[Corner, ...] = tuple((x, y, z) for x in (0, 2) for y in (0, 2) for z in (0, 2))
-"""In the order of the bits of a neighbour code."""
+"""The corners in the order of the bits of a neighbour code."""
 
 
 def _faces() -> Iterator[list[Corner]]:
-    """The corners of each face of the cube, once around."""
+    """The corners of each face of the cube, in order around the face."""
     for axis, side in itertools.product(range(3), (0, 2)):
         a, b, c, d = (corner for corner in _CORNERS if corner[axis] == side)
         yield [a, b, d, c]
 
 
 def _polygons(corners: set[Corner]) -> Iterator[list[Corner]]:
-    """Closed lines through the middles of edges that cut off `corners` from the rest of the cube."""
+    """Closed polygons through the midpoints of edges that separate `corners` from the rest of the cube."""
     joined: dict[Corner, list[Corner]] = {}
     for ring in _faces():
         for first in range(4):
@@ -212,12 +212,12 @@ def _middle(a: Corner, b: Corner) -> Corner:
 
 
 def _flattest(polygon: list[Corner]) -> tuple[Triangle, ...]:
-    """The triangulation of a polygon whose triangles lie in the fewest planes."""
+    """The triangulation of a polygon with triangles in the fewest planes."""
     return min(_triangulations(polygon), key=lambda triangles: len(set(map(_plane, triangles))))
 
 
 def _triangulations(polygon: list[Corner]) -> Iterator[tuple[Triangle, ...]]:
-    """Every way of cutting a polygon into triangles between its corners."""
+    """Every triangulation of a polygon without additional vertices."""
     if len(polygon) < 3:
         yield ()
     for n in range(1, len(polygon) - 1):
@@ -227,7 +227,7 @@ def _triangulations(polygon: list[Corner]) -> Iterator[tuple[Triangle, ...]]:
 
 
 def _plane(triangle: Triangle) -> tuple[int, ...]:
-    """The same for all triangles of a polygon that lie in one plane: normal without its length, and offset."""
+    """A key that is equal for all triangles of a polygon in one plane: normalised normal, and offset."""
     normal = _normal(triangle)
     offset = sum(n * p for n, p in zip(normal, triangle[0], strict=True))
     length = math.gcd(*normal)

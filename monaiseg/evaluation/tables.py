@@ -1,6 +1,6 @@
 """Reports: the scores of an evaluation as CSV, JSON, Markdown and LaTeX, and as rows for a terminal.
 
-A score that is not defined is an empty cell in CSV and null in JSON; how many cases a mean stands on is always said.
+A score that is not defined is an empty cell in CSV and null in JSON. Every mean comes with its number of cases.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ METRICS = tuple(
     for field in fields(StructureScores)
     if field.name not in ("name", "values", "status")
 )
-"""Numbers of each structure in each case, in the order of their columns."""
+"""Metrics of each structure in each case, in the order of the columns."""
 SHOWN = ("dice", "surface_dice", "hd95_mm", "assd_mm", "precision", "recall")
-"""Those that a table has room for."""
+"""Metrics shown in tables."""
 
 
 def write_report(evaluation: Evaluation, folder: str | Path) -> tuple[Path, ...]:
@@ -47,7 +47,7 @@ def write_report(evaluation: Evaluation, folder: str | Path) -> tuple[Path, ...]
 
 
 def scores_csv(evaluation: Evaluation) -> str:
-    """A row per case and structure, with a header; the values of a union are joined by `+`."""
+    """One row per case and structure, after a header; the label values of a union are joined by `+`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["case", "value", "name", "status", *METRICS])
@@ -64,7 +64,7 @@ def read_scores(path: Path, metric: str = "dice") -> dict[str, dict[str, float]]
     """One metric of a `scores.csv`: case -> structure -> score, NaN where it is not defined.
 
     Raises:
-        DataError: the file cannot be read, is no table of scores, or lacks the metric; those that it has are named.
+        DataError: the file cannot be read, is not a table of scores, or lacks the metric; its metrics are named.
     """
     reader = csv.DictReader(io.StringIO(read_text(path)))
     columns = list(reader.fieldnames or ())
@@ -85,7 +85,7 @@ def read_scores(path: Path, metric: str = "dice") -> dict[str, dict[str, float]]
 
 
 def summarise(evaluation: Evaluation) -> Summary:
-    """Means with intervals, structure by structure and over all."""
+    """Means with intervals, for each structure and overall."""
     dice = means_of(evaluation, "dice")
     return Summary(
         model=evaluation.model,
@@ -117,7 +117,7 @@ def _label_summary(row: LabelRow, dice: Means) -> LabelSummary:
 
 
 def means_of(evaluation: Evaluation, metric: str) -> Means:
-    """Means over cases of one metric, with bootstrap intervals."""
+    """Means of one metric over cases, with bootstrap intervals."""
     return means(
         {
             case.case_id: {score.name: float(getattr(score, metric)) for score in case.structures}
@@ -133,20 +133,20 @@ class LabelRow:
     name: str
     values: tuple[int, ...]
     cases: int
-    """Cases in which one of the maps has it."""
+    """Number of cases in which at least one of the maps has it."""
     missed: int
     invented: int
     absent: int
     means: Mapping[str, tuple[float, int]]
-    """Mean of each metric, and over how many cases it is defined."""
+    """Mean of each metric and the number of cases in which it is defined."""
     dice_sd: float
 
 
 def label_rows(evaluation: Evaluation) -> Iterator[LabelRow]:
-    """Scores of each structure over the cases in which they are defined, and in how many it was missed.
+    """Mean scores of each structure over the cases in which they are defined, and the number of cases that miss it.
 
-    `volume_error_ml` is without sign: too much in one case does not make up for too little in another. `volume_bias_ml`
-    has the sign.
+    `volume_error_ml` has no sign, so too much in one case does not cancel too little in another. `volume_bias_ml` has
+    the sign.
     """
     for column in zip(*(case.structures for case in evaluation.cases), strict=True):
         there = [score for score in column if score.status != "absent"]
@@ -173,7 +173,7 @@ def _count(column: tuple[StructureScores, ...], status: Status) -> int:
 
 
 def markdown(summary: Summary) -> str:
-    """A table in Markdown: means per structure, under the mean over all."""
+    """A Markdown table of the means per structure, below the overall mean."""
     header = ["structure", "cases", "missed", *SHOWN]
     lines = [header, ["---"] * len(header), *_rows(summary)]
     title = f"# {summary.split or 'scores'}: {summary.cases} cases"
@@ -230,5 +230,5 @@ def _number(value: float) -> float | None:
 
 
 def worst_first(evaluation: Evaluation) -> list[CaseScores]:
-    """The cases in ascending order of their mean Dice; those without one come last."""
+    """The cases in ascending order of mean Dice; cases without a mean Dice come last."""
     return sorted(evaluation.cases, key=lambda case: (math.isnan(case.mean_dice), case.mean_dice))

@@ -1,8 +1,9 @@
 """Losses: from logits and class indices to one number.
 
-Every loss here follows from two things: the log-probability of the right class at each voxel, and each class's sum
-of probabilities. One softmax gives both, and nothing of the size of the logits is kept for the backward pass but
-that softmax: with many classes, one-hot maps and a second softmax would cost several times the network's own output.
+Every loss here is computed from two quantities: the log-probability of the correct class at each voxel, and the sum of
+the probabilities of each class. One softmax gives both, and it is the only tensor of the size of the logits that is
+kept for the backward pass. With many classes, one-hot maps and a second softmax would take several times the memory of
+the network's output.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from monaiseg.errors import SettingsError
 from monaiseg.settings import LossSettings
 
 SMOOTH = 1e-5
-"""Added to numerators and denominators of overlaps, as in monai.losses."""
+"""Added to the numerators and denominators of overlap losses, as in monai.losses."""
 
 
 def unchanged(sums: Tensor) -> Tensor:
-    """The sums of one process are those of all."""
+    """The sums as they are, for training with a single process."""
     return sums
 
 
@@ -33,24 +34,24 @@ def build_loss(
     has_ignored: bool = False,
     summed: Callable[[Tensor], Tensor] = unchanged,
 ) -> SegmentationLoss:
-    """The loss of these settings for a network of `num_classes` outputs; the rest is as `SegmentationLoss` has it.
+    """The loss of these settings for a network with `num_classes` outputs; see `SegmentationLoss` for the arguments.
 
     Raises:
-        SettingsError: there are more or fewer class weights than classes.
+        SettingsError: the number of class weights differs from the number of classes.
     """
     return SegmentationLoss(settings, num_classes, has_ignored=has_ignored, summed=summed)
 
 
 class SegmentationLoss(nn.Module):
-    """The loss of one output, or the weighted mean over outputs of several resolutions.
+    """The loss of one output, or the weighted mean over outputs at several resolutions.
 
     Args:
-        settings: which loss, and its parameters.
-        num_classes: classes with background.
-        has_ignored: whether targets may hold the index `num_classes`: voxels that no one has labelled, which are left out
+        settings: type and parameters of the loss.
+        num_classes: number of classes, background included.
+        has_ignored: whether targets may hold the index `num_classes`, which marks unlabelled voxels. These are left out
             of every sum.
-        summed: adds up sums over a batch whose patches several processes share, and lets gradients through. The mean
-            over the processes of this loss is then the loss of the whole batch.
+        summed: adds sums over the processes that share a batch, and passes gradients. The mean of this loss over the
+            processes is then the loss of the whole batch.
     """
 
     def __init__(
@@ -77,10 +78,10 @@ class SegmentationLoss(nn.Module):
         self.class_weight: Tensor
 
     def forward(self, logits: Tensor | list[Tensor], target: Tensor) -> Tensor:
-        """Loss of logits (B, K, X, Y, Z), or of a list of them finest first, against class indices (B, 1, X, Y, Z).
+        """Loss of logits (B, K, X, Y, Z), or of a list of them, finest first, against class indices (B, 1, X, Y, Z).
 
-        Outputs weigh 1, 1/2, 1/4, ... divided by the sum of these. The target of a coarser one is every second,
-        fourth, ... voxel: those that its stride-2 convolutions were centred on.
+        The outputs have weights 1, 1/2, 1/4, ..., normalised to a sum of 1. The target of a coarser output is every
+        second, fourth, ... voxel, on which its stride-2 convolutions are centred.
         """
         if isinstance(logits, Tensor):
             return self._of_one_output(logits, target)
@@ -107,15 +108,15 @@ class SegmentationLoss(nn.Module):
         return self._overlap(right, predicted, classes)
 
     def _cross_entropy(self, right: Tensor, classes: Tensor) -> Tensor:
-        """Mean over voxels of -log p of the right class, weighted by class; 0 where no voxel has any weight."""
+        """Mean over voxels of -log p of the correct class, weighted by class; 0 if all weights are 0."""
         weights = self.class_weight[classes]
         total, weight = self.summed(torch.stack([(weights * right).sum(), weights.sum()]))
         loss: Tensor = -total / weight.clamp(min=SMOOTH)
         return loss
 
     def _focal(self, right: Tensor, known: Tensor | None) -> Tensor:
-        """Lin et al., https://arxiv.org/abs/1708.02002: easy voxels weigh (1 - p) ** gamma."""
-        # The lower end: at p = 1 the slope of a power below 1 is infinite.
+        """Focal loss, Lin et al., https://arxiv.org/abs/1708.02002: each voxel has the weight (1 - p) ** gamma."""
+        # Clamp because at p = 1 the slope of a power below 1 is infinite.
         wrong = (-torch.expm1(right)).clamp(min=1e-7)
         losses = -(wrong**self.settings.focal_gamma * right)
         if known is None:
@@ -141,12 +142,12 @@ class SegmentationLoss(nn.Module):
 
 
 def _dice(both: Tensor, predicted: Tensor, referenced: Tensor) -> Tensor:
-    """Milletari et al., https://arxiv.org/abs/1606.04797, without the squares."""
+    """Dice loss, Milletari et al., https://arxiv.org/abs/1606.04797, without the squares."""
     return (1 - (2 * both + SMOOTH) / (predicted + referenced + SMOOTH)).mean()
 
 
 def _generalised_dice(both: Tensor, predicted: Tensor, referenced: Tensor) -> Tensor:
-    """Sudre et al., https://arxiv.org/abs/1707.03237; absent classes weigh as much as the rarest that is there."""
+    """Sudre et al., https://arxiv.org/abs/1707.03237; absent classes have the weight of the rarest class present."""
     weights = torch.where(referenced > 0, referenced.clamp(min=1) ** -2, 0)
     weights = torch.where(referenced > 0, weights, weights.amax(dim=1, keepdim=True))
     overlap = 2 * (both * weights).sum(dim=1) + SMOOTH
@@ -156,24 +157,24 @@ def _generalised_dice(both: Tensor, predicted: Tensor, referenced: Tensor) -> Te
 def _tversky(
     both: Tensor, predicted: Tensor, referenced: Tensor, alpha: float, beta: float
 ) -> Tensor:
-    """Salehi et al., https://arxiv.org/abs/1706.05721: false positives weigh alpha, false negatives beta."""
+    """Salehi et al., https://arxiv.org/abs/1706.05721: false positives have weight alpha, false negatives beta."""
     wrong = alpha * (predicted - both) + beta * (referenced - both)
     return (1 - (both + SMOOTH) / (both + wrong + SMOOTH)).mean()
 
 
 def _sums_by_class(values: Tensor, classes: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Sum of `values` (B, N) over the voxels of each class, and the number of these, both (B, K).
+    """Sum of `values` (B, N) over the voxels of each class, and the number of these voxels, both (B, K).
 
-    In float64: one running sum over millions of voxels would lose digits in float32.
+    Computed in float64, because a running sum over millions of voxels would lose digits in float32.
     """
     zeros = values.new_zeros(len(values), num_classes + 1, dtype=torch.float64)
     sums = zeros.scatter_add(1, classes, values.double())
     counts = zeros.scatter_add(1, classes, torch.ones_like(values, dtype=torch.float64))
-    return sums[:, :num_classes].to(values), counts[:, :num_classes].to(values)  # none ignored
+    return sums[:, :num_classes].to(values), counts[:, :num_classes].to(values)  # no ignored
 
 
 def _sampled(target: Tensor, output: Tensor) -> Tensor:
-    """Every n-th voxel of the target, so that it has the output's size."""
+    """Every n-th voxel of the target, so that it has the size of the output."""
     x, y, z = (
         whole // part for whole, part in zip(target.shape[2:], output.shape[2:], strict=True)
     )
@@ -181,18 +182,20 @@ def _sampled(target: Tensor, output: Tensor) -> Tensor:
 
 
 class _SoftmaxSums(torch.autograd.Function):
-    """From logits (B, N, K) and classes (B, N): log-probability of the right class (B, N), summed probabilities (B, K).
+    """Log-probability of the correct class (B, N) and summed probabilities (B, K), from logits (B, N, K).
 
-    Where `known` (B, N) is given and not true, the log-probability is 0 and nothing is summed.
+    `classes` are class indices (B, N). Where `known` (B, N) is given and false, the log-probability is 0 and the voxel
+    is left out of the sums.
 
-    Written out because autograd would keep a log-softmax, its exponential and a gradient of each.
+    The backward pass is written by hand because autograd would keep a log-softmax, its exponential and a gradient of
+    each.
     """
 
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, classes: Tensor, known: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        # torch's softmax wants its input contiguous, and runs along memory only if that is long enough to vectorise.
+        # torch's softmax needs contiguous input. It runs along the last axis only if that is long enough to vectorise.
         along_memory = logits.is_contiguous() and logits.shape[2] >= 16
         log_probabilities = (
             logits.log_softmax(dim=2)
@@ -211,7 +214,7 @@ class _SoftmaxSums(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        """With p the softmax and o one-hot of the class: d right = o - p, d predicted_k = p_k (o_k - p)."""
+        """With p the softmax and o the one-hot class: d right = o - p, d predicted_k = p_k (o_k - p)."""
         probabilities, classes, known = ctx.saved_tensors
         of_right, of_predicted = gradients[0][:, :, None], gradients[1][:, None, :]
         if known is not None:

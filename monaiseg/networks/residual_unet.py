@@ -1,9 +1,9 @@
-"""The network: a residual U-Net in DynUNet's manner, planned from patch size and voxel size.
+"""The network: a residual U-Net like MONAI's DynUNet, planned from patch size and voxel size.
 
-A *stage* is one resolution of the network; the *total stride* of an axis is the product of its stages' strides. To
-*fold* an image is to make one voxel with eight times the channels of each block of 2 x 2 x 2 (Shi et al., CVPR 2016).
-Blocks are MONAI's (`monai.networks.blocks.dynunet_block`), after Isensee et al., nnU-Net, Nature Methods 2021,
-https://doi.org/10.1038/s41592-020-01008-z.
+A *stage* is one resolution of the network. The *total stride* of an axis is the product of the strides of all stages.
+To *fold* an image is to turn each block of 2 x 2 x 2 voxels into one voxel with eight times the channels (Shi et al.,
+CVPR 2016). The blocks are MONAI's (`monai.networks.blocks.dynunet_block`), after Isensee et al., nnU-Net, Nature
+Methods 2021, https://doi.org/10.1038/s41592-020-01008-z.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ from monaiseg.settings import NetworkSettings, Settings
 
 
 class ResidualUNet(nn.Module):
-    """Residual encoder, skip connections, light decoder, one output a resolution while training.
+    """Residual encoder, skip connections and a light decoder, with one output per resolution during training.
 
-    Not MONAI's `DynUNet`, which has the same blocks and weights: while training it interpolates the coarser outputs to the
-    size of the patch and stacks them, which for 57 classes and two coarser outputs takes 2.6 times the memory of outputs and 1.3
-    times the time of a step (patch of 64 x 64 x 64, 8 channels); and it cannot fold.
+    MONAI's `DynUNet` has the same blocks and weights. It is not used because it cannot fold, and because during
+    training it interpolates the coarser outputs to the size of the patch and stacks them: for 57 classes and two
+    coarser outputs this takes 2.6 times the memory of outputs and 1.3 times the time of a step (patch of
+    64 x 64 x 64, 8 channels).
 
-    Variant `folded` sees the image folded, and its head gives the classes of a whole block: the network at half the
-    resolution, without a convolution at the full one, where most of the time would go.
+    The variant `folded` takes the folded image, and its head gives the classes of a whole block. All its convolutions
+    are at half the resolution; those at full resolution would take most of the time.
 
     Args:
-        settings: norm, residual connections, dropout, number of coarser outputs.
+        settings: norm, residual connections, dropout and number of coarser outputs.
         topology: stages, finest first.
-        in_channels: channels of the image.
-        num_classes: classes with background.
+        in_channels: number of channels of the image.
+        num_classes: number of classes, background included.
     """
 
     def __init__(
@@ -77,7 +78,10 @@ class ResidualUNet(nn.Module):
         self.apply(_drop_channels)
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
-        """Logits (B, K, X, Y, Z) of an image (B, C, X, Y, Z); while training with coarser outputs a list, finest first."""
+        """Logits (B, K, X, Y, Z) of an image (B, C, X, Y, Z).
+
+        A list of them, finest first, when training with coarser outputs.
+        """
         finest, *coarser = self._decode(self._encode(folded(image, self.block)))
         logits = unfolded(self.head(finest), self.block)  # (B, K, X, Y, Z)
         if not (self.training and len(self.coarse_heads)):
@@ -86,7 +90,7 @@ class ResidualUNet(nn.Module):
         return [logits, *(head(features) for head, features in heads)]
 
     def features(self, image: Tensor) -> Tensor:
-        """Features (B, F, X / x, Y / y, Z / z) that the head makes logits of; (x, y, z) is `block`."""
+        """Features (B, F, X / x, Y / y, Z / z), the input of the head; (x, y, z) is `block`."""
         return self._decode(self._encode(folded(image, self.block)))[0]
 
     def head_matrix(self) -> tuple[Tensor, Tensor]:
@@ -112,7 +116,7 @@ class ResidualUNet(nn.Module):
 
 
 def folded(image: Tensor, block: Shape) -> Tensor:
-    """Image (B, C, X, Y, Z) as (B, C * x * y * z, X / x, Y / y, Z / z): the voxels of a block become channels of one.
+    """Image (B, C, X, Y, Z) as (B, C * x * y * z, X / x, Y / y, Z / z): the voxels of a block become channels.
 
     >>> import torch
     >>> folded(torch.arange(4.0).view(1, 1, 4, 1, 1), (2, 1, 1)).flatten(2)[0]
@@ -127,7 +131,7 @@ def folded(image: Tensor, block: Shape) -> Tensor:
 
 
 def unfolded(image: Tensor, block: Shape) -> Tensor:
-    """The way back: (B, C * x * y * z, X, Y, Z) as (B, C, X * x, Y * y, Z * z)."""
+    """The inverse of `folded`: (B, C * x * y * z, X, Y, Z) as (B, C, X * x, Y * y, Z * z)."""
     x, y, z = block
     batch, channels, size_x, size_y, size_z = image.shape
     channels //= x * y * z
@@ -139,7 +143,7 @@ def unfolded(image: Tensor, block: Shape) -> Tensor:
 def build_network(
     settings: NetworkSettings, topology: Topology, in_channels: int, num_classes: int
 ) -> ResidualUNet:
-    """The network of these settings, initialised from torch's global random state (He et al., 2015)."""
+    """A network with these settings, initialised from torch's global random state (He et al., 2015)."""
     return ResidualUNet(settings, topology, in_channels, num_classes)
 
 
@@ -167,7 +171,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 def _drop_channels(module: nn.Module) -> None:
-    """MONAI's blocks drop single voxels, which their neighbours give away; whole channels are dropped here.
+    """Drop whole channels rather than single voxels as MONAI's blocks do, because neighbouring voxels are correlated.
 
     Tompson et al., https://arxiv.org/abs/1411.4280.
     """

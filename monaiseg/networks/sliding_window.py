@@ -1,12 +1,12 @@
 """Sliding-window inference whose memory does not grow with the number of classes.
 
-The head of a segmentation network is linear and sees one place at a time, so scores need not be blended: with window
-weights w, features f, head H and bias b, sum(w (H f + b)) = H sum(w f) + b sum(w). The *features* of a window are
-added up instead, and the head is applied once a voxel, when no later window touches it. Windows are run in order of
-their start along the longest axis; what is added up is a slab one patch thick.
+The head of a segmentation network is linear and applies to each position separately, so scores need not be blended:
+with window weights w, features f, head H and bias b, sum(w (H f + b)) = H sum(w f) + b sum(w). This module sums the
+*features* of the windows instead, and applies the head once per voxel, when no later window covers it. Windows are
+processed in order of their start along the longest axis, so the sums are a slab one patch thick.
 
-A network that only gives scores (any callable) has its scores for features and no head. The result is that of
-`monai.inferers.sliding_window_inference(...).argmax(dim=1)` either way.
+For a network that gives only scores (any callable), the scores are the features and there is no head. In both cases
+the result equals `monai.inferers.sliding_window_inference(...).argmax(dim=1)`.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from monaiseg.settings import Settings
 
 Window = tuple[slice, slice, slice]
 TILE_SCORES = 1 << 23
-"""Scores that are held at a time while classes are chosen: 32 MiB of float32."""
+"""Number of scores in memory at a time while classes are chosen: 32 MiB of float32."""
 
 
 @runtime_checkable
 class HasFeatures(Protocol):
-    """A network whose scores are a linear function of features, the same one at each place.
+    """A network whose scores are a linear function of features, the same at each position.
 
-    `block` are the voxels (x, y, z) that one place of the features stands for.
+    `block` is the number of voxels (x, y, z) that one position of the features represents.
     """
 
     block: Shape
@@ -48,7 +48,7 @@ class HasFeatures(Protocol):
         ...
 
     def head_matrix(self) -> tuple[Tensor, Tensor]:
-        """Weight (K, x, y, z, F) and bias (K, x, y, z) that make scores of features."""
+        """Weight (K, x, y, z, F) and bias (K, x, y, z) from features to scores."""
         ...
 
 
@@ -71,21 +71,22 @@ def sliding_window_class_map(
     """Class index of every voxel.
 
     Args:
-        network: (B, C, X, Y, Z) to logits (B, K, X, Y, Z), or one that `HasFeatures`; evaluated in its current mode.
-        image: (1, C, X, Y, Z). Smaller than the patch: padded, and cut back.
-        patch_shape: window in voxels.
-        overlap: share of the window, along X, Y, Z, that neighbours have in common.
+        network: from (B, C, X, Y, Z) to logits (B, K, X, Y, Z), or one that `HasFeatures`; its mode (train or eval) is
+            not changed.
+        image: (1, C, X, Y, Z). An image smaller than the patch is padded, and the result is cropped.
+        patch_shape: shape of the window in voxels.
+        overlap: share of the window, along X, Y, Z, that neighbouring windows have in common.
         num_classes: K.
         blending: "gaussian" (standard deviation an eighth of the window) or "constant".
-        padding_mode: of `torch.nn.functional.pad`.
-        window_batch: windows that go through the network together.
-        device: where windows are computed and added up.
-        flips: axes (0 X, 1 Y, 2 Z) along which each window is mirrored too, and the scores averaged.
-        partner_classes: class indices after a left-right mirror, wanted when `flips` holds 0.
-        on_progress: called with windows done and windows in all.
+        padding_mode: mode of `torch.nn.functional.pad`.
+        window_batch: number of windows that the network processes together.
+        device: device on which windows are computed and summed.
+        flips: axes (0 X, 1 Y, 2 Z) along which each window is also mirrored; the scores are averaged.
+        partner_classes: class indices after mirroring left to right, required if `flips` contains 0.
+        on_progress: called with the number of windows done and the number of all windows.
 
     Returns:
-        (X, Y, Z) on the CPU, uint8 up to 256 classes, else int16.
+        (X, Y, Z) on the CPU, uint8 for up to 256 classes, otherwise int16.
     """
     place = torch.device(device)
     source = _source(network, num_classes, place, tuple(flips), partner_classes)
@@ -111,26 +112,26 @@ def sliding_window_class_map(
 
 
 def window_weights(patch_shape: Shape, block: Shape, blending: str, device: torch.device) -> Tensor:
-    """Weight (X / x, Y / y, Z / z) of each place of a window's features: the mean over the voxels of its block."""
+    """Weight (X / x, Y / y, Z / z) of each position of a window's features: the mean over the voxels of its block."""
     weights = compute_importance_map(
         patch_shape, mode=BlendMode(blending), sigma_scale=0.125, device=device
     )
     return F.avg_pool3d(weights[None, None].float(), block)[0, 0]
 
 
-# ---------------------------------------------------------------- what is added up
+# ---------------------------------------------------------------- sums of features
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Features of windows, and how classes follow from their weighted sums."""
+    """How to compute the features of windows, and classes from weighted sums of features."""
 
     block: Shape
     num_features: int
     features: Callable[[Tensor], Tensor]
     """Windows (B, C, X, Y, Z) to features (B, F, X / x, Y / y, Z / z)."""
     weight: Tensor | None
-    """(K * x * y * z, F); None where features are the scores."""
+    """(K * x * y * z, F); None if the features are the scores."""
     bias: Tensor | None
 
 
@@ -155,8 +156,9 @@ def _source(
 
     weight, bias = network.head_matrix()  # (K, x, y, z, F), (K, x, y, z)
     partners = list(range(num_classes)) if partner_classes is None else list(partner_classes)
-    # A mirrored window's features are turned back place by place; the voxels inside a block, and left and right
-    # partners, are exchanged in the head instead. The mirrors' features stand side by side under one wide head.
+    # The features of a mirrored window are mirrored back position by position. The voxels inside a block, and left and
+    # right partners, are exchanged in the head instead. The features of all mirror images are concatenated under one
+    # wide head.
     heads = [_mirrored_head(weight, bias, axes, partners) for axes in mirrors]
     wide = torch.cat([w.reshape(-1, w.shape[-1]) for w, _ in heads], dim=1) / len(mirrors)
     mean_bias = torch.stack([b.reshape(-1) for _, b in heads]).mean(dim=0)
@@ -180,7 +182,7 @@ def _mirrored(
     axes: Sequence[int],
     partners: list[int] | None,
 ) -> Tensor:
-    """What a function makes of mirrored windows, mirrored back; left to right, channels become their partners'."""
+    """A function's output for mirrored windows, mirrored back; mirroring left to right swaps partner channels."""
     dims = [axis + 2 for axis in axes]
     result = function(windows.flip(dims)).float().flip(dims)
     return result[:, partners] if 0 in axes and partners is not None else result
@@ -189,14 +191,14 @@ def _mirrored(
 def _mirrored_head(
     weight: Tensor, bias: Tensor, axes: Sequence[int], partners: list[int]
 ) -> tuple[Tensor, Tensor]:
-    """The head for features of mirrored windows that were mirrored back."""
+    """The head for the features of mirrored windows after they are mirrored back."""
     dims = [axis + 1 for axis in axes]
     weight, bias = weight.flip(dims), bias.flip(dims)
     return (weight[partners], bias[partners]) if 0 in axes else (weight, bias)
 
 
 class _Slab:
-    """Weighted sums of features over the part of the volume that windows still reach, and the classes behind it."""
+    """Weighted sums of features where later windows still contribute, and the classes of the part that is finished."""
 
     def __init__(
         self,
@@ -217,7 +219,7 @@ class _Slab:
         """First voxel of the slab along the axis."""
 
     def add(self, window: Window, features: Tensor, weights: Tensor) -> None:
-        """Add the features (F, ...) of a window that starts where the slab does."""
+        """Add the features (F, ...) of a window that starts at the start of the slab."""
         place = [
             slice(part.start // step, part.stop // step)
             for part, step in zip(window, self.source.block, strict=True)
@@ -227,7 +229,7 @@ class _Slab:
         self.weights[tuple(place)] += weights
 
     def advance(self, start: int) -> None:
-        """Choose classes before voxel `start`, which no later window reaches, and move the slab there."""
+        """Choose the classes before voxel `start`, which no later window covers, and move the slab to `start`."""
         step = self.source.block[self.axis]
         moved = (start - self.start) // step
         if moved == 0:
@@ -242,7 +244,7 @@ class _Slab:
         self.start = start
 
     def _finish(self, length: int) -> None:
-        """Classes of the slab's first `length` places along the axis, some planes at a time."""
+        """Choose the classes of the first `length` positions of the slab along its axis, a few planes at a time."""
         block, axis = self.source.block, self.axis
         plane = math.prod(self.weights.shape) // self.weights.shape[axis]
         planes = max(TILE_SCORES // (plane * math.prod(block) * self.num_classes), 1)
@@ -254,13 +256,13 @@ class _Slab:
             self.classes.narrow(axis, at, count * block[axis]).copy_(chosen)
 
     def _chosen(self, sums: Tensor, weights: Tensor) -> Tensor:
-        """Class of each voxel of a tile, of the weighted sums (F, X, Y, Z) of its features and their weights (X, Y, Z)."""
+        """Class of each voxel of a tile, from weighted sums of features (F, X, Y, Z) and their weights (X, Y, Z)."""
         weight, bias = self.source.weight, self.source.bias
         if weight is None or bias is None:
             return sums.argmax(dim=0)
         x, y, z = weights.shape
         scores = torch.addmm(bias[:, None], weight, (sums / weights).reshape(len(sums), -1))
-        classes = scores.view(self.num_classes, -1).argmax(dim=0)  # (block voxels * places,)
+        classes = scores.view(self.num_classes, -1).argmax(dim=0)  # (block voxels * positions,)
         bx, by, bz = self.source.block
         return (
             classes.view(bx, by, bz, x, y, z)
@@ -273,7 +275,7 @@ class _Slab:
 
 
 def _fitted(image: Tensor, patch: Shape, block: Shape, mode: str) -> tuple[Tensor, Window]:
-    """The image padded to at least the patch, so that windows can start at whole blocks, and where it lies in the result."""
+    """The image padded to at least the patch so that windows start at whole blocks, and its position in the result."""
     short = [max(0, want - have) for want, have in zip(patch, image.shape[2:], strict=True)]
     before = [missing // 2 for missing in short]
     x, y, z = (
@@ -296,7 +298,7 @@ def _fitted(image: Tensor, patch: Shape, block: Shape, mode: str) -> tuple[Tenso
 def _windows(
     size: Sequence[int], patch_shape: Shape, overlap: Sequence[float], axis: int, block: Shape
 ) -> list[Window]:
-    """Windows that cover a volume, in order of their start along `axis`."""
+    """The windows that cover a volume, in order of their start along `axis`."""
     interval = _intervals(size, patch_shape, overlap, block)
     windows = cast(list[Window], dense_patch_slices(size, patch_shape, interval))
     return sorted(windows, key=lambda window: window[axis].start)
@@ -305,7 +307,7 @@ def _windows(
 def _intervals(
     size: Sequence[int], patch_shape: Shape, overlap: Sequence[float], block: Shape
 ) -> list[int]:
-    """Voxels from one window to the next along each axis: whole blocks."""
+    """Distance in voxels from one window to the next along each axis, a multiple of the block."""
     return [
         patch if patch == whole else max(int(patch * (1 - share)) // step, 1) * step
         for whole, patch, share, step in zip(size, patch_shape, overlap, block, strict=True)
@@ -315,7 +317,7 @@ def _intervals(
 def count_windows(
     shape: Shape, patch_shape: Shape, overlap: Sequence[float], block: Shape = (1, 1, 1)
 ) -> int:
-    """Windows that cover a volume of `shape` voxels.
+    """Number of windows that cover a volume of `shape` voxels.
 
     >>> count_windows((48, 64, 48), (40, 56, 48), overlap=(0.5, 0.5, 0.5))
     4
@@ -336,12 +338,12 @@ def _batches(windows: list[Window], size: int) -> Iterator[list[Window]]:
 def window_options(
     settings: Settings, table: LabelTable, flips: tuple[int, ...] | None = None
 ) -> dict[str, Any]:
-    """Number of classes, overlap, blending, padding and mirror images of the window, as prediction takes them.
+    """Keyword arguments for `sliding_window_class_map`: classes, overlap, blending, padding and mirrored axes.
 
-    `flips` None: as the settings say.
+    `flips` None takes the axes from the settings.
 
     Raises:
-        SettingsError: windows are to be mirrored left to right, and a label with a side has no partner.
+        SettingsError: windows are to be mirrored left to right, and a lateral label has no partner.
     """
     partition = settings.dataset.seg.partition
     flips = settings.window_flips if flips is None else flips
@@ -356,7 +358,7 @@ def window_options(
 
 
 def window_shape(settings: Settings, size: Sequence[int]) -> Shape:
-    """The window for an image of `size`: the patch, or the image under `use_whole_img_as_input`."""
+    """Shape of the window for an image of `size`: the patch, or the whole image under `use_whole_img_as_input`."""
     if not settings.dataset.seg.use_whole_img_as_input:
         return settings.patch_shape
     x, y, z = size
@@ -364,17 +366,17 @@ def window_shape(settings: Settings, size: Sequence[int]) -> Shape:
 
 
 class SlidingWindow(Inferer):
-    """The sliding window as MONAI's engines call it: from a batch of one image to its class map (1, 1, X, Y, Z).
+    """The sliding window as an inferer for MONAI's engines: from a batch of one image to a class map (1, 1, X, Y, Z).
 
     Args:
-        settings: patch, overlap, blending and mirror images.
+        settings: patch, overlap, blending and mirrored axes.
         table: labels of the classes.
-        device: where windows are computed.
-        mirrored: whether windows are mirrored too where the settings say so. Validation while training does without:
-            it is one of many, and has to be quick.
+        device: device on which windows are computed.
+        mirrored: whether windows are also mirrored if the settings ask for it. Validation during training does not
+            mirror windows, because it is repeated often and has to be quick.
 
     Raises:
-        SettingsError: windows are to be mirrored left to right, and a label with a side has no partner.
+        SettingsError: windows are to be mirrored left to right, and a lateral label has no partner.
     """
 
     def __init__(
@@ -406,14 +408,14 @@ class SlidingWindow(Inferer):
 
 
 class InBFloat16(SimpleInferer):
-    """A training's forward pass in bfloat16, where torch's autocast holds that to be safe; weights stay float32.
+    """Forward pass of training in bfloat16 for the operations that torch's autocast considers safe.
 
-    bfloat16 has the range of float32: unlike float16 it needs no scaling of the loss.
+    Weights stay in float32. bfloat16 has the range of float32, so unlike float16 it needs no loss scaling.
     """
 
     def __call__(
         self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
-        """What the network makes of its inputs."""
+        """The network's output for its inputs."""
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
             return super().__call__(inputs, network, *args, **kwargs)

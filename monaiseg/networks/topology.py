@@ -1,4 +1,4 @@
-"""Topology: how many stages a network has, and their strides, kernels and channels."""
+"""Topology: the number of stages of a network, and their strides, kernels and channels."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from monaiseg.errors import SettingsError
 from monaiseg.settings import NetworkSettings
 
 MOST_HALVINGS = 4
-"""Five stages halve an axis four times."""
+"""How often an axis is halved at most; a network with five stages halves it four times."""
 LEAST_SIZE = 4
-"""An axis is halved while at least so many voxels remain in the coarsest stage."""
+"""An axis is halved as long as at least this many voxels remain in the coarsest stage."""
 
 
 @dataclass(frozen=True)
 class Topology:
-    """Kernel size, stride and channels of each stage, finest first; sizes in voxels along X, Y, Z.
+    """Kernel size, stride and number of channels of each stage, finest first; sizes in voxels along X, Y, Z.
 
-    The first stride is 1, or the size of the blocks that the image is folded by.
+    The first stride is 1, or the size of the blocks by which the image is folded.
     """
 
     kernels: tuple[Shape, ...]
@@ -29,12 +29,12 @@ class Topology:
 
     @property
     def total_stride(self) -> Shape:
-        """Factor between the network's input and its coarsest stage: patch sizes divide by it."""
+        """Factor between the network's input and its coarsest stage; patch sizes must be multiples of it."""
         x, y, z = (math.prod(stride[axis] for stride in self.strides) for axis in range(3))
         return x, y, z
 
     def in_words(self) -> list[str]:
-        """One line a stage, finest first.
+        """One line per stage, finest first.
 
         >>> Topology(((3, 3, 1),), ((1, 1, 1),), (16,)).in_words()
         ['stage 1: 16 channels, kernel 3 x 3 x 1, stride 1 x 1 x 1']
@@ -52,13 +52,13 @@ def _by(shape: Shape) -> str:
 
 
 def plan_topology(settings: NetworkSettings, patch_shape: Shape, spacing: Spacing) -> Topology:
-    """Stages for patches of `patch_shape` voxels of `spacing` mm, along X, Y, Z.
+    """Stages for patches of `patch_shape` voxels with a voxel size of `spacing` mm, along X, Y, Z.
 
-    An axis is halved while at least 4 voxels remain, at most four times. Axes with voxels more than twice as long
-    as the shortest wait, with kernels of size 1, until the others have caught up (nnU-Net's rule).
+    An axis is halved as long as at least 4 voxels remain, at most four times. As in nnU-Net, an axis whose voxels are
+    more than twice as long as the shortest is not halved, and has kernels of size 1, until the others catch up.
 
     Raises:
-        SettingsError: an axis does not divide by the strides that its size calls for, or the patch allows fewer
+        SettingsError: the size of an axis is not a multiple of the strides that it needs, or the patch allows fewer
             stages than the settings ask for.
 
     >>> plan_topology(NetworkSettings(channels=16), (96, 96, 96), (1.0, 1.0, 1.0)).total_stride
@@ -74,7 +74,7 @@ def plan_topology(settings: NetworkSettings, patch_shape: Shape, spacing: Spacin
         whole = not strides and settings.variant == "standard"
         stride = (1, 1, 1) if whole else _stride(voxel, left)
         coarser = tuple(size * step for size, step in zip(voxel, stride, strict=True))
-        # Folding comes before the first convolution; later stages halve with theirs.
+        # Folding comes before the first convolution; later stages halve by strided convolution.
         kernels.append(_kernel(voxel if strides else coarser))
         strides.append(stride)
         left = [count - (step == 2) for count, step in zip(left, stride, strict=True)]
@@ -91,7 +91,7 @@ def plan_topology(settings: NetworkSettings, patch_shape: Shape, spacing: Spacin
 
 
 def _halvings(size: int, axis: str) -> int:
-    """How often an axis of the patch is halved: once less than its size allows where only that divides (72: 3)."""
+    """How often an axis of the patch is halved: once less than its size allows if only that divides it (72: 3)."""
     wanted = min(MOST_HALVINGS, int(math.log2(max(size / LEAST_SIZE, 1))))
     for count in (wanted, wanted - 1):
         if count >= 0 and size % 2**count == 0:
@@ -104,7 +104,7 @@ def _halvings(size: int, axis: str) -> int:
 
 
 def _stride(voxel: Sequence[float], left: Sequence[int]) -> Shape:
-    """2 along the axes that can be halved again, but for those with voxels more than twice as long as the shortest."""
+    """2 along axes that can be halved again, 1 along others and where voxels are over twice as long as the shortest."""
     finest = min((size for size, count in zip(voxel, left, strict=True) if count), default=0.0)
     x, y, z = (
         2 if count and size <= 2 * finest else 1 for size, count in zip(voxel, left, strict=True)

@@ -1,4 +1,4 @@
-"""Transforms: the chains that bring a case to the network, and its class map back to the file's grid."""
+"""Transforms: chains that prepare a case for the network and return its class map to the grid of the file."""
 
 from monaiseg.transforms.case_chain import CaseChain
 from monaiseg.transforms.chains import (

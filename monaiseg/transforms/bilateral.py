@@ -18,7 +18,7 @@ from monaiseg.transforms.items import Item
 
 
 class RandBilaterald(Randomizable, Transform):
-    """Smooths the image and keeps its edges."""
+    """Smooths the image at random and preserves its edges."""
 
     def __init__(self, settings: BilateralSettings) -> None:
         self.settings = settings
@@ -33,9 +33,9 @@ class RandBilaterald(Randomizable, Transform):
 
 
 def bilateral(image: Tensor, domain_sigma: float, range_sigma: float) -> Tensor:
-    """Mean of the neighbours of each voxel of (C, X, Y, Z), weighted by nearness in space and in intensity.
+    """Mean of each voxel's neighbours in an image (C, X, Y, Z), weighted by distance in space and in intensity.
 
-    Tomasi and Manduchi, ICCV 1998. Like ITK's filter it sees 2.5 standard deviations far.
+    Tomasi and Manduchi, ICCV 1998. Like ITK's filter, it is truncated at 2.5 standard deviations.
     """
     radius = math.ceil(2.5 * domain_sigma)
     padded = F.pad(image[None], [radius] * 6, mode="replicate")[0]

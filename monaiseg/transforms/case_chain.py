@@ -1,4 +1,4 @@
-"""A chain of transforms that names the case in what it raises."""
+"""A chain of transforms whose errors name the case."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from monaiseg.transforms.items import case_name
 
 
 class CaseChain(Compose):
-    """A chain that names the case in what it raises, and raises our own errors bare, not as MONAI wraps them."""
+    """A chain whose errors name the case; errors of this project are raised without MONAI's wrapper."""
 
     digest: str | None = None
-    """SHA-256 of everything besides the files that decides what the chain makes, where that is known."""
+    """SHA-256 of everything other than the files that determines the chain's output; None if it is unknown."""
 
     @property
     def num_centre_groups(self) -> int:
-        """Groups of voxels that it finds for patches to be centred on."""
+        """Number of groups of voxels that it finds as patch centres."""
         return sum(step.num_groups for step in self.transforms if isinstance(step, FindCentresd))
 
     @override
@@ -39,9 +39,9 @@ class CaseChain(Compose):
     def set_random_state(
         self, seed: int | None = None, state: np.random.RandomState | None = None
     ) -> Self:
-        """As Compose's, to the same streams; where every transform has one already, these are seeded again.
+        """Set the same random states as `Compose` does, but reuse generators that exist by seeding them again.
 
-        Making a stream takes 90 us, seeding it 1.5 us: with twelve of them it was a fifth of a patch's time.
+        Creating a generator takes 90 us, seeding one 1.5 us: creating twelve took a fifth of the time of a patch.
         """
         if seed is None or any("R" not in vars(part) for part in self._random_parts()):
             super().set_random_state(seed, state)
@@ -61,6 +61,6 @@ class CaseChain(Compose):
 
 
 def _with_parts(transform: Randomizable) -> list[Randomizable]:
-    """A random transform and those that it is made of, which MONAI gives the same seed."""
+    """A random transform and the random transforms inside it, which MONAI gives the same seed."""
     parts = [part for part in vars(transform).values() if isinstance(part, Randomizable)]
     return [transform, *(deeper for part in parts for deeper in _with_parts(part))]

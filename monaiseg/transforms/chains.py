@@ -1,11 +1,11 @@
-"""Chains: the transforms that a settings file expands to.
+"""Chains: the transforms that follow from a settings file.
 
-The *network grid* is where image and label map lie after the load chain: RAS orientation, the spacing and size that
-the settings ask for, padded. The *floor* of a channel is its least intensity there, air in most scans: padding, and
-whatever a turned patch finds beyond the volume, has the floor for its intensity and is background.
+The *network grid* is the grid of image and label map after the load chain: RAS orientation, resampled and resized as
+the settings ask, and padded. The *floor* of a channel is its lowest intensity on that grid, which is air in most scans.
+Padding, and the parts of a rotated patch beyond the volume, have the floor as their intensity and are background.
 
-The load chain is shared by training, validation, prediction and the bundle; what training adds is random and stands in
-a chain of its own. All randomness comes from `self.R`, so that `Compose.set_random_state` repeats it.
+Training, validation, prediction and the bundle share the load chain. Training adds random transforms in a separate
+chain. All random numbers come from `self.R`, so `Compose.set_random_state` makes them repeatable.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ from monaiseg.transforms.rigid import RandRigidd
 from monaiseg.transforms.rotate_zoom import RandRotateZoomd
 
 CHAIN_VERSION = 1
-"""Raise it when `cached_chain` makes other values of the same files and settings: cached cases are then made anew."""
+"""Increase this when `cached_chain` gives other values for the same files and settings: caches are then rebuilt."""
 
 
 def load_chain(settings: Settings, table: LabelTable | None = None) -> list[Transform]:
-    """From files to the network grid: image and, with a label table, label map as class indices.
+    """Transforms from files to the network grid: the image and, with a label table, the label map as class indices.
 
-    Both stay MetaTensors, which know their affine and the way back.
+    Both are MetaTensors, which record their affine and the operations to invert.
     """
     dataset = settings.dataset
     count = 1 if table is None else 2
@@ -72,7 +72,7 @@ def load_chain(settings: Settings, table: LabelTable | None = None) -> list[Tran
         LoadImaged("image", CheckedReader, num_channels=dataset.num_channels, expanduser=False)
     ]
     if table is not None:
-        # Nothing is converted before class indices are found: float32 does not hold every integer.
+        # Keep the file's data type until values become class indices: float32 cannot represent every integer.
         chain += [LoadImaged("label", CheckedReader, labels=True, dtype=None, expanduser=False)]
     chain += [EnsureChannelFirstd(keys)]
     if table is not None:
@@ -80,7 +80,7 @@ def load_chain(settings: Settings, table: LabelTable | None = None) -> list[Tran
         chain += [OnImageGridd(), ClassIndicesd(table, "refuse" if every else "background")]
     chain += [
         Orientationd(keys, axcodes="RAS", labels=None),
-        # Before resampling, as nnU-Net does: interpolation moves the statistics of small regions.
+        # Before resampling, as in nnU-Net: interpolation changes the statistics of small regions.
         NormaliseChannelsd(dataset.intensity),
     ]
     if settings.spacing_mm is not None:
@@ -89,7 +89,7 @@ def load_chain(settings: Settings, table: LabelTable | None = None) -> list[Tran
         chain += [Spacingd(keys, pixdim=settings.spacing_mm, mode=modes)]
     if settings.image_shape is not None:
         shape = padded_shape(settings.image_shape, MULTIPLE)
-        # torch's "nearest" takes the voxel half a voxel too low; "nearest-exact" takes the nearest.
+        # torch's "nearest" is half a voxel too low; "nearest-exact" takes the nearest voxel.
         modes, smoothed = ("trilinear", "nearest-exact")[:count], (True, False)[:count]
         chain += [Resized(keys, spatial_size=shape, mode=modes, anti_aliasing=smoothed)]
     padding = settings.patch_shape, dataset.seg.partition.padding_mode
@@ -100,10 +100,10 @@ def load_chain(settings: Settings, table: LabelTable | None = None) -> list[Tran
 
 
 def cached_chain(settings: Settings, table: LabelTable, *, for_training: bool) -> CaseChain:
-    """The load chain, and what of a case waits in the cache, as plain tensors.
+    """The load chain followed by conversion to the plain tensors that are cached for each case.
 
-    The item has `image` float32, `label` uint8 or int16, `affine` (4, 4) of the network grid and `floor` (C,); for
-    training also the voxels that patches may be centred on, see `FindCentresd`.
+    An item has `image` float32, `label` uint8 or int16, `affine` (4, 4) of the network grid and `floor` (C,). For
+    training it also has the voxels that patches may be centred on, see `FindCentresd`.
     """
     chain: list[Transform] = [*load_chain(settings, table), AsPlainTensors()]
     method = settings.dataset.seg.sampling.method
@@ -117,12 +117,12 @@ def cached_chain(settings: Settings, table: LabelTable, *, for_training: bool) -
 
 
 def inference_chain(settings: Settings) -> CaseChain:
-    """The load chain for images alone; `to_file_grid` leads back through it."""
+    """The load chain for images without label maps; `to_file_grid` inverts it."""
     return CaseChain(load_chain(settings))
 
 
 def chain_digest(settings: Settings, table: LabelTable, *, for_training: bool) -> str:
-    """SHA-256 of everything besides the files that decides what `cached_chain` makes of them."""
+    """SHA-256 of everything other than the files that determines the output of `cached_chain`."""
     meaning = [
         settings.dataset.model_dump(include={"num_channels", "intensity"}),
         settings.image_shape,
@@ -141,13 +141,14 @@ def chain_digest(settings: Settings, table: LabelTable, *, for_training: bool) -
 
 
 def training_chain(settings: Settings, table: LabelTable) -> list[Transform]:
-    """The random part: a patch of a cached item, turned, zoomed, mirrored and changed in its intensities.
+    """Random transforms for training: crop a patch from a cached item, rotate, zoom and mirror it, change intensities.
 
-    Anatomy first, then what a scanner does to it: coil field, contrast, blur, noise. What it costs is measured by
-    benchmarks/crop.py. The patch is a list of one, as MONAI's crops give it, unless it is cut anywhere.
+    Spatial transforms come first, then the effects of a scanner: coil field, contrast, blur, noise. The script
+    benchmarks/crop.py measures the time they take. The chain returns a list of one patch, as MONAI's crops do, or the
+    patch alone if the sampling method is "uniform" or the patch is the whole image.
 
     Raises:
-        SettingsError: patches are mirrored left to right, and a label with a side has no partner.
+        SettingsError: patches are mirrored left to right, and a lateral label has no partner.
     """
     change = settings.dataset.seg.augmentation
     chain = crop_transforms(settings, table)
@@ -180,7 +181,7 @@ def training_chain(settings: Settings, table: LabelTable) -> list[Transform]:
 
 
 def crop_transforms(settings: Settings, table: LabelTable) -> list[Transform]:
-    """From a cached item to its patch: MONAI's crops where nothing is turned or zoomed, else ours with a margin."""
+    """From a cached item to its patch: MONAI's crops if nothing is rotated or zoomed, otherwise ours with a margin."""
     seg = settings.dataset.seg
     change, sampling, shape = seg.augmentation, seg.sampling, settings.patch_shape
     whole = seg.use_whole_img_as_input
@@ -217,10 +218,10 @@ def crop_transforms(settings: Settings, table: LabelTable) -> list[Transform]:
 
 
 def extra_transforms(settings: Settings) -> list[RandRigidd | RandDeformd | RandBilaterald]:
-    """Rigid motion, deformation and bilateral filter, those that are on, for items with a cut patch.
+    """Rigid motion, deformation and bilateral filter, as far as the settings enable them, for cropped patches.
 
-    Items have `image` (C, X, Y, Z) float32, `label` (1, X, Y, Z) integers and `affine` (4, 4), whose voxel size the
-    patch has along its own axes. Other keys pass.
+    Items have `image` (C, X, Y, Z) float32, `label` (1, X, Y, Z) integers and `affine` (4, 4), which gives the voxel
+    size of the patch along its own axes. Other keys are unchanged.
     """
     change = settings.dataset.seg.augmentation
     if not change.enabled:

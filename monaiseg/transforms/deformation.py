@@ -16,11 +16,11 @@ from monaiseg.transforms.items import Item
 
 
 class RandDeformd(Randomizable, Transform):
-    """Deforms image and label map by a B-spline whose mesh points are displaced at random.
+    """Deforms image and label map by a B-spline with randomly displaced control points.
 
     Args:
-        settings: probability, greatest displacements, degree, interpolation.
-        mesh: cells along X, Y, Z.
+        settings: probability, largest displacement, spline degree and interpolation.
+        mesh: number of mesh cells along X, Y, Z.
     """
 
     def __init__(self, settings: DeformationSettings, mesh: tuple[int, int, int]) -> None:
@@ -43,9 +43,9 @@ class RandDeformd(Randomizable, Transform):
 
 
 def spline_field(points: Tensor, shape: Sequence[int], order: int) -> Tensor:
-    """Values (X, Y, Z, 3) of the B-spline of degree `order` through control points (3, cells + order, ...).
+    """Values (X, Y, Z, 3) of the B-spline of degree `order` with control points (3, cells + order, ...).
 
-    The mesh's cells span the patch from its first voxel to its last, as ITK's `BSplineTransform` has it.
+    The mesh spans the patch from its first voxel to its last, as in ITK's `BSplineTransform`.
     """
     for size, count in zip(shape, points.shape[1:], strict=True):
         basis = _basis(size, count - order, order)

@@ -1,4 +1,4 @@
-"""Intensities: one scale for all images, and the field that a receive coil leaves."""
+"""Intensities: normalisation to one scale, and the bias field of a receive coil."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from monaiseg.transforms.items import Item
 
 
 class NormaliseChannelsd(Transform):
-    """Intensities to one scale, each channel by itself."""
+    """Normalises the intensities of each channel separately."""
 
     def __init__(self, settings: IntensitySettings) -> None:
         self.settings = settings
@@ -31,14 +31,14 @@ class NormaliseChannelsd(Transform):
 
 
 def normalised(values: NDArray[Any], settings: IntensitySettings) -> NDArray[np.float32]:
-    """One channel (X, Y, Z) on the scale of `settings`; a constant one becomes constant, 0 or the lower end."""
+    """One channel (X, Y, Z), normalised as `settings` say; a constant one becomes 0 or the lower end of the scale."""
     region = values[values > 0] if settings.region == "foreground" else values
     region = region if region.size else values
     if settings.clip_range is not None:
         values, region = (np.clip(array, *settings.clip_range) for array in (values, region))
     centre, scale, offset = _scale(region, settings)
     scaled = np.empty(values.shape, np.float32)
-    for plane, source in zip(scaled, values, strict=True):  # in float64, without a second volume
+    for plane, source in zip(scaled, values, strict=True):  # in float64, plane by plane
         plane[...] = (source.astype(np.float64) - centre) / scale + offset
     return scaled
 
@@ -46,7 +46,7 @@ def normalised(values: NDArray[Any], settings: IntensitySettings) -> NDArray[np.
 def _scale(region: NDArray[Any], settings: IntensitySettings) -> tuple[float, float, float]:
     """Centre, scale and offset: an intensity becomes (intensity - centre) / scale + offset.
 
-    By numpy, whose sums do not depend on the number of threads.
+    Computed with NumPy, whose sums do not depend on the number of threads.
     """
     if settings.method == "none":
         return 0.0, 1.0, 0.0
@@ -57,16 +57,16 @@ def _scale(region: NDArray[Any], settings: IntensitySettings) -> tuple[float, fl
     top, length = most, 2.0
     if settings.method == "percentile":
         percentile = float(np.percentile(region, settings.percentile))
-        if percentile > least:  # else nearly all is background: the greatest serves
+        if percentile > least:  # otherwise nearly all is background: use the maximum
             top, length = percentile, 1.9
     return least, (top - least) / length if least < most else 1.0, -1.0
 
 
 class RandCoilFieldd(Randomizable, Transform):
-    """MONAI's `RandBiasField` on intensities above the floor: air stays air, whatever the normalisation made of it.
+    """MONAI's `RandBiasField` applied to intensities above the floor: air is unchanged under every normalisation.
 
-    `RandBiasFieldd` multiplies normalised intensities, of which 0 is the mean or the middle: air would show the field, and
-    tissue of the mean intensity would not.
+    `RandBiasFieldd` multiplies normalised intensities, where 0 is the mean or the middle of the range: air would show
+    the field, and tissue of mean intensity would not.
     """
 
     def __init__(self, probability: float, strength: float) -> None:

@@ -1,4 +1,4 @@
-"""Interpolation: images and label maps read between their voxels."""
+"""Interpolation of images and label maps at points between voxels."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from torch.nn import functional as F
 
 
 def linear(image: Tensor, *parts: Tensor) -> Tensor:
-    """Image (C, X, Y, Z) read by trilinear interpolation at the places of a warp (X', Y', Z', 3).
+    """Image (C, X, Y, Z), interpolated trilinearly at the points of a warp (X', Y', Z', 3).
 
-    The warp is the sum of its parts, which broadcast. That of a rotation is given as what each axis of the patch adds:
-    at 96 x 96 x 96 voxels a patch is then read in 0.8 of the time.
+    The warp is the sum of its parts, which broadcast. A rotation is given as one part per axis of the patch: at
+    96 x 96 x 96 voxels this takes 0.8 of the time.
     """
     reach = torch.tensor([max(size - 1, 1) for size in image.shape[1:]])
-    # `grid_sample` counts from -1 to 1, the last axis first.
+    # The coordinates of `grid_sample` run from -1 to 1, last axis first.
     first, *others = ((2 * part / reach).flip(-1) for part in parts)
     grid = _total([first.sub_(1), *others])
     return F.grid_sample(image[None], grid[None], padding_mode="border", align_corners=True)[0]
 
 
 def nearest(label: Tensor, *parts: Tensor) -> Tensor:
-    """Label map (1, X, Y, Z) of any integer type, read at the voxel next to each place of a warp, see `linear`.
+    """Label map (1, X, Y, Z) of any integer type, at the voxel nearest to each point of a warp, see `linear`.
 
-    By whole-number indices: `grid_sample` knows no integers.
+    This indexes the voxels, because `grid_sample` does not support integers.
     """
     _, X, Y, Z = label.shape
     x, y, z = (
@@ -40,14 +40,14 @@ def nearest(label: Tensor, *parts: Tensor) -> Tensor:
 
 
 def _total(parts: Sequence[Tensor]) -> Tensor:
-    """The sum of parts that broadcast; the last ones, which are the smallest, first."""
+    """The sum of parts that broadcast, added from the last part on, which is the smallest."""
     return functools.reduce(torch.add, reversed(parts))
 
 
 def cubic(image: Tensor, warp: Tensor) -> Tensor:
-    """Image (C, X, Y, Z) read by cubic B-spline interpolation, mirrored at its border.
+    """Image (C, X, Y, Z), interpolated by a cubic B-spline at the points of a warp and mirrored at its border.
 
-    Eight trilinear lookups hold the 64 terms: Sigg and Hadwiger, GPU Gems 2, chapter 20.
+    Eight trilinear lookups replace the 64 terms: Sigg and Hadwiger, GPU Gems 2, chapter 20.
     """
     coefficients = _coefficients(image)
     last = torch.tensor(image.shape[1:]) - 1
@@ -67,7 +67,7 @@ def cubic(image: Tensor, warp: Tensor) -> Tensor:
 
 
 def _coefficients(image: Tensor) -> Tensor:
-    """Of the cubic B-spline through the voxels: each axis times the inverse of the (1, 4, 1) / 6 matrix."""
+    """Coefficients of the interpolating cubic B-spline: the inverse of the (1, 4, 1) / 6 matrix along each axis."""
     for axis, size in enumerate(image.shape[1:], start=1):
         matrix = torch.eye(size, dtype=torch.float64) * 4
         inner = torch.ones(size - 1, dtype=torch.float64)
@@ -79,6 +79,6 @@ def _coefficients(image: Tensor) -> Tensor:
 
 
 def identity_warp(shape: Sequence[int]) -> Tensor:
-    """The warp (X, Y, Z, 3) that moves nothing."""
+    """The warp (X, Y, Z, 3) that maps each voxel to itself."""
     axes = [torch.arange(size, dtype=torch.float32) for size in shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)

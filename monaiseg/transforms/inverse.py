@@ -1,4 +1,4 @@
-"""The way back: class maps from the network's grid to the grid of the file."""
+"""Inversion: class maps from the network grid to the grid of the file."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from monaiseg.transforms.items import Item
 
 
 def to_file_grid(class_map: torch.Tensor, item: Mapping[str, Any], chain: Compose) -> NDArray[Any]:
-    """A class map (X, Y, Z) on the network grid as class indices (X, Y, Z) on the grid of the image's file.
+    """Resample a class map (X, Y, Z) from the network grid to the grid of the image's file.
 
     Args:
-        class_map: integers, as the network's argmax gives them for the item's image.
-        item: what `chain` made of the case.
-        chain: the inference chain, which is inverted here, step by step and by nearest neighbour.
+        class_map: integers, the argmax of the network's output for the item's image.
+        item: the output of `chain` for the case.
+        chain: the inference chain; each step is inverted by nearest neighbour.
     """
-    # Invertd takes torch's "nearest" for the way back through Resize as well: of 31 voxels that were resized to 48 the
-    # class map comes home 0.8 voxels of the network's grid too low, by "nearest-exact" where it belongs.
+    # Invertd would invert Resize by torch's "nearest": after resizing 31 voxels to 48, the class map would return 0.8
+    # voxels of the network grid too low. With "nearest-exact" it is in the right place.
     steps = [
         convert_applied_interp_mode(
             step, mode="nearest-exact" if step["class"] == "Resize" else "nearest"
@@ -40,10 +40,10 @@ def to_file_grid(class_map: torch.Tensor, item: Mapping[str, Any], chain: Compos
 
 
 class ToFileGridd(Transform):
-    """`pred`, a class map (1, X, Y, Z) on the network grid, to the grid of the image's file.
+    """Resamples `pred`, a class map (1, X, Y, Z) on the network grid, to the grid of the image's file.
 
     Args:
-        chain: the inference chain that the image came by.
+        chain: the inference chain that loaded the image.
     """
 
     def __init__(self, chain: Compose) -> None:
@@ -56,7 +56,7 @@ class ToFileGridd(Transform):
 
 
 class LabelValuesd(Transform):
-    """`pred`, class indices, to the label values of the files."""
+    """Converts `pred` from class indices to the label values of the files."""
 
     def __init__(self, table: LabelTable) -> None:
         self.table = table

@@ -1,4 +1,4 @@
-"""Loading: what follows MONAI's `LoadImaged` on the way from files to class indices and plain tensors."""
+"""Loading: the transforms after MONAI's `LoadImaged`, which give class indices and plain tensors."""
 
 from __future__ import annotations
 
@@ -41,12 +41,13 @@ class ReadReferenced(Transform):
 
 
 class OnImageGridd(Transform):
-    """Brings a label map along the axes of its image, and gives it the image's affine.
+    """Reorients a label map to the axes of its image and gives it the image's affine.
 
-    Headers of image and label map differ in the last digits: resampled by its own, a label map would be a voxel larger.
+    The headers of image and label map can differ in the last digits: resampled with its own affine, a label map could
+    be one voxel larger.
 
     Raises:
-        DataError: the label map holds other voxels than the image.
+        DataError: the label map does not cover the same voxels as the image.
     """
 
     @override
@@ -64,7 +65,7 @@ class OnImageGridd(Transform):
 
 
 class ClassIndicesd(Transform):
-    """Label values to class indices, by the label table."""
+    """Converts label values to class indices by the label table."""
 
     def __init__(self, table: LabelTable, others: Literal["refuse", "background"]) -> None:
         self.table, self.others = table, others
@@ -77,7 +78,7 @@ class ClassIndicesd(Transform):
 
 
 class AsPlainTensors(Transform):
-    """Plain tensors for MetaTensors, which cost more than a cut; affine and floor beside them."""
+    """Replaces MetaTensors, which cost more time than a crop, by plain tensors, and adds affine and floor."""
 
     @override
     def __call__(self, data: Mapping[str, Any]) -> Item:

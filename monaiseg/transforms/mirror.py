@@ -1,4 +1,4 @@
-"""Mirror images, in which left and right labels change places."""
+"""Mirroring, which exchanges left and right labels."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from monaiseg.transforms.items import Item
 
 
 class RandMirrord(Randomizable, Transform):
-    """Mirrors image and label map; left to right, labels become their partners.
+    """Mirrors image and label map; mirroring left to right replaces each label by its partner.
 
-    Not `RandFlipd`, after which the label of the left hippocampus lies on the right one.
+    After `RandFlipd`, the right hippocampus would have the label of the left one.
 
     Args:
-        probabilities: along X, Y, Z.
-        partner_classes: for each class the class in the mirror; None where X is never mirrored.
+        probabilities: probability of mirroring along X, Y, Z.
+        partner_classes: for each class its partner on the other side; None if X is never mirrored.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class RandMirrord(Randomizable, Transform):
     ) -> None:
         self.probabilities = probabilities
         known = [] if partner_classes is None else partner_classes
-        self.partners = torch.tensor([*known, len(known)])  # the last: voxels that no one labelled
+        self.partners = torch.tensor([*known, len(known)])  # the last: unlabelled voxels
 
     @override
     def __call__(self, data: Mapping[str, Any]) -> Item:

@@ -1,4 +1,4 @@
-"""The network's grid: shape and voxel size of a scan after the load chain."""
+"""The network grid: shape and voxel size of a scan after the load chain."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from monaiseg.settings import Settings
 
 
 def target_shape(grid: Grid, settings: Settings) -> Shape:
-    """Shape on the network grid, along X, Y, Z, of an image that lies on `grid` in its file."""
+    """Shape on the network grid, along X, Y, Z, of an image whose file has `grid`."""
     return padded_up(_sampled_shape(grid, settings), settings.patch_shape)
 
 
 def sampled_spacing(grid: Grid, settings: Settings) -> Spacing:
-    """Voxel size in mm on the network grid, along X, Y, Z, of an image that lies on `grid` in its file."""
+    """Voxel size in mm on the network grid, along X, Y, Z, of an image whose file has `grid`."""
     shape, spacing = grid.along_ras
     if settings.image_shape is None:
         return settings.spacing_mm or spacing
@@ -22,14 +22,14 @@ def sampled_spacing(grid: Grid, settings: Settings) -> Spacing:
 
 
 def _sampled_shape(grid: Grid, settings: Settings) -> Shape:
-    """Shape of an image after resampling and resizing, before it is padded."""
+    """Shape of an image after resampling and resizing, before padding."""
     if settings.image_shape is not None:
         return padded_shape(settings.image_shape, MULTIPLE)
     return resampled_shape(*grid.along_ras, settings.spacing_mm)
 
 
 def resize_note(settings: Settings) -> str | None:
-    """What is done to a size in `img_after_resize` that is not one of multiples of 16; None where nothing is."""
+    """How an `img_after_resize` that is not a multiple of 16 is changed; None if it is not changed."""
     given = settings.dataset.img_after_resize
     if settings.image_shape is None or given == (rounded := padded_shape(given, MULTIPLE)):
         return None

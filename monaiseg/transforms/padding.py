@@ -1,4 +1,4 @@
-"""Padding: volumes to multiples of 16 and at least the patch."""
+"""Padding: volumes to multiples of 16 voxels and at least the size of the patch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from monaiseg.data import MULTIPLE, Shape, padded_up
 
 
 class DivisibleFloorPad(DivisiblePad):
-    """Pads to multiples of 16 and at least the patch, alike on both sides.
+    """Pads to multiples of 16 voxels and at least the patch, equally on both sides.
 
-    MONAI's `DivisiblePad` has no least size, fills all channels with one value, and refuses to mirror or repeat an image
-    by more than its own size (of torch's padding: "Padding size should be less than the corresponding input dimension").
+    MONAI's `DivisiblePad` has no minimum size, fills all channels with one value, and cannot mirror or repeat an image
+    by more than its own size (torch: "Padding size should be less than the corresponding input dimension").
 
     Args:
         patch_shape: voxels along X, Y, Z.
         padding_mode: one of `_CONTINUATIONS`, or "constant".
-        with_floor: under "constant" with the least of each channel, else with 0, the background. After `zscore` 0 is the
-            mean of an image, and a grey slab beside the head looks like tissue.
+        with_floor: in mode "constant", pad each channel with its minimum rather than with 0, the background. After
+            `zscore`, 0 is the mean of an image, and a grey slab beside the head looks like tissue.
     """
 
     def __init__(self, patch_shape: Shape, padding_mode: str, *, with_floor: bool) -> None:
@@ -41,7 +41,7 @@ class DivisibleFloorPad(DivisiblePad):
 
     @override
     def __call__(self, img: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]  # as Pad's own
-        padded: Any = super().__call__(img, *args, **kwargs)  # keeps the books: affine, way back
+        padded: Any = super().__call__(img, *args, **kwargs)  # also records affine and operations
         widths = self.compute_pad_width(img.shape[1:])[1:]
         channels, padded_channels = img.as_tensor().numpy(), padded.as_tensor().numpy()
         for channel, whole in zip(channels, padded_channels, strict=True):
@@ -54,9 +54,9 @@ class DivisibleFloorPad(DivisiblePad):
 
 
 class DivisibleFloorPadd(DivisiblePadd):
-    """`image` and, where wanted, `label` by `DivisibleFloorPad`.
+    """Pads `image` and, if asked for, `label` by `DivisibleFloorPad`.
 
-    Both are continued alike: tissue that goes on in the one is not background in the other.
+    Both use the same mode, so tissue that continues into the padding of the image is not background in the label map.
     """
 
     def __init__(self, keys: str, patch_shape: Shape, padding_mode: str) -> None:

@@ -20,15 +20,15 @@ Paths = Sequence[PathLike[str] | str] | PathLike[str] | str
 
 
 class CheckedReader(ImageReader):
-    """Reads what `monaiseg.data.read_volume` accepts, and refuses the rest with its message.
+    """Reads the files that `monaiseg.data.read_volume` accepts, and refuses others with its message.
 
-    For `LoadImaged("image", reader=CheckedReader)` in any chain. Several files are the channels of one image and lie on
-    one grid. The files are read in `get_data`, not in `read`: what `read` raises makes `LoadImage` try MONAI's other
-    readers, which would accept the truncated and damaged files that this one refuses.
+    Use it in any chain as `LoadImaged("image", reader=CheckedReader)`. Several files are the channels of one image and
+    must have the same grid. Files are read in `get_data`, not in `read`: an error in `read` makes `LoadImage` try
+    MONAI's other readers, which would accept the truncated and damaged files that this one refuses.
 
     Args:
-        num_channels: channels that an image must have, one a file or those of 4-D files; None for any number.
-        labels: read label maps: integers, one channel.
+        num_channels: channels that an image must have, one per file or those of 4-D files; None for any number.
+        labels: read label maps, which are integers with one channel.
     """
 
     def __init__(self, num_channels: int | None = None, *, labels: bool = False) -> None:
@@ -44,10 +44,10 @@ class CheckedReader(ImageReader):
 
     @override
     def get_data(self, img: Sequence[str]) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Voxels (X, Y, Z), or (C, X, Y, Z) of several channels, and MONAI's metadata.
+        """Voxels (X, Y, Z), or (C, X, Y, Z) for several channels, and MONAI's metadata.
 
         Raises:
-            DataError: as `read_volume` and `read_label_map`; or the files lie on different grids, or have another number
+            DataError: as in `read_volume` and `read_label_map`; or the files have different grids or the wrong number
                 of channels.
         """
         if self.labels:
@@ -55,7 +55,7 @@ class CheckedReader(ImageReader):
             return voxels, _metadata(header.grid, has_channels=False)
         volumes, grid = _on_one_grid(img)
         channels = [
-            plane.astype(np.float32)  # small integers would overflow later
+            plane.astype(np.float32)  # small integer types would overflow later
             for voxels in volumes
             for plane in (voxels[None] if voxels.ndim == 3 else np.moveaxis(voxels, -1, 0))
         ]
@@ -81,7 +81,7 @@ def _on_one_grid(paths: Sequence[str]) -> tuple[list[NDArray[Any]], Grid]:
 
 
 def _metadata(grid: Grid, *, has_channels: bool) -> dict[str, Any]:
-    """What MONAI's own readers say of a file and its chains ask for."""
+    """The metadata that MONAI's own readers give and its transforms need."""
     return {
         MetaKeys.AFFINE: grid.array,
         MetaKeys.ORIGINAL_AFFINE: grid.array,

@@ -1,4 +1,4 @@
-"""A look at the voxel size of an image before it is resampled."""
+"""A check of the voxel size of an image before it is resampled."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from monaiseg.transforms.items import Item
 
 
 class CheckSpacingd(Transform):
-    """Warns where `image`, in RAS orientation, will be resampled by more than 3, and refuses it beyond 10.
+    """Warns if `image`, in RAS orientation, will be resampled by a factor above 3, and refuses it above 10.
 
-    A voxel size in a wrong unit makes an empty volume of a scan, or one that no memory holds.
+    A voxel size in the wrong unit would give an empty volume, or one too large for memory.
 
     Args:
-        spacing: that it will be resampled to, in mm along X, Y, Z.
+        spacing: target voxel size in mm along X, Y, Z.
     """
 
     def __init__(self, spacing: Spacing) -> None:

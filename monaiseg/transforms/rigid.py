@@ -19,10 +19,10 @@ from monaiseg.transforms.items import Item
 
 
 class RandRigidd(Randomizable, Transform):
-    """Turns and shifts a patch by normally distributed angles and voxels.
+    """Rotates and shifts a patch by normally distributed angles and distances.
 
     Args:
-        settings: probability, and what moves.
+        settings: probability, and whether image, label map or both move.
         degrees: two standard deviations of the angles about X, Y, Z.
         voxels: two standard deviations of the shifts along X, Y, Z.
     """
@@ -52,13 +52,13 @@ class RandRigidd(Randomizable, Transform):
 def rigid_warp(
     shape: Sequence[int], degrees: NDArray[Any], shift: NDArray[Any], spacing: Spacing
 ) -> Tensor:
-    """Warp (X, Y, Z, 3) that turns the anatomy about the patch's centre, then shifts it.
+    """Warp (X, Y, Z, 3) that rotates the anatomy about the centre of the patch, then shifts it.
 
     Args:
-        shape: of the patch.
-        degrees: angles about X, then Y, then Z; positive ones turn Y to Z, Z to X and X to Y. Turning is done in mm.
-        shift: along X, Y, Z, in voxels.
-        spacing: of the patch, in mm.
+        shape: shape of the patch in voxels.
+        degrees: angles about X, then Y, then Z. Positive angles turn Y to Z, Z to X and X to Y. The rotation is in mm.
+        shift: shift along X, Y, Z, in voxels.
+        spacing: voxel size of the patch in mm.
     """
     back = torch.from_numpy(turn_matrix(degrees, 1.0, spacing).astype(np.float32))
     centre = (torch.tensor(shape, dtype=torch.float32) - 1) / 2
@@ -69,12 +69,12 @@ def rigid_warp(
 def turn_matrix(
     degrees: Sequence[float] | NDArray[Any], factor: float, spacing: Spacing
 ) -> NDArray[np.float64]:
-    """Matrix (3, 3) from offsets in a turned and zoomed patch to offsets in the volume, both in voxels.
+    """Matrix (3, 3) from offsets in a rotated and zoomed patch to offsets in the volume, both in voxels.
 
     Args:
-        degrees: angles about X, then Y, then Z. Positive ones turn Y to Z, Z to X and X to Y.
-        factor: above 1 structures grow.
-        spacing: of the volume, in mm.
+        degrees: angles about X, then Y, then Z. Positive angles turn Y to Z, Z to X and X to Y.
+        factor: zoom; structures grow above 1.
+        spacing: voxel size of the volume in mm.
     """
     rotation = np.eye(3)
     for axis, angle in enumerate(degrees):

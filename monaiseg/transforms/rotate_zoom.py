@@ -1,4 +1,4 @@
-"""Rotation and zoom: from a patch with its margin to the patch, turned and zoomed about its centre."""
+"""Rotation and zoom: from a patch with its margin to the patch, rotated and zoomed about its centre."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from monaiseg.transforms.rigid import turn_matrix
 
 
 class RandRotateZoomd(Randomizable, Transform):
-    """Cuts the patch out of a crop with a margin, along axes that are turned and zoomed at random about its centre.
+    """Extracts the patch from a crop with a margin, rotated and zoomed at random about its centre.
 
-    Not `RandAffined`: it sees nothing beyond the patch to fill the corners with, shears voxels that are not cubes
-    (here turning is done in millimetres), and is slower, see benchmarks/crop.py. Beyond the volume lie the floor of each
-    channel and background.
+    `RandAffined` is not used because it has no voxels beyond the patch to fill the corners with, shears voxels that are
+    not cubes (here the rotation is in millimetres), and is slower, see benchmarks/crop.py. Beyond the volume, the image
+    has the floor of each channel and the label map is background.
 
-    Items have `image` (C, X, Y, Z), `label` (1, X, Y, Z), `floor` (C,), `affine` (4, 4), whose voxel size they have, and
-    `patch_start`, the first voxel of the patch; where it is missing, the patch lies in the middle.
+    Items have `image` (C, X, Y, Z), `label` (1, X, Y, Z), `floor` (C,), `affine` (4, 4), which gives the voxel size,
+    and `patch_start`, the first voxel of the patch. Without `patch_start` the patch is in the middle.
 
     Args:
-        shape: patch in voxels; None for the whole image.
-        rotation: probability, and the greatest angle about each axis.
+        shape: shape of the patch in voxels; None for the whole image.
+        rotation: probability, and the largest angle about each axis.
         scaling: probability, and the range of the zoom.
     """
 
@@ -58,9 +58,9 @@ class RandRotateZoomd(Randomizable, Transform):
         return d
 
     def margin(self, shape: NDArray[Any], spacing: Spacing) -> NDArray[Any]:
-        """Voxels along X, Y, Z around a patch of `shape` that the widest turn and zoom reach.
+        """Voxels along X, Y, Z around a patch of `shape` that the largest rotation and zoom can reach.
 
-        No entry of a rotation about one axis is greater than 1 or, beside the diagonal, than the sine of its angle.
+        No entry of a rotation matrix about one axis exceeds 1 or, off the diagonal, the sine of its angle.
         """
         degrees = min(self.rotation.degrees, 90.0) if self.rotation.probability else 0.0
         bound = np.eye(3)
@@ -76,7 +76,7 @@ class RandRotateZoomd(Randomizable, Transform):
         return np.asarray(np.ceil(reach - half).astype(int) + _ROUNDING)
 
     def _turn(self, affine: torch.Tensor) -> NDArray[np.float64] | None:
-        """A random `turn`, see `turned_patch`; None for none at all."""
+        """A random matrix `turn`, see `turned_patch`; None for neither rotation nor zoom."""
         turns, zooms = self.R.rand(2) < (self.rotation.probability, self.scaling.probability)
         angles = self.R.uniform(-self.rotation.degrees, self.rotation.degrees, size=3)
         factor = self.R.uniform(*self.scaling.factor)
@@ -87,7 +87,7 @@ class RandRotateZoomd(Randomizable, Transform):
 
 
 _ROUNDING = 2
-"""Voxels more than a turned patch reaches: coordinates are rounded, and read between their neighbours."""
+"""Voxels beyond the reach of a rotated patch, because coordinates are rounded and interpolation needs neighbours."""
 
 
 def turned_patch(
@@ -98,25 +98,25 @@ def turned_patch(
     turn: NDArray[np.float64],
     floor: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Patch of image (C, X, Y, Z), linearly interpolated, and label map (1, X, Y, Z), by nearest neighbour.
+    """Rotated patch of image (C, X, Y, Z), by linear interpolation, and label map (1, X, Y, Z), by nearest neighbour.
 
     Args:
         image: the volume.
         label: its class indices.
-        centre: of the patch, in voxels of the volume.
-        shape: of the patch.
-        turn: matrix (3, 3) from an offset to the patch's centre to the offset in the volume.
-        floor: (C,) intensities beyond the volume; the label there is background.
+        centre: centre of the patch, in voxels of the volume.
+        shape: shape of the patch in voxels.
+        turn: matrix (3, 3) from offsets to the centre in the patch to offsets to the centre in the volume.
+        floor: (C,) intensities beyond the volume, where the label is background.
     """
     half = (shape - 1) / 2
     reach = np.abs(turn) @ half
-    start = np.floor(centre - reach).astype(int) - 1  # one voxel more: coordinates are rounded
+    start = np.floor(centre - reach).astype(int) - 1  # one more voxel for rounding
     stop = np.ceil(centre + reach).astype(int) + 2
     image, label = _window(image, start, stop, floor), _window(label, start, stop, [0])
     along_x, along_y, along_z = (
         torch.from_numpy(np.outer(np.arange(size) - middle, column).astype(np.float32))
         for size, middle, column in zip(shape, half, turn.T, strict=True)
-    )  # what each axis of the patch adds to a place, (size, 3)
+    )  # contribution of each axis of the patch to a point, (size, 3)
     along_x += torch.from_numpy((centre - start).astype(np.float32))
     warp = along_x[:, None, None], along_y[:, None], along_z
     return linear(image, *warp), nearest(label, *warp)
@@ -125,7 +125,7 @@ def turned_patch(
 def _window(
     volume: torch.Tensor, start: NDArray[Any], stop: NDArray[Any], outside: Any
 ) -> torch.Tensor:
-    """The voxels from `start` to before `stop` of a volume (C, X, Y, Z): a view, or a copy with `outside` beyond it."""
+    """Voxels `start` to `stop` (exclusive) of a volume (C, X, Y, Z): a view, or a copy padded with `outside`."""
     sizes = np.array(volume.shape[1:])
     x, y, z = (
         slice(int(low), int(high))

@@ -1,4 +1,4 @@
-"""Words: a chain as a list that can be read aloud."""
+"""Words: a chain as readable text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 
 def in_words(chain: Iterable[object]) -> list[str]:
-    """The transforms by name, each with the arguments that are not its class's defaults.
+    """The transforms by name, each with the arguments that differ from the defaults of its class.
 
     >>> from monai.transforms.croppad.dictionary import RandSpatialCropd
     >>> in_words([RandSpatialCropd(("image", "label"), (40, 56, 40), random_size=False)])
@@ -22,14 +22,14 @@ def in_words(chain: Iterable[object]) -> list[str]:
 
 
 def _arguments(transform: object) -> Iterable[str]:
-    """What an object was made with, as far as it or its parts keep it under the arguments' names."""
+    """The constructor's arguments, as far as the object or its parts keep them under the same names."""
     kept: dict[str, Any] = {}
     for part in vars(transform).values():
         if isinstance(part, Transform):
             kept |= vars(part)
     kept |= vars(transform)
     if readers := kept.get("readers"):
-        kept["reader"] = type(readers[-1]).__name__  # the first that is asked
+        kept["reader"] = type(readers[-1]).__name__  # the first to be tried
     for name, parameter in inspect.signature(type(transform)).parameters.items():
         value = kept.get(name)
         value = tuple(value.tolist()) if isinstance(value, np.ndarray) else value
@@ -40,7 +40,7 @@ def _arguments(transform: object) -> Iterable[str]:
 
 
 def _repeats(default: object, value: object) -> bool:
-    """Whether a value is the default, or one for each key."""
+    """Whether a value is the default, or a tuple of the default for each key."""
     return value == default or (isinstance(value, tuple) and all(item == default for item in value))
 
 
