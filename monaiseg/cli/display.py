@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -109,7 +110,12 @@ def show_data_task(task: DataTask) -> None:
         typer.echo(f"shape (voxels): {_ranges([fact.shape for fact in facts])}")
         typer.echo(f"spacing (mm): {_ranges([fact.spacing for fact in facts])}")
     typer.echo(f"labels: {task.table.num_classes - 1} and background")
-    typer.echo(f"written: {task.folder}")
+    typer.echo(f"written: {shown_path(task.folder)}")
+
+
+def shown_path(path: Path) -> Path:
+    """A path as it is shown: relative to the current folder where it is in it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _ranges(triples: Sequence[tuple[float, float, float]]) -> str:
