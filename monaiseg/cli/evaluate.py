@@ -161,6 +161,8 @@ def _score_folders(
     latex: Path | None,
 ) -> None:
     """Score the label maps of two folders."""
+    import numpy as np
+
     from monaiseg.data import LabelTable, read_label_map
     from monaiseg.evaluation import evaluate_label_maps, pair_label_maps
 
@@ -172,7 +174,8 @@ def _score_folders(
     if label_table is not None:
         table = LabelTable.read_csv(label_table)
     else:
-        values = {int(v) for _, known in pairs.values() for v in set(read_label_map(known)[0].flat)}
+        found = (np.unique(read_label_map(known)[0]) for _, known in pairs.values())
+        values = {int(value) for of_case in found for value in of_case}
         table = LabelTable.from_values(sorted(values - {0}))
     with progress_bar("scoring") as advance:
         counter = itertools.count(1)
