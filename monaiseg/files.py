@@ -82,6 +82,20 @@ def probe_writable(folder: str | Path) -> None:
         _forget(temporary)
 
 
+def is_there(path: Path) -> bool:
+    """Whether a path leads to a file or folder; no, too, if the system cannot look, as for a name that is too long."""
+    try:
+        path.stat()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path leads to a folder; see `is_there`."""
+    return is_there(path) and path.is_dir()
+
+
 def make_folder(folder: str | Path) -> Path:
     """Create the folder if it does not exist, check that it is writable, and return its path.
 

@@ -17,6 +17,7 @@ from monaiseg.data.descriptions import DATASET_FILE, ListedCase, read_descriptio
 from monaiseg.data.nifti import is_volume_name, other_format, volume_stem
 from monaiseg.data.pairing import check_ids, clashes, pair_files
 from monaiseg.errors import DataError, collecting, listed
+from monaiseg.files import is_folder, is_there
 
 SPLITS = ("train", "val", "test", "debug")
 
@@ -165,7 +166,7 @@ def _find_listed(root: Path, entries: Iterable[ListedCase]) -> tuple[list[Case],
             Case(entry.id or (name if of_label else case_id_of(images)), images, entry.label)
         )
     used = {image for case in cases for image in case.images}
-    folders = sorted({image.parent for image in used if image.parent.is_dir()})
+    folders = sorted({image.parent for image in used if is_folder(image.parent)})
     beside = {path for folder in folders for path in folder.iterdir() if path not in used}
     labels = {case.label for case in cases}
     rest = [p for p in beside - labels if is_volume_name(p.name) and not _is_hidden(p.name)]
@@ -183,8 +184,8 @@ def _channel_files(images: tuple[Path, ...]) -> tuple[Path, ...]:
         return images
     stem = volume_stem(images[0])
     match = _CHANNEL.fullmatch(stem)
-    base = match[1] if match and images[0].exists() else stem
-    if (match is None and images[0].exists()) or not images[0].parent.is_dir():
+    base = match[1] if match and is_there(images[0]) else stem
+    if (match is None and is_there(images[0])) or not is_folder(images[0].parent):
         return images
     found = {
         path

@@ -112,6 +112,7 @@ def write_case_picture(
     volumes += [read_label_map(path)[0] for path in (reference, prediction)]
     to_ras = nib.orientations.io_orientation(header.grid.array)
     scan, first, second = (nib.orientations.apply_orientation(v, to_ras) for v in volumes)
+    first, second = (np.where(np.isin(v, table.values), v, 0) for v in (first, second))
     _, spacing = header.grid.along_ras
     rows = (("reference", first), ("prediction", second))
     draw_case(scan, rows, table, spacing, title=title).savefig(output, dpi=110)

@@ -165,3 +165,12 @@ def test_the_ignored_value_is_kept_by_volumes_that_preparation_writes(raw, tmp_p
         read_label_map(case.label)[0] for split in ("train", "val") for case in task.cases[split]
     ]
     assert any((values == 7).sum() == 1 for values in labels)
+
+
+def test_a_listed_name_that_is_too_long_for_any_file_is_one_that_is_not_there(tmp_path):
+    name = "a" * 5000
+    describe(tmp_path, training=[{"image": f"{name}.nii.gz", "label": f"{name}_seg.nii.gz"}])
+
+    (case,) = find_cases(tmp_path).cases
+
+    assert case.images[0].name == f"{name}.nii.gz"
