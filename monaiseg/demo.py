@@ -62,7 +62,7 @@ def lpba40_table() -> LabelTable:
 
 
 def run_demo(
-    output: str | Path, *, epochs: int = 12, seed: int = 0, say: Callable[[str], None]
+    output: str | Path, *, epochs: int = 24, seed: int = 0, say: Callable[[str], None]
 ) -> tuple[Evaluation, list[Path]]:
     """Make synthetic brains, train on them and evaluate on held-out ones; returns the scores and pictures.
 
