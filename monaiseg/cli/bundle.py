@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from monaiseg.cli.display import show_next
-from monaiseg.cli.options import given, read_settings
+from monaiseg.cli.options import ModelOption, ModelPath, given, read_settings
 from monaiseg.errors import SettingsError
 
 bundle_app = typer.Typer(no_args_is_help=True, help="Write, check and pack MONAI bundles.")
@@ -80,12 +80,7 @@ def bundle_lint(folder: Annotated[Path, typer.Argument(help="Folder of the bundl
 
 @bundle_app.command("pack")
 def bundle_pack(
-    run: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Argument(
-            metavar="MODEL", help="Run folder, or a checkpoint of one.", show_default=False
-        ),
-    ] = None,
+    run: ModelPath = None,
     *,
     output: Annotated[
         Path,
@@ -97,12 +92,7 @@ def bundle_pack(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder of a bundle whose card, licences and about.json are copied."),
     ] = None,
-    model: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            "--model", "--model-path", "-m", help="The model, if not given as the argument."
-        ),
-    ] = None,
+    model: ModelOption = None,
 ) -> None:
     """Pack a trained network as a MONAI bundle, with its weights and as TorchScript."""
     from monaiseg.bundle import pack_bundle

@@ -15,6 +15,8 @@ from monaiseg.cli.options import (
     Device,
     Gpu,
     ModelGpu,
+    ModelOption,
+    ModelPath,
     OutputRoot,
     data_task_at,
     device_named,
@@ -43,12 +45,7 @@ monaiseg evaluate --prediction-dir labels --reference-dir truth --label-table la
 
 
 def evaluate(
-    run: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Argument(
-            metavar="MODEL", help="Run folder, or a checkpoint of one.", show_default=False
-        ),
-    ] = None,
+    run: ModelPath = None,
     split: Annotated[
         str, typer.Option(help="Split to evaluate: train, val, test or debug.")
     ] = "test",
@@ -105,12 +102,7 @@ def evaluate(
         ),
     ] = None,
     device: Device = None,
-    model: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            "--model", "--model-path", "-m", help="The model, if not given as the argument."
-        ),
-    ] = None,
+    model: ModelOption = None,
     output_root_path: OutputRoot = None,
     data_task_name: DataTaskName = None,
     gpu_id: ModelGpu = None,

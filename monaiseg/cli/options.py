@@ -85,6 +85,14 @@ Device = Annotated[
         "--device", metavar="cpu|cuda|cuda:N", help="Device to compute on: the CPU or a GPU."
     ),
 ]
+ModelPath = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Argument(metavar="MODEL", help="Run folder, or a checkpoint of one.", show_default=False),
+]
+ModelOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--model", "--model-path", "-m", help="The model, if not given as the argument."),
+]
 Registrations = Annotated[
     bool, typer.Option("--atlas", "--im2im", "--keep-current", hidden=True, help="EasyReg's.")
 ]
