@@ -200,7 +200,7 @@ def test_a_scan_that_memory_does_not_hold_is_named_and_the_others_are_predicted(
     small, large = (phantom((n, 24, 24), folder=tmp_path / f"size_{n}").image for n in (24, 96))
     small = small.rename(small.with_name("small.nii.gz"))
     limit = prediction_bytes(predictor.settings, read_header(large).grid) - 1
-    monkeypatch.setattr("monaiseg.prediction.free_memory", lambda: limit)
+    monkeypatch.setattr("monaiseg.prediction.cohort.free_memory", lambda: limit)
 
     made = []
     with pytest.raises(DataError, match=r"case\S*: needs about .* GiB of memory") as raised:
@@ -218,7 +218,7 @@ def test_memory_that_runs_out_in_a_window_is_said_of_its_scan(
             "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
         )
 
-    monkeypatch.setattr("monaiseg.prediction.sliding_window_class_map", starved)
+    monkeypatch.setattr("monaiseg.prediction.predictor.sliding_window_class_map", starved)
 
     with pytest.raises(DataError, match=r"case\S*: memory ran out on cpu"):
         list(predict_files(predictor, [[phantom().image]], tmp_path / "out"))

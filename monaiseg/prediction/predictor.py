@@ -6,12 +6,10 @@ the label table in its header.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +23,21 @@ from monaiseg.data import (
     LabelTable,
     case_id_of,
     files_of,
-    planned_outputs,
     read_header,
     write_label_map,
 )
 from monaiseg.errors import (
     CheckpointError,
     DataError,
-    MonaisegError,
     MonaisegWarning,
     SettingsError,
-    collecting,
-    lack_of_memory,
-    listed,
 )
-from monaiseg.files import make_folder
-from monaiseg.machine import free_memory
 from monaiseg.networks import network_of, sliding_window_class_map, window_options, window_shape
-from monaiseg.settings import Settings, dump_settings, parse_settings, settings_from_dict
+from monaiseg.settings import Settings, parse_settings
 from monaiseg.training import Checkpoint, check_weights, choose_device, load_checkpoint
 from monaiseg.transforms import (
     case_item,
     inference_chain,
-    resize_note,
     target_shape,
     to_file_grid,
 )
@@ -188,62 +178,6 @@ class Predictor:
         return PredictedFile(files[0], Path(output), voxels, grid.voxel_volume_mm3 / 1000)
 
 
-FROM_TRAINING = (
-    "num_channels",
-    "spacing",
-    "intensity",
-    "seg.patch_size",
-    "seg.interested_label_list",
-    "seg.use_whole_img_as_input",
-)
-"""Keys of `dataset` that always keep their values from training."""
-
-
-def as_evaluated(checkpoint: Checkpoint, wanted: Settings) -> tuple[Checkpoint, list[str]]:
-    """The checkpoint with the settings for an evaluation applied, and notes.
-
-    If set, the settings for the evaluation determine the size that images are resampled to and how volumes are tiled,
-    as in EasyReg, where training may have read images that were resized beforehand. All other settings stay as in
-    training.
-
-    Raises:
-        SettingsError: the tiles do not fit the patch size of the training run.
-    """
-    trained = parse_settings(checkpoint.settings, source=str(checkpoint.path))
-    document, said = trained.model_dump(mode="json"), wanted.model_dump(exclude_unset=True)
-    dataset, said_of_data = document["dataset"], said.get("dataset", {})
-    if wanted.image_shape is not None:
-        dataset["img_after_resize"] = wanted.image_shape
-    if partition := said_of_data.get("seg", {}).get("partition"):
-        if partition.get("overlap_size") is None and "overlap" in partition:
-            partition["overlap_size"] = None  # or that from training would win
-        dataset["seg"]["partition"] |= partition
-    kept = [f"dataset.{key}" for key in FROM_TRAINING if _differs(said_of_data, dataset, key)]
-    notes = [f"{', '.join(kept)}: as in training, not as these settings say"] if kept else []
-    settings = settings_from_dict(document, "settings of the evaluation")
-    if wanted.image_shape is not None and (note := resize_note(settings)):
-        notes.append(note)
-    return with_settings(checkpoint, settings), notes
-
-
-def _differs(said: Any, holds: Any, path: str) -> bool:
-    """Whether `said` has a value at or below the path that differs from that in `holds`."""
-    name, _, rest = path.partition(".")
-    if name not in said:
-        return False
-    value, held = said[name], holds[name]
-    if rest:
-        return _differs(value, held, rest)
-    if isinstance(value, dict):
-        return any(_differs(value, held, key) for key in value)
-    return bool(value != (tuple(held) if isinstance(held, list) else held))
-
-
-def with_settings(checkpoint: Checkpoint, settings: Settings) -> Checkpoint:
-    """The same network with other settings."""
-    return replace(checkpoint, settings=dump_settings(settings))
-
-
 def _described(checkpoint: Checkpoint) -> tuple[Settings, LabelTable]:
     """Settings and label table of a checkpoint, after checking that its weights fit the network they describe.
 
@@ -262,74 +196,6 @@ def _described(checkpoint: Checkpoint) -> tuple[Settings, LabelTable]:
     return settings, table
 
 
-def predict_files(
-    predictor: Predictor,
-    images: Iterable[Sequence[str | Path]],
-    folder: str | Path,
-    *,
-    overwrite: bool = False,
-) -> Iterator[PredictedFile]:
-    """Predict cases one after the other and write the label maps to `folder` as `<name>_pred.nii.gz`.
-
-    Existing label maps are kept, as they may have been corrected by hand. If a case cannot be predicted, the others are
-    predicted nevertheless.
-
-    Args:
-        predictor: the trained network.
-        images: the files of each case.
-        folder: folder for the label maps; created if missing.
-        overwrite: predict cases with an existing label map again.
-
-    Raises:
-        SettingsError: two label maps would have the same path, or an output would overwrite an input.
-        DataError: headers cannot be read, reported before the first prediction; or volumes cannot be used or need more
-            memory than there is, reported after all other cases are predicted.
-        StorageError: `folder` cannot be written to.
-    """
-    plan = planned_outputs(images, folder)
-    problems: list[str] = []
-    for file in (file for files, _ in plan for file in files):
-        with collecting(problems):
-            read_header(file)
-    if problems:
-        raise DataError(listed(problems))
-    make_folder(folder)
-    for files, output in plan:
-        if output.exists() and not overwrite:
-            continue
-        with collecting(problems):
-            yield _predicted(predictor, files, output)
-    if problems:
-        raise DataError(listed(problems))
-
-
-def _predicted(predictor: Predictor, files: tuple[Path, ...], output: Path) -> PredictedFile:
-    """Predict one case; a lack of memory becomes a DataError of this case, so that the other cases continue."""
-    need, free = prediction_bytes(predictor.settings, read_header(files[0]).grid), free_memory()
-    if need > free:
-        raise DataError(
-            _too_large(
-                files[0],
-                f"needs about {need / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} are free",
-            )
-        )
-    try:
-        return predictor.predict_file(files, output)
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, MonaisegError) or (lack := lack_of_memory(error)) is None:
-            raise
-        raise DataError(
-            _too_large(files[0], f"memory ran out on {predictor.device} ({lack})")
-        ) from error
-
-
-def _too_large(image: Path, why: str) -> str:
-    return (
-        f"{image}: {why}; close other programs, crop the scan, or use a computer with more memory. The other scans were "
-        "predicted"
-    )
-
-
 def prediction_bytes(settings: Settings, grid: Grid) -> int:
     """Least memory in bytes to predict a scan on `grid`: the scan as read and as resampled, and two copies of each.
 
@@ -338,17 +204,3 @@ def prediction_bytes(settings: Settings, grid: Grid) -> int:
     channels = settings.dataset.num_channels
     voxels, resampled = math.prod(grid.shape), math.prod(target_shape(grid, settings))
     return channels * (8 * voxels + 16 * resampled) + 4 * voxels
-
-
-def volumes_csv(files: Iterable[PredictedFile], table: LabelTable) -> str:
-    """CSV text with a row per scan and foreground label: number of voxels and volume in ml, 0 if it was not found."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "value", "name", "voxels", "volume_ml"])
-    for file in files:
-        for label in table.foreground:
-            voxels = file.voxels.get(label.value, 0)
-            writer.writerow(
-                [file.image.name, label.value, label.name, voxels, f"{voxels * file.voxel_ml:.6g}"]
-            )
-    return text.getvalue()
