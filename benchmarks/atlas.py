@@ -19,7 +19,7 @@ import torch
 from common import machine, table
 
 from monaiseg.atlas import LabelledScan, TrainedAtlas, measure_atlas, train_atlas
-from monaiseg.data import Case, LabelTable, find_cases, read_groups
+from monaiseg.data import Case, LabelTable, find_cases, load_label_table, read_groups
 from monaiseg.errors import SettingsError
 
 
@@ -60,7 +60,7 @@ def label_table(folder: Path, cases: Sequence[Case]) -> LabelTable:
     values = sorted({v for case in cases for v in np.unique(nib.load(case.label).dataobj).tolist()})
     names = {}
     if (folder / "labels.csv").exists():
-        known = LabelTable.read_csv(folder / "labels.csv")
+        known = load_label_table(folder / "labels.csv")
         names = dict(zip(known.values, known.names, strict=True))
     return LabelTable.from_values([int(v) for v in values], names)
 

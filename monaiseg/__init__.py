@@ -18,6 +18,7 @@ _HOMES = {
     "Predictor": "monaiseg.prediction",
     "Settings": "monaiseg.settings",
     "evaluate": "monaiseg.evaluation",
+    "load_label_table": "monaiseg.data",
     "load_settings": "monaiseg.settings",
     "plan": "monaiseg.planning",
     "prepare": "monaiseg.preparation",

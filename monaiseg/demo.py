@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 
-from monaiseg.data import LabelTable, prediction_name, write_phantom_dataset
+from monaiseg.data import load_label_table, prediction_name, write_phantom_dataset
 from monaiseg.errors import SettingsError
 from monaiseg.evaluation import (
     Evaluation,
@@ -55,12 +54,6 @@ def demo_settings(epochs: int, seed: int) -> Settings:
     )
 
 
-def lpba40_table() -> LabelTable:
-    """LPBA40's 56 structures by value (21 to 182), name and partner, with background."""
-    with resources.as_file(resources.files("monaiseg") / "lpba40_labels.csv") as path:
-        return LabelTable.read_csv(path)
-
-
 def run_demo(
     output: str | Path, *, epochs: int = 24, seed: int = 0, say: Callable[[str], None]
 ) -> tuple[Evaluation, list[Path]]:
@@ -72,14 +65,12 @@ def run_demo(
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise SettingsError(f"{output}: is not empty; give the demo a new folder")
-    data, table = output / "brains", lpba40_table()
+    data, table = output / "brains", load_label_table("lpba40")
     say(f"making {NUM_BRAINS} brains of {table.num_classes - 1} structures in {data}")
     write_phantom_dataset(data, NUM_BRAINS, table=table, shape=SHAPE, seed=seed)
 
     say("preparing: pair, check, split")
-    names = output / "labels.csv"
-    names.write_bytes((resources.files("monaiseg") / "lpba40_labels.csv").read_bytes())
-    task = prepare(data, output / "work", "brains", seed=seed, label_table=names)
+    task = prepare(data, output / "work", "brains", seed=seed, label_table="lpba40")
 
     say(f"training for {epochs} epochs")
     result = train(

@@ -39,6 +39,7 @@ from monaiseg.data import (
     fresh_folder,
     groups_note,
     label_notes,
+    load_label_table,
     preprocessing_of,
     read_groups,
     repeats_note,
@@ -97,9 +98,9 @@ def prepare(
         group_by: how to find the person that a case belongs to, so that all cases of a person are in the same split: a
             pattern to search for in the case ids, such as `patient([0-9]+)`, or a CSV file with the columns case and
             group.
-        label_table: CSV file with the columns value, name and, optionally, partner and color. It may name labels that
-            do not occur. Without one, the labels are those in the label maps, with the names in `dataset.json` if it
-            has any.
+        label_table: file with a label table in any of the formats of `load_label_table`, or the name of one that comes
+            with monaiseg. It may name labels that do not occur. Without one, the labels are those in the label maps,
+            with the names in `dataset.json` if it has any.
         masks: merge label maps from one mask per structure (`monaiseg.data.find_masked_cases`).
         overlaps: which structure wins where masks overlap: "smaller", "later" (by name), or "refuse" (case is refused).
         assume_orientation: axis directions, such as RAS, of files without an orientation; copies with this orientation
@@ -124,7 +125,7 @@ def prepare(
         (train_size, test_size, val_size),
         seed,
         group_by,
-        None if label_table is None else LabelTable.read_csv(label_table),
+        None if label_table is None else load_label_table(label_table),
     )
     settings = None if preprocess is None else load_settings(find_settings(preprocess))
     cases = _cases_of(source, folder)

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from monaiseg.cli import app
 from monaiseg.data.data_tasks import read_data_task
-from monaiseg.data.labels import LabelTable
+from monaiseg.data.label_files import load_label_table
 from monaiseg.data.phantoms import write_phantom_dataset
 from monaiseg.data.volumes import read_header, read_label_map, write_image
 from monaiseg.prediction import Predictor, with_settings
@@ -35,7 +35,7 @@ from monaiseg.training.loaders import build_case_loader, build_training_loader
 from monaiseg.training.run import train
 
 REPOSITORY = Path(__file__).parent.parent
-LPBA40 = LabelTable.read_csv(REPOSITORY / "monaiseg" / "lpba40_labels.csv")
+LPBA40 = load_label_table("lpba40")
 FILES = ("seg_train", "seg_aug", "seg_eval")
 
 PREPARE = "python prepare_data.py --dataset_path DATASET_LOCATION --output_root_path segmentation_work --data_task_name lpba_segmentation --task_type seg"

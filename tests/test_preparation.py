@@ -98,6 +98,17 @@ def test_a_label_table_names_the_labels_and_must_name_all(dataset, tmp_path):
     assert not (tmp_path / "out" / "other").exists()
 
 
+def test_groups_tolerances_and_lesions_stay_with_the_labels(dataset, tmp_path):
+    table = tmp_path / "dseg.tsv"
+    table.write_text("index\tname\tgroup\tlesion\ttolerance_mm\n1\tcore\ttumour\tyes\t2\n4\tedge\ttumour\tn/a\tn/a\n")  # fmt: skip
+
+    prepare(dataset, tmp_path / "out", "brains", label_table=table)
+
+    core, edge = read_data_task(tmp_path / "out" / "brains").table.foreground
+    assert (core.group, core.is_lesion, core.tolerance_mm) == ("tumour", True, 2.0)
+    assert (edge.group, edge.is_lesion, edge.tolerance_mm) == ("tumour", False, None)
+
+
 def test_nothing_is_written_where_a_case_is_bad(dataset, tmp_path):
     for n in (2, 4):
         path = dataset / "images" / f"case_{n}.nii.gz"

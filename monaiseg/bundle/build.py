@@ -21,7 +21,7 @@ from monai.bundle.scripts import ckpt_export
 from monaiseg.bundle.components import LABELS_FILE, SETTINGS_FILE, WEIGHTS_FILE, write_weights
 from monaiseg.bundle.configuration import ISOTROPIC, LOGGING, TORCHSCRIPT_FILE, configurations
 from monaiseg.bundle.metadata import metadata_of, read_about
-from monaiseg.data import LabelTable, Spacing, kept_labels
+from monaiseg.data import LabelTable, Spacing, kept_labels, label_table_text
 from monaiseg.errors import SettingsError
 from monaiseg.files import write_atomic
 from monaiseg.networks import plan_topology
@@ -74,7 +74,7 @@ def build_bundle(
     documents = {f"configs/{name}.json": config for name, config in configurations(spacing).items()}
     files = {
         SETTINGS_FILE: dump_settings(settings),
-        LABELS_FILE: table.to_csv(),
+        LABELS_FILE: label_table_text(table, "csv"),
         ABOUT_FILE: _json(about.model_dump()),
         "configs/logging.conf": LOGGING,
         "configs/metadata.json": _json(metadata),

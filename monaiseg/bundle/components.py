@@ -36,6 +36,7 @@ from monaiseg.data import (
     check_unchanged,
     find_images,
     kept_labels,
+    load_label_table,
     planned_outputs,
     prediction_name,
     read_data_task,
@@ -119,7 +120,7 @@ def changed_settings(settings: Settings, **changes: Any) -> Settings:
 
 def bundle_labels(bundle_root: str, settings: Settings) -> LabelTable:
     """The labels of a bundle's network."""
-    table = LabelTable.read_csv(Path(bundle_root) / LABELS_FILE)
+    table = load_label_table(Path(bundle_root) / LABELS_FILE)
     return kept_labels(table, settings, LABELS_FILE)
 
 

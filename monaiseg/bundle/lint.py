@@ -27,7 +27,7 @@ from monaiseg.bundle.build import ABOUT_FILE
 from monaiseg.bundle.components import LABELS_FILE, SETTINGS_FILE, WEIGHTS_FILE, bundle_labels
 from monaiseg.bundle.configuration import MIXINS, WORKFLOWS, Config, configurations
 from monaiseg.bundle.metadata import metadata_faults, read_about
-from monaiseg.data import LabelTable, Spacing
+from monaiseg.data import LabelTable, Spacing, load_label_table
 from monaiseg.errors import CheckpointError, MonaisegError, nearest
 from monaiseg.files import read_json_object
 from monaiseg.networks import network_of, plan_topology
@@ -98,7 +98,7 @@ def _read(folder: Path, name: str, found: list[str], reader: Callable[[Path], An
 def _labels(path: Path, settings: Settings | None) -> LabelTable:
     """The labels of the network, or all labels in the file if the settings cannot be read."""
     if settings is None:
-        return LabelTable.read_csv(path)
+        return load_label_table(path)
     return bundle_labels(str(path.parents[1]), settings)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from monaiseg.cli.display import show_next
-from monaiseg.cli.options import ModelOption, ModelPath, given, read_settings
+from monaiseg.cli.options import LabelTablePath, ModelOption, ModelPath, given, read_settings
 from monaiseg.errors import SettingsError
 
 bundle_app = typer.Typer(no_args_is_help=True, help="Write, check and pack MONAI bundles.")
@@ -31,12 +31,7 @@ def bundle_build(
             help="Settings file, or the folder that holds it.",
         ),
     ],
-    label_table: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            help="CSV file with the columns value and name, and optionally partner and color."
-        ),
-    ] = None,
+    label_table: LabelTablePath = None,
     data_task: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
@@ -46,14 +41,14 @@ def bundle_build(
 ) -> None:
     """Write a MONAI bundle from a settings file and the labels of the data."""
     from monaiseg.bundle import build_bundle
-    from monaiseg.data import LabelTable, read_data_task
+    from monaiseg.data import load_label_table, read_data_task
     from monaiseg.training import network_spacing
 
     if (label_table is None) == (data_task is None):
         raise SettingsError("give the labels either by --label-table or by --data-task")
     chosen = read_settings(settings)
     if data_task is None:
-        build_bundle(chosen, LabelTable.read_csv(label_table or ""), output)
+        build_bundle(chosen, load_label_table(label_table or ""), output)
     else:
         task = read_data_task(data_task)
         spacing = network_spacing(task, chosen)

@@ -155,7 +155,7 @@ def _score_folders(
     """Score the label maps of two folders."""
     import numpy as np
 
-    from monaiseg.data import LabelTable, read_label_map
+    from monaiseg.data import LabelTable, load_label_table, read_label_map
     from monaiseg.evaluation import evaluate_label_maps, pair_label_maps
 
     if predictions is None or references is None or report is None:
@@ -164,7 +164,7 @@ def _score_folders(
         )
     pairs = pair_label_maps(predictions, references)
     if label_table is not None:
-        table = LabelTable.read_csv(label_table)
+        table = load_label_table(label_table)
     else:
         found = (np.unique(read_label_map(known)[0]) for _, known in pairs.values())
         values = {int(value) for of_case in found for value in of_case}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from monaiseg.cli.evaluate import evaluate
-from monaiseg.cli.options import SETTINGS_FILE, Device
+from monaiseg.cli.options import SETTINGS_FILE, Device, LabelTablePath
 from monaiseg.cli.plan import plan
 from monaiseg.cli.prepare import prepare
 from monaiseg.cli.train import train
@@ -29,10 +29,7 @@ def fit(
         Path, typer.Option("--output", "-o", help="Folder for prepared datasets.")
     ] = Path("work"),
     name: Annotated[str, typer.Option(help="Name of the run.")] = "first",
-    label_table: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="CSV file that names the label values; see `monaiseg prepare`."),
-    ] = None,
+    label_table: LabelTablePath = None,
     device: Device = None,
 ) -> None:
     """Prepare, plan, train and evaluate in one go.

@@ -93,6 +93,15 @@ ModelOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--model", "--model-path", "-m", help="The model, if not given as the argument."),
 ]
+LabelTablePath = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--label-table",
+        help="Names, colours, partners and groups of the labels: JSON, CSV, TSV, a file of ITK-SNAP, FreeSurfer or 3D "
+        "Slicer, or `hippocampus` or `lpba40`, which come with monaiseg. It may have labels that do not occur. A row "
+        "with the name ignore gives the value of unlabelled voxels.",
+    ),
+]
 Registrations = Annotated[
     bool, typer.Option("--atlas", "--im2im", "--keep-current", hidden=True, help="EasyReg's.")
 ]

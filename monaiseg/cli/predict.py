@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -11,12 +11,17 @@ from monaiseg.cli.display import progress_bar
 from monaiseg.cli.options import Device, ModelGpu, device_named, given
 from monaiseg.errors import SettingsError
 
+if TYPE_CHECKING:
+    from monaiseg.data import LabelTable
+
 EXAMPLES = """\
 monaiseg predict work/scans/first new/*.nii.gz -o labels
 
 monaiseg predict work/scans/first new -o labels
 
 monaiseg predict work/scans/first new -o labels --volumes volumes.csv
+
+monaiseg predict work/scans/first new -o labels --label-table-format itksnap
 
 monaiseg predict model.safetensors S01_0000.nii.gz S01_0001.nii.gz -o labels --no-flips
 """
@@ -55,6 +60,13 @@ def predict(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Write the volume of each structure in each scan to this CSV file."),
     ] = None,
+    label_table_format: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            metavar="json|csv|tsv|itksnap|freesurfer|slicer",
+            help="Also write the names and colours of the labels to --output, for this program. May be repeated.",
+        ),
+    ] = None,
     device: Device = None,
     model: Annotated[
         Optional[Path],  # noqa: UP045
@@ -87,6 +99,7 @@ def predict(
     predictor = Predictor(
         model, device=device_named(device, gpu_id), overlap=overlap, flips=None if flips else ()
     )
+    tables = _table_files(predictor.table, label_table_format or [], output)
     grouped = find_images(images, output, predictor.settings.dataset.num_channels)
     there = [path for _, path in planned_outputs(grouped, output) if path.exists()]
     left = [] if overwrite else there
@@ -105,3 +118,22 @@ def predict(
     if volumes is not None:
         write_atomic(volumes, volumes_csv(predicted, predictor.table).encode())
         typer.echo(f"written: {volumes}")
+    for path, text in tables.items():
+        write_atomic(path, text.encode())
+        typer.echo(f"written: {path}")
+
+
+def _table_files(table: LabelTable, formats: list[str], folder: Path) -> dict[Path, str]:
+    """Path and text of the label table in each format.
+
+    Raises:
+        SettingsError: a format is unknown.
+    """
+    from monaiseg.data import FILE_NAMES, FORMATS, label_table_text
+
+    if strange := [name for name in formats if name not in FORMATS]:
+        raise SettingsError(
+            f"--label-table-format: {strange[0]!r} is not known; use {', '.join(FORMATS)}"
+        )
+    chosen = [format_ for format_ in FORMATS if format_ in formats]
+    return {folder / FILE_NAMES[name]: label_table_text(table, name) for name in chosen}

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from monaiseg.cli.display import progress_bar, show_data_task, show_next
-from monaiseg.cli.options import EASYREG, Registrations, RegistrationsPath, given
+from monaiseg.cli.options import EASYREG, LabelTablePath, Registrations, RegistrationsPath, given
 
 EXAMPLES = """\
 monaiseg prepare scans
@@ -50,13 +50,7 @@ def prepare(
             "such as 'patient(\\d+)', or a CSV file with the columns case and group."
         ),
     ] = None,
-    label_table: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            help="CSV file with the columns value and name, and optionally partner and color. It may have labels that "
-            "do not occur. A row with the name ignore gives the value of unlabelled voxels."
-        ),
-    ] = None,
+    label_table: LabelTablePath = None,
     masks: Annotated[
         bool,
         typer.Option(

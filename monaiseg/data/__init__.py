@@ -57,7 +57,14 @@ from monaiseg.data.groups import (
 )
 from monaiseg.data.images import files_of, find_images, planned_outputs
 from monaiseg.data.label_checks import absent_note, fitted_table, label_notes, scan_labels
-from monaiseg.data.labels import LabelTable, index_dtype
+from monaiseg.data.label_files import (
+    FILE_NAMES,
+    FORMATS,
+    LabelFormat,
+    label_table_text,
+    load_label_table,
+)
+from monaiseg.data.labels import Label, LabelTable, index_dtype
 from monaiseg.data.list_files import PATHS_FILE, read_list_file
 from monaiseg.data.masks import OVERLAP_RULES, MaskedCase, OverlapRule, find_masked_cases
 from monaiseg.data.nifti import file_sha256, is_volume_name, volume_stem
@@ -75,6 +82,8 @@ from monaiseg.data.volumes import (
 
 __all__ = [
     "CACHE_FOLDER",
+    "FILE_NAMES",
+    "FORMATS",
     "MULTIPLE",
     "OVERLAP_RULES",
     "PATHS_FILE",
@@ -86,6 +95,8 @@ __all__ = [
     "DataTask",
     "FoundCases",
     "Grid",
+    "Label",
+    "LabelFormat",
     "LabelTable",
     "MaskedCase",
     "OverlapRule",
@@ -119,6 +130,8 @@ __all__ = [
     "is_volume_name",
     "kept_labels",
     "label_notes",
+    "label_table_text",
+    "load_label_table",
     "make_phantom",
     "median_spacing",
     "nearest_multiples",

@@ -71,15 +71,8 @@ def _names(
     """Label names by value, channel names, and notes."""
     labels = document.get("labels", {})
     channels = document.get("channel_names", document.get("modality", {}))
-    names, notes = {}, []
     try:
-        for key, value in labels.items():
-            if isinstance(value, list):
-                notes.append(f"{path}: region {key!r} is made of several labels; ignored")
-            elif isinstance(value, str):
-                names[int(key)] = value
-            else:
-                names[int(value)] = key
+        names, regions = names_in(labels)
         ordered = tuple(
             str(name) for _, name in sorted(channels.items(), key=lambda channel: int(channel[0]))
         )
@@ -91,7 +84,21 @@ def _names(
         checked_text(name, f"{path}: label name")
     for name in ordered:
         checked_text(name, f"{path}: channel name")
+    notes = [f"{path}: region {name!r} is made of several labels; ignored" for name in regions]
     return names, ordered, notes
+
+
+def names_in(labels: Mapping[str, Any]) -> tuple[dict[int, str], list[str]]:
+    """Names by label value, and the names of nnU-Net's regions, from "labels" in either order: number and name."""
+    names, regions = {}, []
+    for key, value in labels.items():
+        if isinstance(value, list):
+            regions.append(key)
+        elif isinstance(value, str):
+            names[int(key)] = value
+        else:
+            names[int(value)] = key
+    return names, regions
 
 
 def _listed_cases(

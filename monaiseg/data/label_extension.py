@@ -4,25 +4,33 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as ET
 
-from monaiseg.data.labels import Label, LabelTable
+from monaiseg.data.labels import OPAQUE, LabelTable
 from monaiseg.errors import DataError
+
+OURS = {
+    "partner": "Partner",
+    "group": "Group",
+    "tolerance_mm": "ToleranceMm",
+    "lesion": "Lesion",
+    "snomed": "Snomed",
+}
+"""Keys of a label's record -> attributes that Workbench does not know and leaves alone."""
 
 
 def table_xml(table: LabelTable) -> bytes:
-    """Label table in the XML that Connectome Workbench writes to volumes, plus the partner's value."""
+    """Label table in the XML that Connectome Workbench writes to volumes, plus what it has no attributes for."""
     root = ET.Element("CaretExtension")
     volume = ET.SubElement(root, "VolumeInformation", Index="0")
     rows = ET.SubElement(volume, "LabelTable")
     for label in table.labels:
-        channels = zip(("Red", "Green", "Blue"), label.color, strict=True)
-        row = ET.SubElement(
-            rows,
-            "Label",
-            {"Key": str(label.value), **{name: repr(level / 255) for name, level in channels}},
-            Alpha="1" if label.value else "0",
-        )
-        if label.partner is not None:
-            row.set("Partner", str(label.partner))
+        levels = (*label.color, label.alpha if label.value else 0)
+        channels = zip(("Red", "Green", "Blue", "Alpha"), levels, strict=True)
+        colors = {name: repr(level / OPAQUE) for name, level in channels}
+        row = ET.SubElement(rows, "Label", {"Key": str(label.value), **colors})
+        record = label.to_record()
+        for key, attribute in OURS.items():
+            if record.get(key) is not None:
+                row.set(attribute, str(record[key]))
         row.text = "".join(letter if letter.isprintable() else " " for letter in label.name)
     ET.SubElement(volume, "StudyMetaDataLinkSet")
     ET.SubElement(volume, "VolumeType").text = "Label"
@@ -39,19 +47,7 @@ def parse_table(content: bytes) -> LabelTable:
         raise DataError("its label table declares XML entities; write the file again without them")
     try:
         rows = ET.fromstring(content).iter("Label")  # noqa: S314  no entities, see above
-        labels = {}
-        for row in rows:
-            red, green, blue = (
-                round(255 * float(row.get(c, "0"))) for c in ("Red", "Green", "Blue")
-            )
-            partner = row.get("Partner")
-            value = int(row.attrib["Key"])
-            labels[value] = Label(
-                value,
-                (row.text or "").strip(),
-                (red, green, blue),
-                None if partner is None else int(partner),
-            )
+        return LabelTable.from_records([_record(row) for row in rows])
     except (
         ET.ParseError,
         LookupError,
@@ -61,5 +57,14 @@ def parse_table(content: bytes) -> LabelTable:
         raise DataError(
             f"its label table cannot be read ({error}); write the file again"
         ) from error
-    labels.setdefault(0, Label(0, "background"))
-    return LabelTable(tuple(labels[value] for value in sorted(labels)))
+
+
+def _record(row: ET.Element) -> dict[str, object]:
+    red, green, blue, alpha = (
+        round(OPAQUE * float(row.get(channel, default)))
+        for channel, default in (("Red", "0"), ("Green", "0"), ("Blue", "0"), ("Alpha", "1"))
+    )
+    value = int(row.attrib["Key"])
+    record: dict[str, object] = {key: row.get(attribute) for key, attribute in OURS.items()}
+    record |= {"value": value, "name": (row.text or "").strip(), "color": [red, green, blue]}
+    return record | ({"alpha": alpha} if value else {})

@@ -3,33 +3,34 @@
 A *label value* is the integer in a file, a *class index* is its position 0..K-1 in the network's output, and a *name*
 is the structure it stands for. Class 0 is the background; the other classes are sorted by label value. A *partner* is
 the same structure on the other side of the body. The *ignored value*, if a table has one, marks unlabelled voxels: it
-is not a class, and these voxels are left out of sampling, loss and scores.
+is not a class, and these voxels are left out of sampling, loss and scores. A *group* is a set of labels whose union is
+scored as well. `label_files` reads and writes tables as text.
 """
 
 from __future__ import annotations
 
 import colorsys
-import csv
 import hashlib
-import io
 import itertools
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from monaiseg.data.label_records import Color, label_fields
 from monaiseg.data.sides import has_side, partners, perhaps_partners
-from monaiseg.data.tables import read_rows
 from monaiseg.errors import DataError, SettingsError
 from monaiseg.files import checked_text
 
-Color = tuple[int, int, int]
+OPAQUE = 255
+"""Opacity of a colour that hides what is behind it."""
 MAX_CLASSES = 32_766
 MAX_VALUE = 2**31 - 1
 IGNORE = "ignore"
@@ -38,12 +39,59 @@ IGNORE = "ignore"
 
 @dataclass(frozen=True)
 class Label:
-    """One structure: label value, name, display colour (red, green, blue) and the partner's label value."""
+    """One structure: its label value, its name, how it is displayed and how it is scored.
+
+    Raises:
+        DataError: the name could run as code, or a number is out of range.
+    """
 
     value: int
     name: str
     color: Color = (0, 0, 0)
+    """Red, green and blue, 0 to 255."""
     partner: int | None = None
+    """Label value of the same structure on the other side of the body."""
+    alpha: int = OPAQUE
+    """Opacity of the colour, 0 (invisible) to 255."""
+    group: str | None = None
+    """Name of a larger structure that it is part of, such as the whole hippocampus."""
+    tolerance_mm: float | None = None
+    """Distance up to which surfaces agree, for the surface Dice; None for the default of the evaluation."""
+    is_lesion: bool = False
+    """Whether each connected component is a lesion that can be detected."""
+    snomed: str | None = None
+    """Code of the structure in SNOMED CT, without its side."""
+
+    def __post_init__(self) -> None:
+        checked_text(self.name, "label name")
+        where = f"label {self.value} ({self.name})"
+        if self.group is not None:
+            checked_text(self.group, f"{where}: group")
+        if not all(0 <= level <= 255 for level in self.color):
+            raise DataError(f"{where}: colour {self.color}; use levels from 0 to 255")
+        if not 0 <= self.alpha <= OPAQUE:
+            raise DataError(f"{where}: alpha {self.alpha}; use 0 (invisible) to {OPAQUE}")
+        if self.tolerance_mm is not None and not 0 <= self.tolerance_mm < math.inf:
+            raise DataError(f"{where}: tolerance_mm {self.tolerance_mm}; use 0 mm or more")
+        if self.snomed is not None and not re.fullmatch(r"[0-9]{6,18}", self.snomed):
+            raise DataError(f"{where}: SNOMED code {self.snomed!r:.40}; it has 6 to 18 digits")
+
+    def to_record(self) -> dict[str, Any]:
+        """The label as a JSON-compatible record, without what is not set."""
+        extras = {
+            "alpha": None if self.alpha == OPAQUE else self.alpha,
+            "group": self.group,
+            "tolerance_mm": self.tolerance_mm,
+            "lesion": self.is_lesion or None,
+            "snomed": self.snomed,
+        }
+        return {
+            "value": self.value,
+            "name": self.name,
+            "color": list(self.color),
+            "partner": self.partner,
+            **{key: value for key, value in extras.items() if value is not None},
+        }
 
 
 @dataclass(frozen=True)
@@ -51,15 +99,15 @@ class LabelTable:
     """Background and foreground labels in the order of the network's classes.
 
     Raises:
-        DataError: values are not unique and ascending from 0, names repeat or could run as code, a colour is out of
-            range, or a partner does not point back.
+        DataError: values are not unique and ascending from 0, names repeat, a group has the name of a label, or a
+            partner does not point back.
     """
 
     labels: tuple[Label, ...]
     ignored_value: int | None = None
 
     def __post_init__(self) -> None:
-        values, names = self.values, self.names
+        values = self.values
         if self.ignored_value is not None and not 0 < self.ignored_value <= MAX_VALUE:
             raise DataError(
                 f"ignored label value {self.ignored_value}; use one from 1 to {MAX_VALUE}"
@@ -76,17 +124,19 @@ class LabelTable:
             raise DataError(f"{len(values)} labels; a table holds at most {MAX_CLASSES}")
         if values[-1] > MAX_VALUE:
             raise DataError(f"label value {values[-1]}; a label map holds values up to {MAX_VALUE}")
-        for name in names:
-            checked_text(name, "label name")
+        self._check_names()
+        self._check_partners()
+
+    def _check_names(self) -> None:
+        names = Counter(self.names)
         if any(name.lower() == IGNORE for name in names):
             raise DataError(f"label name {IGNORE!r} is that of the ignored value; give one value")
-        if repeated := sorted({name for name in names if names.count(name) > 1}):
+        if repeated := sorted(name for name, count in names.items() if count > 1):
             raise DataError(f"label name {repeated[0]!r} stands twice; give each label its own")
-        for label in self.labels:
-            if not all(0 <= level <= 255 for level in label.color):
-                raise DataError(
-                    f"label {label.value} ({label.name}): colour {label.color}; use levels from 0 to 255"
-                )
+        if taken := sorted({x.group for x in self.labels if x.group is not None} & names.keys()):
+            raise DataError(f"group {taken[0]!r} has the name of a label; give it its own")
+
+    def _check_partners(self) -> None:
         by_value = {label.value: label for label in self.labels}
         for label in self.labels:
             if label.partner is not None and (
@@ -120,87 +170,35 @@ class LabelTable:
         )
 
     @classmethod
-    def read_csv(cls, path: str | Path) -> LabelTable:
-        """Table from a CSV file with the columns value, name and, optionally, partner and color ("#rrggbb").
+    def from_records(cls, records: Iterable[Mapping[str, Any]]) -> LabelTable:
+        """Table from records such as those of `to_records()`, in any order; only values and names are needed.
 
-        Columns are separated by commas, semicolons or tabs. The row with the name "ignore" gives the ignored value.
+        Background is added if it is missing. A missing colour is chosen, and a missing partner is derived from the
+        names. A record with the name "ignore" gives the ignored value.
 
         Raises:
-            DataError: the file cannot be read, lacks a column, or has something other than numbers in a numeric column.
+            DataError: a value stands twice, or a record lacks a value or a name or has something else in their place.
         """
-        columns, rows = read_rows(Path(path), "a label table")
         try:
-            return cls._of_rows(columns, rows)
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from error
-        except (ValueError, AttributeError, TypeError) as error:
-            raise DataError(f"{path}: {error}; values and partners are whole numbers") from error
-
-    @classmethod
-    def _of_rows(cls, columns: Sequence[str], rows: list[dict[str, Any]]) -> LabelTable:
-        if len(set(columns)) < len(columns):
-            raise DataError("a column stands twice; keep one")
-        if not rows or not {"value", "name"} <= rows[0].keys():
-            raise DataError("a label table is a CSV file with the columns value, name, partner")
-        named = {int(row["value"]): row["name"].strip() for row in rows}
-        partner = {int(row["value"]): int(row["partner"]) for row in rows if row.get("partner")}
-        color = {int(row["value"]): _parse_color(row["color"]) for row in rows if row.get("color")}
-        if len(named) < len(rows):
-            raise DataError("a label value stands twice; list each once")
-        ignored = ignored_among(named)
-        plain = cls.from_values(named, named, ignored)
-        return cls(
-            tuple(
-                Label(
-                    label.value,
-                    label.name,
-                    color.get(label.value, label.color),
-                    partner.get(label.value, label.partner),
-                )
-                for label in plain.labels
-            ),
-            ignored,
-        )
-
-    @classmethod
-    def from_records(cls, records: Iterable[Mapping[str, Any]]) -> LabelTable:
-        """Table from the result of `to_records()`, read back from JSON."""
-        try:
-            labels = tuple(
-                Label(
-                    int(record["value"]),
-                    str(record["name"]),
-                    _as_color(record.get("color", (0, 0, 0))),
-                    None if record.get("partner") is None else int(record["partner"]),
-                )
-                for record in records
-            )
-            ignored = ignored_among({label.value: label.name for label in labels})
-            return cls(tuple(label for label in labels if label.value != ignored), ignored)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            if isinstance(error, DataError):
-                raise
+            given = [label_fields(record) for record in records]
+        except (TypeError, ValueError) as error:
             raise DataError(
-                f"label table: {error!r}; each label has a value, a name, a colour of three numbers and a partner"
+                f"{error}; each label has a value and a name and, optionally, a partner's value, a color, alpha, group, "
+                "tolerance_mm, lesion and snomed"
             ) from error
-
-    def to_csv(self) -> str:
-        """The labels in the CSV format of `read_csv`."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["value", "name", "partner", "color"])
-        for label in self.labels:
-            partner = "" if label.partner is None else label.partner
-            color = "#{:02x}{:02x}{:02x}".format(*label.color)
-            writer.writerow([label.value, label.name, partner, color])
-        if self.ignored_value is not None:
-            writer.writerow([self.ignored_value, IGNORE, "", ""])
-        return text.getvalue()
+        by_value = {fields["value"]: fields for fields in given}
+        if len(by_value) < len(given):
+            raise DataError("a label value stands twice; list each once")
+        names = {value: fields["name"] for value, fields in by_value.items()}
+        ignored = ignored_among(names)
+        plain = cls.from_values(names, names, ignored)
+        labels = (replace(label, **by_value.get(label.value, {})) for label in plain.labels)
+        return cls(tuple(labels), ignored)
 
     def to_records(self) -> list[dict[str, Any]]:
         """The labels as JSON-compatible records, with the ignored value under the name "ignore"."""
         ignored = [] if self.ignored_value is None else [Label(self.ignored_value, IGNORE)]
-        return [{**asdict(label), "color": list(label.color)} for label in (*self.labels, *ignored)]
+        return [label.to_record() for label in (*self.labels, *ignored)]
 
     def digest(self) -> str:
         """SHA-256 of values, names and partners, which define the meaning of a network's output."""
@@ -249,19 +247,9 @@ class LabelTable:
             raise DataError(
                 f"label values {_few(strange)} are not in the table {_few(self.values)}"
             )
-        return LabelTable(
-            tuple(
-                Label(
-                    label.value,
-                    label.name,
-                    label.color,
-                    label.partner if label.partner in wanted else None,
-                )
-                for label in self.labels
-                if label.value in wanted
-            ),
-            self.ignored_value,
-        )
+        kept = (label for label in self.labels if label.value in wanted)
+        labels = (x if x.partner in wanted else replace(x, partner=None) for x in kept)
+        return LabelTable(tuple(labels), self.ignored_value)
 
     @property
     def ignored_index(self) -> int | None:
@@ -409,18 +397,6 @@ def _color(index: int) -> Color:
         (index * 0.61803398875) % 1, 0.55 + 0.4 * (index % 2), 0.95
     )
     return round(255 * red), round(255 * green), round(255 * blue)
-
-
-def _parse_color(text: str) -> Color:
-    digits = text.strip().lstrip("#")
-    if not re.fullmatch(r"[0-9a-fA-F]{6}", digits):
-        raise ValueError(f"colour {text!r} is not of the form #rrggbb")
-    return int(digits[:2], 16), int(digits[2:4], 16), int(digits[4:], 16)
-
-
-def _as_color(numbers: Iterable[Any]) -> Color:
-    red, green, blue = (int(number) for number in numbers)
-    return red, green, blue
 
 
 def _few(values: Iterable[int | str]) -> str:

@@ -13,18 +13,30 @@ from monaiseg.files import read_text
 
 
 def read_rows(path: Path, what: str) -> tuple[Sequence[str], list[dict[str, Any]]]:
-    """Columns and rows of a table; the separator is taken from the first line, which names the columns.
-
-    Spreadsheet programs in many European locales write semicolons.
-
-    Args:
-        path: path of the file.
-        what: kind of table, for messages.
+    """Columns and rows of a table in a file; see `rows_of`.
 
     Raises:
         DataError: the file cannot be read, is not UTF-8, or is not a table.
     """
     text = read_text(path)
+    try:
+        return rows_of(text, what)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def rows_of(text: str, what: str) -> tuple[Sequence[str], list[dict[str, Any]]]:
+    """Columns and rows of a table; the separator is taken from the first line, which names the columns.
+
+    Spreadsheet programs in many European locales write semicolons.
+
+    Args:
+        text: content of the file.
+        what: kind of table, for messages.
+
+    Raises:
+        DataError: it is not a table.
+    """
     header = text.partition("\n")[0]
     try:
         table = csv.DictReader(
@@ -32,4 +44,4 @@ def read_rows(path: Path, what: str) -> tuple[Sequence[str], list[dict[str, Any]
         )
         return table.fieldnames or (), list(table)
     except csv.Error as error:
-        raise DataError(f"{path}: cannot be read as {what} ({error}); save it as CSV") from error
+        raise DataError(f"cannot be read as {what} ({error}); save it as CSV") from error

@@ -11,6 +11,7 @@ import pytest
 from bundles import LPBA, run_workflow
 from monaiseg.bundle.build import build_bundle, pack_bundle
 from monaiseg.data.data_tasks import DataTask
+from monaiseg.data.label_files import load_label_table
 from monaiseg.data.labels import LabelTable
 from monaiseg.data.phantoms import write_phantom_dataset
 from monaiseg.preparation import prepare
@@ -28,7 +29,7 @@ def _interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def table() -> LabelTable:
-    return LabelTable.read_csv(LPBA / "configs" / "labels.csv")
+    return load_label_table(LPBA / "configs" / "labels.csv")
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from bundles import LPBA, run_workflow
 from monaiseg.bundle.build import build_bundle, pack_bundle
 from monaiseg.bundle.lint import lint_bundle
 from monaiseg.cli import app
-from monaiseg.data.labels import LabelTable
+from monaiseg.data.label_files import load_label_table
 from monaiseg.errors import SettingsError
 from monaiseg.prediction import Predictor
 from monaiseg.settings.reading import changed, load_settings
@@ -54,7 +54,7 @@ def test_build_takes_labels_and_voxel_size_from_a_data_task(data_task, settings,
 
     assert done.exit_code == 0, done.output
     assert lint_bundle(tmp_path / "bundle") == []
-    assert LabelTable.read_csv(tmp_path / "bundle/configs/labels.csv") == data_task.table
+    assert load_label_table(tmp_path / "bundle/configs/labels.csv") == data_task.table
 
 
 def test_build_needs_labels_from_one_place(settings, tmp_path):

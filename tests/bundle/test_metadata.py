@@ -9,6 +9,7 @@ import pytest
 
 from bundles import LPBA, REPOSITORY
 from monaiseg.bundle.build import build_bundle
+from monaiseg.data.label_files import load_label_table
 from monaiseg.data.labels import LabelTable
 from monaiseg.errors import DataError, SettingsError
 
@@ -27,7 +28,7 @@ def test_the_shipped_metadata_name_the_versions_that_are_tested():
 
 
 def test_the_labels_are_lpba40s_with_partners_and_colours(table):
-    packaged = LabelTable.read_csv(REPOSITORY / "monaiseg" / "lpba40_labels.csv")
+    packaged = load_label_table("lpba40")
     assert table == packaged
     assert (len(table.foreground), table.values[1], table.values[-1]) == (56, 21, 182)
     assert sum(label.partner is not None for label in table.labels) == 54

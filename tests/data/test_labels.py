@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from monaiseg.data.label_files import label_table_text, load_label_table
 from monaiseg.data.labels import Label, LabelTable, index_dtype
 from monaiseg.errors import DataError
 
 
 def table(tmp_path, text: str) -> LabelTable:
     (tmp_path / "labels.csv").write_text(text)
-    return LabelTable.read_csv(tmp_path / "labels.csv")
+    return load_label_table(tmp_path / "labels.csv")
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
@@ -67,7 +68,7 @@ def test_the_ignored_value_travels_with_the_table(tmp_path):
     labels = LabelTable.from_values([1, 2], {1: "left a", 2: "right a"}, ignored_value=255)
 
     assert LabelTable.from_records(labels.to_records()) == labels
-    assert table(tmp_path, labels.to_csv()) == labels
+    assert table(tmp_path, label_table_text(labels, "csv")) == labels
     assert labels.digest() != LabelTable.from_values([1, 2], {1: "left a", 2: "right a"}).digest()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 
 import strategies
 from monaiseg.data.grid import Grid
+from monaiseg.data.label_files import load_label_table
 from monaiseg.data.labels import LabelTable
 from monaiseg.data.phantoms import (
     make_brain,
@@ -24,11 +24,6 @@ from monaiseg.data.phantoms import (
     write_phantom_dataset,
 )
 from monaiseg.data.volumes import read_label_map, read_volume
-
-
-def lpba40_table() -> LabelTable:
-    with resources.as_file(resources.files("monaiseg") / "lpba40_labels.csv") as path:
-        return LabelTable.read_csv(path)
 
 
 def volume_ml(label_map: np.ndarray, value: int, grid: Grid) -> float:
@@ -75,7 +70,7 @@ def test_the_labels_of_a_nested_phantom_grow_brighter_towards_the_middle():
 
 @pytest.mark.parametrize(
     "table",
-    [lpba40_table(), pair_table([f"part {i}" for i in range(27)])],
+    [load_label_table("lpba40"), pair_table([f"part {i}" for i in range(27)])],
     ids=["LPBA40", "unknown"],
 )
 def test_every_one_of_56_structures_is_in_every_brain(table):
@@ -93,10 +88,12 @@ def test_a_brain_holds_every_structure_of_any_table(table):
 
 
 def test_the_structures_of_lpba40_stand_where_anatomy_has_them():
-    brain = make_brain(lpba40_table(), seed=3)
+    brain = make_brain(load_label_table("lpba40"), seed=3)
 
     def centre(name):
-        value = next(label.value for label in lpba40_table().labels if label.name == name)
+        value = next(
+            label.value for label in load_label_table("lpba40").labels if label.name == name
+        )
         return centre_mm(brain.label_map, value, brain.grid)
 
     for part in ("precentral gyrus", "superior occipital gyrus", "hippocampus"):

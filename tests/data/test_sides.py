@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from monaiseg.data.label_files import load_label_table
 from monaiseg.data.labels import LabelTable
 from monaiseg.data.sides import has_side, partners
 from monaiseg.errors import SettingsError
@@ -129,7 +130,7 @@ def test_what_may_be_sides_is_asked_about_and_not_mirrored(one, other):
 
 def test_a_label_that_is_its_own_partner_has_no_side(tmp_path):
     (tmp_path / "labels.csv").write_text("value,name,partner\n1,lobe i,1\n2,lobe d,2\n")
-    table = LabelTable.read_csv(tmp_path / "labels.csv")
+    table = load_label_table(tmp_path / "labels.csv")
 
     assert table.can_mirror
     assert table.partner_classes == (0, 1, 2)

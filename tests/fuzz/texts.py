@@ -17,6 +17,7 @@ from fuzz import Fuzzer
 from fuzz.mutators import as_json, mutated, mutated_document, mutated_text
 from monaiseg.data.cases import find_cases
 from monaiseg.data.data_tasks import read_data_task
+from monaiseg.data.label_files import label_table_text, load_label_table
 from monaiseg.data.labels import LabelTable
 from monaiseg.data.list_files import read_list_file
 from monaiseg.errors import MonaisegWarning
@@ -149,6 +150,14 @@ def feed_data_task(raw: bytes, folder: Path) -> None:
 # ---------------------------------------------------------------- label tables
 
 _CSV = 'value,name,partner,color\n0,background,,#000000\n21,left insula,22,#ff0000\n22,"right, insula",21,#00ff00\n'
+_TABLES = (
+    _CSV,
+    '{"labels": [{"value": 21, "name": "left insula", "color": [255, 0, 0], "group": "insula", "tolerance_mm": 1.5}]}',
+    "index\tname\tcolor\tlesion\tsnomed\n21\tleft insula\t#ff0000\tyes\t36169008\n22\tright\tn/a\tn/a\tn/a\n",
+    '# ITK-SnAP\n    0     0    0    0        0  0  0    "Clear Label"\n   21   255    0    0      0.5  1  1    "left insula"\n',
+    "#No. Label Name: R G B A\n0 Unknown 0 0 0 0\n21 Left-Insula 255 0 0 0\n22 Right-Insula 255 0 0 127\n",
+    "# Color table file a.ctbl\n0 background 0 0 0 0\n21 left_insula 255 0 0 255\n",
+)
 _CSV_WORDS = (
     ",", ";", "\t", "\n", "\r", '"', '""', "value", "name", "partner", "color", "21", "22", "0", "-1", "1.0", "1e3", "٣",
     "2147483647", "2147483648", "99999999999999999999", "#ff00ff", "#ff", "#٣٣٣٣٣٣", "left insula", "L", "x" * 140_000,
@@ -156,22 +165,25 @@ _CSV_WORDS = (
 
 
 def draw_table(rng: Random) -> bytes:
-    """A label table with harmed cells."""
+    """A label table of any format with harmed cells."""
+    text = rng.choice(_TABLES)
     return (
-        mutated_text(_CSV, rng, _CSV_WORDS) if rng.random() < 0.9 else mutated(_CSV.encode(), rng)
+        mutated_text(text, rng, _CSV_WORDS) if rng.random() < 0.9 else mutated(text.encode(), rng)
     )
 
 
 def feed_table(raw: bytes, folder: Path) -> None:
-    """A table that is read survives its journey through records, and its names can be shown."""
+    """A table that is read survives its journey through records and CSV, and its names can be shown."""
     path = folder / "labels.csv"
     path.write_bytes(raw)
-    table = LabelTable.read_csv(path)
+    table = load_label_table(path)
     assert LabelTable.from_records(table.to_records()) == table
     assert table.values[0] == 0
     assert table.values[-1] < 2**31
     assert all(name == name.strip() and name.isprintable() and name for name in table.names)
     table.digest()
+    path.write_text(label_table_text(table, "csv"), encoding="utf-8")
+    assert load_label_table(path).values == table.values
 
 
 FUZZERS = (

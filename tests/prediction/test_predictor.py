@@ -9,7 +9,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from monaiseg.cli import app
+from monaiseg.data.label_files import load_label_table
 from monaiseg.data.phantoms import make_phantom, write_phantom
 from monaiseg.data.volumes import read_header, read_label_map, read_label_table
 from monaiseg.errors import DataError, MonaisegWarning, SettingsError, StorageError
@@ -74,6 +77,21 @@ def test_names_and_colours_travel_with_the_label_map(predictor, phantom, tmp_pat
     ).output
 
     assert read_label_table(output) == predictor.table
+
+
+def test_the_label_table_is_written_for_other_programs(trained, predictor, phantom, tmp_path):
+    image = phantom(label_values=(1, 4)).image
+    words = ["predict", trained.run_folder, image, "-o", tmp_path / "out", "--device", "cpu"]
+
+    formats = ["--label-table-format", "itksnap", "--label-table-format", "tsv"]
+    done = CliRunner().invoke(app, [str(word) for word in [*words, *formats]])
+
+    assert done.exit_code == 0, done.output
+    for name in ("labels-itksnap.txt", "dseg.tsv"):
+        assert load_label_table(tmp_path / "out" / name) == predictor.table
+    refused = CliRunner().invoke(app, [str(word) for word in [*words, "--label-table-format", "x"]])
+    assert refused.exit_code == 2
+    assert "'x' is not known; use json, csv, tsv, itksnap, freesurfer, slicer" in refused.output
 
 
 def test_mirrored_windows_are_averaged_where_the_settings_of_the_training_say_so(trained, phantom):
