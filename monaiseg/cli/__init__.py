@@ -8,6 +8,7 @@ from monaiseg.cli import (
     bundle,
     compare,
     demo,
+    eval_seg,
     evaluate,
     fit,
     plan,
@@ -38,7 +39,7 @@ app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=examples(predic
 app.command(no_args_is_help=True, rich_help_panel="More", epilog=examples(compare.EXAMPLES))(
     compare.compare
 )
-app.command("eval-seg", rich_help_panel="More")(evaluate.eval_seg)
+app.command("eval-seg", rich_help_panel="More")(eval_seg.eval_seg)
 app.add_typer(settings.settings_app, name="settings", rich_help_panel="More")
 app.add_typer(bundle.bundle_app, name="bundle", rich_help_panel="More")
 

@@ -49,7 +49,7 @@ def compare(
     The p values are from the Wilcoxon signed-rank test, with Holm's correction over labels.
     """
     from monaiseg.evaluation import compare as compare_scores
-    from monaiseg.evaluation import read_scores
+    from monaiseg.evaluation import read_scores, read_unions
 
     if len(scores) < 2:
         raise SettingsError("name at least two sets of scores to compare")
@@ -61,6 +61,7 @@ def compare(
             read_scores(other, metric),
             higher_is_better=higher,
             negligible=negligible,
+            unions=read_unions(first) | read_unions(other),
         )
         _show(f"{metric}: {other} against {first}", found)
 

@@ -130,36 +130,48 @@ def _ranges(triples: Sequence[tuple[float, float, float]]) -> str:
     )
 
 
+_LESION_WORDS = {
+    "lesion_f1": "lesion F1",
+    "lesion_sensitivity": "lesions found",
+    "lesion_false_positives": "false positives a scan",
+}
+
+
 def show_scores(evaluation: Evaluation, most: int | None = None) -> None:
     """Print the scores of an evaluation, one row per label, at most `most` rows."""
-    from monaiseg.evaluation import label_rows, summarise
+    from monaiseg.evaluation import LESIONS, summarise, tolerance_words
 
-    labels = list(label_rows(evaluation))
-    shown = ("dice", "surface_dice", "hd95_mm", "assd_mm", "volume_error_ml")
+    summary = summarise(evaluation)
+    lesions = LESIONS if any(label.is_lesion for label in summary.labels) else ()
+    shown = ("dice", "surface_dice", "hd95_mm", "assd_mm", "volume_error_ml", *lesions)
     rows = [
         [
-            row.name,
-            *(f"{row.means[name][0]:.3f}" for name in shown),
-            f"{row.missed}" if row.missed else "",
-            f"{row.cases}",
+            label.name,
+            *(_shown_number(label.scores[name].value) for name in shown),
+            f"{label.missed}" if label.missed else "",
+            f"{label.cases}",
         ]
-        for row in labels[:most]
+        for label in summary.labels[:most]
     ]
     header = [
         "label",
         "Dice",
-        f"surface Dice, {evaluation.tolerance_mm:g} mm",
+        f"surface Dice, {tolerance_words([label.tolerance_mm for label in summary.labels])}",
         "HD95 (mm)",
         "ASSD (mm)",
     ]
-    header += ["volume error (ml)", "missed", "cases"]
-    print_table(f"{evaluation.split}: {len(evaluation.cases)} cases", header, rows)
-    if most is not None and len(labels) > most:
-        typer.echo(f"... and {len(labels) - most} more labels in scores.csv")
-    mean = summarise(evaluation).mean_dice
+    header += ["volume error (ml)", *(_LESION_WORDS[name] for name in lesions), "missed", "cases"]
+    print_table(f"{evaluation.split}: {summary.cases} cases", header, rows)
+    if most is not None and len(summary.labels) > most:
+        typer.echo(f"... and {len(summary.labels) - most} more labels in scores.csv")
+    mean = summary.mean_dice
     interval = (
         ""
         if mean.low is None
         else f" (95 % interval over cases: {mean.low:.4f} to {mean.high:.4f})"
     )
     typer.echo(f"mean Dice over labels: {evaluation.mean_dice:.4f}{interval}")
+
+
+def _shown_number(number: float | None) -> str:
+    return "" if number is None else f"{number:.3f}"

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from monaiseg.cli.display import show_next
-from monaiseg.cli.evaluate import score_split
 from monaiseg.cli.options import (
     SETTINGS_FILE,
     DataTaskName,
@@ -23,6 +22,7 @@ from monaiseg.cli.options import (
     device_number,
     read_settings,
 )
+from monaiseg.cli.scores import score_split
 from monaiseg.errors import SettingsError
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 *Scores* map case -> label -> number, for one metric. A *label mean* is the mean of a label over the cases in which its
 score is defined (not NaN); the *overall mean* is the mean of the label means, so all structures have equal weight.
+Unions of labels have label means too, and are left out of the overall mean.
 *Differences* are second minus first, case by case and label by label, of two sets of scores of the same cases.
 
 An interval says how much a mean would vary with other cases of the same kind. It covers no other source of variation:
@@ -12,7 +13,7 @@ scores over several seeds, or set `negligible` to the difference that a seed mak
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -55,14 +56,15 @@ class Means:
     overall: Mean
 
 
-def means(scores: Scores, *, seed: int = 0) -> Means:
-    """Means over cases with bootstrap intervals; `seed` determines the resamples.
+def means(scores: Scores, *, unions: Collection[str] = (), seed: int = 0) -> Means:
+    """Means over cases with bootstrap intervals; `unions` are labels that are unions, `seed` determines the resamples.
 
     >>> means({"a": {"liver": 0.75}, "b": {"liver": 0.5}, "c": {"liver": float("nan")}}).labels["liver"]
     Mean(value=0.625, low=0.5, high=0.75, cases=2, undefined=1)
     """
     labels = _labels(scores.values())
-    *columns, overall = mean_intervals(_matrix(scores, list(scores), labels), seed)
+    table, single = _matrix(scores, list(scores), labels), _singles(labels, unions)
+    columns, overall = mean_intervals(table, seed)[:-1], mean_intervals(table[:, single], seed)[-1]
     return Means(dict(zip(labels, columns, strict=True)), overall)
 
 
@@ -191,6 +193,7 @@ def compare(
     *,
     higher_is_better: bool = True,
     negligible: float = 0.0,
+    unions: Collection[str] = (),
     seed: int = 0,
 ) -> Comparison:
     """Compare two sets of scores of one metric, case by case.
@@ -203,6 +206,7 @@ def compare(
         second: the second set of scores.
         higher_is_better: True for scores such as Dice, False for distances.
         negligible: differences up to this size are not meaningful, such as those between two seeds.
+        unions: labels that are unions of others, which are left out of overall means.
         seed: seed of the resamples.
 
     Raises:
@@ -210,7 +214,8 @@ def compare(
     """
     cases, odd_cases = _shared(first, second)
     labels, odd_labels = _shared(_labels(first.values()), _labels(second.values()))
-    if not cases or not labels:
+    single = _singles(labels, unions)
+    if not cases or not single:
         what, found = ("labels", odd_labels) if cases else ("cases", odd_cases)
         shown = ", ".join(map(repr, found[:6])) + ", ..." * (len(found) > 6)
         raise DataError(
@@ -221,19 +226,25 @@ def compare(
     unpaired = np.isnan(a) | np.isnan(b)
     a, b = (np.where(unpaired, np.nan, table) for table in (a, b))
     sign = 1 if higher_is_better else -1
-    *columns, overall_mean = mean_intervals(b - a, seed)
-    a_means, b_means = (_weighted_means(np.ones((1, len(cases))), table)[0] for table in (a, b))
+    columns = mean_intervals(b - a, seed)[:-1]
+    overall_mean = mean_intervals((b - a)[:, single], seed)[-1]
+    every = np.ones((1, len(cases)))
+    a_means, b_means = (_weighted_means(every, table)[0] for table in (a, b))
+    first_mean, second_mean = (
+        float(_weighted_means(every, table[:, single])[0, -1]) for table in (a, b)
+    )
     tests = [_wilcoxon(column) for column in (b - a).T]
     differences = {
         label: Difference(float(a_means[n]), float(b_means[n]), mean, tests[n], p_holm,
                           *_outcomes(sign * (b - a)[:, n]))
         for n, (label, mean, p_holm) in enumerate(zip(labels, columns, holm(tests), strict=True))
     }  # fmt: skip
-    of_cases = [_weighted_means(np.ones((1, len(labels))), table.T)[0, :-1] for table in (a, b)]
+    of_cases = [
+        _weighted_means(np.ones((1, len(single))), table[:, single].T)[0, :-1] for table in (a, b)
+    ]
     change = of_cases[1] - of_cases[0]  # (cases,)
     p = _wilcoxon(change)
-    overall = Difference(float(a_means[-1]), float(b_means[-1]), overall_mean, p, p,
-                         *_outcomes(sign * change))  # fmt: skip
+    overall = Difference(first_mean, second_mean, overall_mean, p, p, *_outcomes(sign * change))
     exceeds = p < 1 - CONFIDENCE and not -negligible <= _nearest_to_zero(overall_mean) <= negligible
     changes = [
         CaseChange(case, float(x), float(y)) for case, x, y in zip(cases, *of_cases, strict=True)
@@ -318,6 +329,11 @@ def _outcomes(gains: Floats) -> tuple[int, int, int]:
 def _labels(cases: Iterable[Mapping[str, float]]) -> list[str]:
     """The labels of all cases, in order of first occurrence."""
     return list(dict.fromkeys(label for case in cases for label in case))
+
+
+def _singles(labels: Sequence[str], unions: Collection[str]) -> list[int]:
+    """Places of the labels that are no unions."""
+    return [place for place, label in enumerate(labels) if label not in unions]
 
 
 def _shared(first: Iterable[str], second: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -1,4 +1,4 @@
-"""Evaluation: predictions of held-out cases against their references, on the grids of the files.
+"""Scoring: predictions of held-out cases against their references, on the grids of the files.
 
 Scores are computed from label values on the original grid of each case, never from resampled labels. A structure that
 is in neither map of a case has no score (NaN) and is counted as absent. A structure that the network missed scores 0,
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,22 +22,20 @@ from monaiseg.data import (
     Spacing,
     check_ids,
     check_same_voxels,
-    is_volume_name,
     prediction_name,
     read_header,
     read_label_map,
-    volume_stem,
     write_label_map,
 )
 from monaiseg.errors import DataError, collecting, listed
-from monaiseg.evaluation.metrics import mean_defined
+from monaiseg.evaluation.results import CaseScores, Evaluation
 from monaiseg.evaluation.structures import (
     TOLERANCE_MM,
     Structure,
-    StructureScores,
     score_structures,
-    single_labels,
+    structures_of,
 )
+from monaiseg.evaluation.unfinished import Unfinished
 from monaiseg.files import make_folder
 
 
@@ -51,44 +49,6 @@ class Labeller(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class CaseScores:
-    """Scores of one case, one entry per structure."""
-
-    case_id: str
-    structures: tuple[StructureScores, ...]
-    seconds: float
-    """Wall time of the prediction; 0 if there was a label map already."""
-
-    @property
-    def mean_dice(self) -> float:
-        """Mean Dice over the structures that have a score; NaN if none has."""
-        return mean_defined(score.dice for score in self.structures)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores of several cases, and the model, split and dataset that they belong to."""
-
-    cases: tuple[CaseScores, ...]
-    table: LabelTable
-    model: str
-    split: str
-    data_task: str = ""
-    tolerance_mm: float = TOLERANCE_MM
-    """Tolerance of the surface Dice."""
-
-    def label_means(self) -> dict[str, float]:
-        """Mean Dice of each structure by name, over the cases that have a score; NaN if none has."""
-        columns = zip(*(case.structures for case in self.cases), strict=True)
-        return {column[0].name: mean_defined(score.dice for score in column) for column in columns}
-
-    @property
-    def mean_dice(self) -> float:
-        """Mean over structures of their means over cases, with equal weight for all structures."""
-        return mean_defined(self.label_means().values())
-
-
 def evaluate(
     predictor: Labeller,
     cases: Sequence[Case],
@@ -96,8 +56,10 @@ def evaluate(
     split: str = "test",
     model: str = "",
     data_task: str = "",
+    table: LabelTable | None = None,
     predictions: Path | None = None,
     tolerance_mm: float = TOLERANCE_MM,
+    unfinished: Unfinished | None = None,
     on_case: Callable[[CaseScores], None] | None = None,
 ) -> Evaluation:
     """Predict every case and score it against its reference.
@@ -108,26 +70,54 @@ def evaluate(
         split: name of the split, for the report.
         model: name of the model, for the report.
         data_task: folder of the data task, for the report.
+        table: the labels to score, with their groups; None for all of the network.
         predictions: folder for the label maps, written as `<case id>_pred.nii.gz`; None writes none.
-        tolerance_mm: largest distance at which surfaces agree, for the surface Dice.
+        tolerance_mm: tolerance of the surface Dice, for labels that have none of their own.
+        unfinished: where scores are kept until the report is written; cases that it has are not repeated.
         on_case: called after each case.
 
     Raises:
         DataError: there are no cases, cases without a label map, cases with the same id, or cases whose files cannot be
             read or have different grids; all are named before the first prediction.
-        StorageError: `predictions` cannot be written to.
+        StorageError: `predictions` or `unfinished` cannot be written to.
     """
     if not cases:
         raise DataError(f"split {split!r} holds no cases; choose one that does")
     check_references(cases, split)
     if predictions is not None:
         make_folder(predictions)
-    structures, scores = single_labels(predictor.table, tolerance_mm), []
-    for case in cases:
-        scores.append(_score(predictor, case, predictions, structures))
+    labels = predictor.table if table is None else table
+    work = {
+        case.id: (
+            [*case.files, *_prediction_of(case, predictions)],
+            partial(_score, predictor, case, predictions, labels, tolerance_mm),
+        )
+        for case in cases
+    }
+    scores, resumed = _scored(work, unfinished, on_case)
+    return Evaluation(scores, labels, model, split, data_task, tolerance_mm, resumed)
+
+
+def _prediction_of(case: Case, predictions: Path | None) -> list[Path]:
+    return [] if predictions is None else [predictions / prediction_name(case.id)]
+
+
+def _scored(
+    work: Mapping[str, tuple[Sequence[Path], Callable[[], CaseScores]]],
+    unfinished: Unfinished | None,
+    on_case: Callable[[CaseScores], None] | None,
+) -> tuple[tuple[CaseScores, ...], int]:
+    """Scores of all cases, and how many were there already; `work` has the files of a case and what scores it."""
+    scores, resumed = [], 0
+    for case_id, (files, score) in work.items():
+        found = None if unfinished is None else unfinished.read(case_id, files)
+        scores.append(score() if found is None else found)
+        resumed += found is not None
+        if unfinished is not None and found is None:
+            unfinished.write(scores[-1], files)
         if on_case is not None:
             on_case(scores[-1])
-    return Evaluation(tuple(scores), predictor.table, model, split, data_task, tolerance_mm)
+    return tuple(scores), resumed
 
 
 def check_references(cases: Sequence[Case], split: str = "test") -> None:
@@ -156,23 +146,19 @@ def _score(
     predictor: Labeller,
     case: Case,
     predictions: Path | None,
-    structures: Sequence[Structure],
+    table: LabelTable,
+    tolerance_mm: float,
 ) -> CaseScores:
     assert case.label is not None
     reference, header = read_label_map(case.label, like=read_header(case.images[0]).grid)
     started = time.perf_counter()
     prediction = predictor.predict(case.images)
     seconds = time.perf_counter() - started
-    if predictions is not None:
-        write_label_map(
-            predictions / prediction_name(case.id),
-            prediction,
-            header.grid,
-            like=case.images[0],
-            table=predictor.table,
-        )
+    for path in _prediction_of(case, predictions):
+        write_label_map(path, prediction, header.grid, like=case.images[0], table=predictor.table)
+    structures = structures_of(table, tolerance_mm)
     return score_case(
-        case.id, reference, prediction, predictor.table, header.grid.spacing, structures, seconds
+        case.id, reference, prediction, table, header.grid.spacing, structures, seconds
     )
 
 
@@ -187,12 +173,12 @@ def score_case(
 ) -> CaseScores:
     """Scores of two label maps (X, Y, Z) in label values; voxels with the ignored value of the table are not counted.
 
-    `structures` are the structures to score, by default every label of the table.
+    `structures` are the structures to score, by default every label and group of the table.
     """
     if table.ignored_value is not None:
         ignored = reference == table.ignored_value
         reference, prediction = (np.where(ignored, 0, values) for values in (reference, prediction))
-    scores = score_structures(reference, prediction, structures or single_labels(table), spacing)
+    scores = score_structures(reference, prediction, structures or structures_of(table), spacing)
     return CaseScores(case_id, scores, seconds)
 
 
@@ -203,21 +189,24 @@ def evaluate_label_maps(
     tolerance_mm: float = TOLERANCE_MM,
     model: str = "",
     split: str = "",
+    unfinished: Unfinished | None = None,
     on_case: Callable[[CaseScores], None] | None = None,
 ) -> Evaluation:
     """Score existing label maps.
 
     Args:
         pairs: case id -> prediction and reference.
-        table: the labels to score.
-        tolerance_mm: largest distance at which surfaces agree, for the surface Dice.
+        table: the labels to score, with their groups.
+        tolerance_mm: tolerance of the surface Dice, for labels that have none of their own.
         model: name of the source of the predictions, for the report.
         split: name of the set of references, for the report.
+        unfinished: where scores are kept until the report is written; cases that it has are not repeated.
         on_case: called after each case.
 
     Raises:
         DataError: files cannot be read or have different grids, or no label of the table occurs in any of them; all
             pairs with different grids are named before the first is scored.
+        StorageError: `unfinished` cannot be written to.
     """
     problems: list[str] = []
     for case_id, (prediction, reference) in pairs.items():
@@ -226,47 +215,22 @@ def evaluate_label_maps(
             check_same_voxels(what, read_header(prediction).grid, read_header(reference).grid)
     if problems:
         raise DataError(listed(problems))
-    structures, scores = single_labels(table, tolerance_mm), []
-    for case_id, (prediction, reference) in pairs.items():
-        known, header = read_label_map(reference)
-        found, _ = read_label_map(prediction, like=header.grid)
-        scores.append(score_case(case_id, known, found, table, header.grid.spacing, structures))
-        if on_case is not None:
-            on_case(scores[-1])
+    work = {
+        case_id: (files, partial(_score_pair, case_id, *files, table, tolerance_mm))
+        for case_id, files in pairs.items()
+    }
+    scores, resumed = _scored(work, unfinished, on_case)
     if all(score.status == "absent" for case in scores for score in case.structures):
         raise DataError(
             f"none of the labels {table.values[1:6]} occurs in any of the maps; give the label table of these maps"
         )
-    return Evaluation(tuple(scores), table, model, split, "", tolerance_mm)
+    return Evaluation(scores, table, model, split, "", tolerance_mm, resumed)
 
 
-def pair_label_maps(predictions: Path, references: Path) -> dict[str, tuple[Path, Path]]:
-    """Case id -> prediction and reference, from two folders; names of predictions may end in `_pred`, as in `predict`.
-
-    Raises:
-        DataError: a folder has no label map, or a file has no counterpart in the other folder; each is named.
-    """
-    found: list[dict[str, Path]] = []
-    for folder, ending in ((predictions, "_pred"), (references, "")):
-        files = (
-            sorted(p for p in folder.iterdir() if is_volume_name(p.name)) if folder.is_dir() else []
-        )
-        if not files:
-            raise DataError(
-                f"{folder}: holds no .nii or .nii.gz file; name the folder of the label maps"
-            )
-        found.append({volume_stem(path).removesuffix(ending): path for path in files})
-    predicted, referenced = found
-    lonely = [
-        f"{path}: has no reference in {references}"
-        for name, path in predicted.items()
-        if name not in referenced
-    ]
-    lonely += [
-        f"{path}: has no prediction in {predictions}"
-        for name, path in referenced.items()
-        if name not in predicted
-    ]
-    if lonely:
-        raise DataError(listed(lonely))
-    return {name: (predicted[name], referenced[name]) for name in predicted}
+def _score_pair(
+    case_id: str, prediction: Path, reference: Path, table: LabelTable, tolerance_mm: float
+) -> CaseScores:
+    known, header = read_label_map(reference)
+    found, _ = read_label_map(prediction, like=header.grid)
+    structures = structures_of(table, tolerance_mm)
+    return score_case(case_id, known, found, table, header.grid.spacing, structures)

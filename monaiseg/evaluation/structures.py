@@ -14,7 +14,7 @@ measured in its own bounding box, so memory does not grow with the number of str
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -55,26 +55,46 @@ class Structure:
     is_lesion: bool = False
     """Whether each component is a lesion that can be detected."""
 
-
-def single_labels(
-    table: LabelTable, tolerance_mm: float = TOLERANCE_MM, lesions: Collection[int] = ()
-) -> tuple[Structure, ...]:
-    """Each foreground label of a table as a structure; `lesions` are label values."""
-    return tuple(
-        Structure(label.name, (label.value,), tolerance_mm, label.value in lesions)
-        for label in table.foreground
-    )
+    @property
+    def is_union(self) -> bool:
+        """Whether it is a union of labels; means over labels leave it out."""
+        return len(self.values) > 1
 
 
-def unions(groups: Mapping[int, str], tolerance_mm: float = TOLERANCE_MM) -> tuple[Structure, ...]:
-    """One structure per group of labels, from label value -> name of its group, in the order of the groups.
+def structures_of(table: LabelTable, tolerance_mm: float = TOLERANCE_MM) -> tuple[Structure, ...]:
+    """What to score of a table: each foreground label, then the union of each group of two labels or more.
 
-    >>> [union.values for union in unions({17: "hippocampus", 10: "thalamus", 53: "hippocampus"})]
-    [(17, 53), (10,)]
+    Args:
+        table: the labels.
+        tolerance_mm: tolerance of labels that have none of their own, and of unions whose labels have different ones.
     """
-    return tuple(
-        Structure(group, tuple(v for v, name in groups.items() if name == group), tolerance_mm)
-        for group in dict.fromkeys(groups.values())
+    singles = [
+        Structure(
+            label.name,
+            (label.value,),
+            tolerance_mm if label.tolerance_mm is None else label.tolerance_mm,
+            label.is_lesion,
+        )
+        for label in table.foreground
+    ]
+    groups: dict[str, list[Structure]] = {}
+    for label, single in zip(table.foreground, singles, strict=True):
+        if label.group is not None:
+            groups.setdefault(label.group, []).append(single)
+    unions = (
+        _united(name, members, tolerance_mm) for name, members in groups.items() if members[1:]
+    )
+    return (*singles, *unions)
+
+
+def _united(name: str, members: Sequence[Structure], tolerance_mm: float) -> Structure:
+    """The union of labels; it is a lesion if all of them are."""
+    tolerances = {member.tolerance_mm for member in members}
+    return Structure(
+        name,
+        tuple(value for member in members for value in member.values),
+        tolerances.pop() if len(tolerances) == 1 else tolerance_mm,
+        all(member.is_lesion for member in members),
     )
 
 
@@ -89,7 +109,7 @@ class StructureScores:
     dice: float
     iou: float
     precision: float
-    """Share of the prediction that is correct; NaN for a missed structure, which has no prediction."""
+    """Share of the prediction that is correct; 0 for a missed structure, or leaving it out would raise a mean."""
     recall: float
     """Share of the reference that was found; NaN for an invented structure."""
     hd_mm: float
@@ -112,6 +132,11 @@ class StructureScores:
     """Share of the reference lesions that were detected; NaN without reference lesions."""
     lesion_false_positives: float
     """Number of false-positive lesions in this case; NaN if the structure is not a lesion."""
+
+    @property
+    def is_union(self) -> bool:
+        """Whether it is a union of labels; means over labels leave it out."""
+        return len(self.values) > 1
 
 
 def score_structures(
@@ -272,7 +297,7 @@ def scores(structure: Structure, evidence: Evidence, diagonal_mm: float) -> Stru
         status=evidence.status,
         dice=_ratio(2 * both, reference + prediction),
         iou=_ratio(both, reference + prediction - both),
-        precision=_ratio(both, prediction),
+        precision=0.0 if evidence.status == "missed" else _ratio(both, prediction),
         recall=_ratio(both, reference),
         **_distance_scores(structure, evidence, diagonal_mm),
         reference_ml=reference * millilitres,

@@ -35,13 +35,6 @@ class Interval(Part):
         return cls(value=numbers[0], low=numbers[1], high=numbers[2], cases=mean.cases)
 
 
-class ScoreMean(Part):
-    """The mean of a metric and the number of cases in it."""
-
-    value: float | None
-    cases: int
-
-
 class LabelSummary(Part):
     """Scores of one structure over all cases."""
 
@@ -56,8 +49,11 @@ class LabelSummary(Part):
     """Number of cases in which only the prediction has it."""
     absent: int
     """Number of cases in which neither map has it; they have no scores."""
-    dice_interval: Interval
-    scores: dict[str, ScoreMean]
+    tolerance_mm: float
+    """Tolerance of its surface Dice."""
+    is_lesion: bool
+    """Whether its components are counted as lesions."""
+    scores: dict[str, Interval]
     """Mean of each metric over the cases in which it is defined."""
 
 
@@ -70,9 +66,11 @@ class Summary(Part):
     split: str
     cases: int
     tolerance_mm: float
-    """Tolerance of the surface Dice."""
+    """Tolerance of the surface Dice, for labels that have none of their own."""
     mean_dice: Interval
-    """Mean over structures of their means over cases."""
+    """Mean over labels of their means over cases; unions of labels are left out."""
+    overall: dict[str, Interval]
+    """The same mean for each metric."""
     seconds_per_case: float
     """Wall time of a prediction."""
     labels: list[LabelSummary]

@@ -8,18 +8,20 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
 from monaiseg.errors import DataError
 from monaiseg.evaluation.comparison import Means, means
-from monaiseg.evaluation.metrics import mean_defined
-from monaiseg.evaluation.scoring import CaseScores, Evaluation
-from monaiseg.evaluation.structures import Status, StructureScores
-from monaiseg.evaluation.summaries import Interval, LabelSummary, ScoreMean, Summary
+from monaiseg.evaluation.results import CaseScores, Evaluation
+from monaiseg.evaluation.structures import Structure, StructureScores
+from monaiseg.evaluation.summaries import Interval, LabelSummary, Summary
+from monaiseg.evaluation.unfinished import UNFINISHED, forget
 from monaiseg.files import make_folder, read_text, write_atomic
 
 METRICS = tuple(
@@ -30,10 +32,18 @@ METRICS = tuple(
 """Metrics of each structure in each case, in the order of the columns."""
 SHOWN = ("dice", "surface_dice", "hd95_mm", "assd_mm", "precision", "recall")
 """Metrics shown in tables."""
+LESIONS = ("lesion_f1", "lesion_sensitivity", "lesion_false_positives")
+"""Metrics shown in tables if labels are marked as lesions."""
+VOLUME_BIAS = "volume_bias_ml"
+"""Mean of the volume errors with their sign."""
+MEAN = "mean over labels"
 
 
 def write_report(evaluation: Evaluation, folder: str | Path) -> tuple[Path, ...]:
-    """Write `scores.csv` (a row per case and structure), `summary.json` and `summary.md`; returns their paths."""
+    """Write `scores.csv` (a row per case and structure), `summary.json` and `summary.md`; returns their paths.
+
+    Scores that were kept in the folder until now are removed.
+    """
     folder = make_folder(folder)
     summary = summarise(evaluation)
     texts = {
@@ -43,6 +53,7 @@ def write_report(evaluation: Evaluation, folder: str | Path) -> tuple[Path, ...]
     }
     for name, text in texts.items():
         write_atomic(folder / name, text.encode())
+    forget(folder / UNFINISHED)
     return tuple(folder / name for name in texts)
 
 
@@ -66,16 +77,11 @@ def read_scores(path: Path, metric: str = "dice") -> dict[str, dict[str, float]]
     Raises:
         DataError: the file cannot be read, is not a table of scores, or lacks the metric; its metrics are named.
     """
-    reader = csv.DictReader(io.StringIO(read_text(path)))
-    columns = list(reader.fieldnames or ())
-    if not {"case", "name"} <= set(columns):
-        raise DataError(
-            f"{path}: is no table of scores; name a scores.csv that `monaiseg evaluate` wrote"
-        )
+    columns, rows = _score_rows(path)
     if metric not in columns:
         raise DataError(f"{path}: has no column {metric!r}; choose one of {', '.join(columns[4:])}")
     scores: dict[str, dict[str, float]] = {}
-    for row in reader:
+    for row in rows:
         try:
             number = float(row[metric] or "nan")
         except ValueError as error:
@@ -84,97 +90,91 @@ def read_scores(path: Path, metric: str = "dice") -> dict[str, dict[str, float]]
     return scores
 
 
+def read_unions(path: Path) -> frozenset[str]:
+    """Names of the structures in a `scores.csv` that are unions of labels; raises the same errors as `read_scores`."""
+    return frozenset(row["name"] for row in _score_rows(path)[1] if "+" in (row["value"] or ""))
+
+
+def _score_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows of a `scores.csv`."""
+    reader = csv.DictReader(io.StringIO(read_text(path)))
+    columns = list(reader.fieldnames or ())
+    if not {"case", "value", "name"} <= set(columns):
+        raise DataError(
+            f"{path}: is no table of scores; name a scores.csv that `monaiseg evaluate` wrote"
+        )
+    return columns, list(reader)
+
+
 def summarise(evaluation: Evaluation) -> Summary:
     """Means with intervals, for each structure and overall."""
-    dice = means_of(evaluation, "dice")
+    found = {metric: means_of(evaluation, metric) for metric in (*METRICS, VOLUME_BIAS)}
+    columns = zip(*(case.structures for case in evaluation.cases), strict=True)
     return Summary(
         model=evaluation.model,
         data_task=evaluation.data_task,
         split=evaluation.split,
         cases=len(evaluation.cases),
         tolerance_mm=evaluation.tolerance_mm,
-        mean_dice=Interval.of(dice.overall),
+        mean_dice=Interval.of(found["dice"].overall),
+        overall={metric: Interval.of(means.overall) for metric, means in found.items()},
         seconds_per_case=round(float(np.mean([case.seconds for case in evaluation.cases])), 3),
-        labels=[_label_summary(row, dice) for row in label_rows(evaluation)],
+        labels=[
+            _label_summary(structure, column, found)
+            for structure, column in zip(evaluation.structures, columns, strict=True)
+        ],
         per_case={case.case_id: _number(case.mean_dice) for case in evaluation.cases},
     )
 
 
-def _label_summary(row: LabelRow, dice: Means) -> LabelSummary:
+def _label_summary(
+    structure: Structure, column: tuple[StructureScores, ...], found: Mapping[str, Means]
+) -> LabelSummary:
+    counts = Counter(score.status for score in column)
     return LabelSummary(
-        name=row.name,
-        values=row.values,
-        cases=row.cases,
-        missed=row.missed,
-        invented=row.invented,
-        absent=row.absent,
-        dice_interval=Interval.of(dice.labels[row.name]),
+        name=structure.name,
+        values=structure.values,
+        cases=len(column) - counts["absent"],
+        missed=counts["missed"],
+        invented=counts["invented"],
+        absent=counts["absent"],
+        tolerance_mm=structure.tolerance_mm,
+        is_lesion=structure.is_lesion,
         scores={
-            name: ScoreMean(value=_number(mean), cases=count)
-            for name, (mean, count) in row.means.items()
+            metric: Interval.of(means.labels[structure.name]) for metric, means in found.items()
         },
     )
 
 
 def means_of(evaluation: Evaluation, metric: str) -> Means:
-    """Means of one metric over cases, with bootstrap intervals."""
+    """Means of one metric over the cases in which it is defined, with bootstrap intervals."""
     return means(
         {
-            case.case_id: {score.name: float(getattr(score, metric)) for score in case.structures}
+            case.case_id: {score.name: _number_for_mean(score, metric) for score in case.structures}
             for case in evaluation.cases
-        }
+        },
+        unions={structure.name for structure in evaluation.structures if structure.is_union},
     )
 
 
-@dataclass(frozen=True)
-class LabelRow:
-    """Scores of one structure over the cases of an evaluation."""
+def _number_for_mean(score: StructureScores, metric: str) -> float:
+    """A score as it goes into a mean; NaN leaves it out.
 
-    name: str
-    values: tuple[int, ...]
-    cases: int
-    """Number of cases in which at least one of the maps has it."""
-    missed: int
-    invented: int
-    absent: int
-    means: Mapping[str, tuple[float, int]]
-    """Mean of each metric and the number of cases in which it is defined."""
-    dice_sd: float
-
-
-def label_rows(evaluation: Evaluation) -> Iterator[LabelRow]:
-    """Mean scores of each structure over the cases in which they are defined, and the number of cases that miss it.
-
-    `volume_error_ml` has no sign, so too much in one case does not cancel too little in another. `volume_bias_ml` has
-    the sign.
+    Volumes of a structure that neither map has are left out, as its overlap is. False positives are not: such a case is
+    a scan without lesions. `volume_error_ml` loses its sign, so that too much in one case does not make up for too little
+    in another; `volume_bias_ml` keeps it.
     """
-    for column in zip(*(case.structures for case in evaluation.cases), strict=True):
-        there = [score for score in column if score.status != "absent"]
-        numbers = {name: [float(getattr(score, name)) for score in there] for name in METRICS}
-        numbers["volume_bias_ml"] = numbers["volume_error_ml"]
-        numbers["volume_error_ml"] = [abs(error) for error in numbers["volume_error_ml"]]
-        yield LabelRow(
-            name=column[0].name,
-            values=column[0].values,
-            cases=len(there),
-            missed=_count(column, "missed"),
-            invented=_count(column, "invented"),
-            absent=_count(column, "absent"),
-            means={
-                name: (mean_defined(found), sum(not math.isnan(number) for number in found))
-                for name, found in numbers.items()
-            },
-            dice_sd=float(np.std(numbers["dice"])) if there else math.nan,
-        )
-
-
-def _count(column: tuple[StructureScores, ...], status: Status) -> int:
-    return sum(score.status == status for score in column)
+    if score.status == "absent" and metric != LESIONS[-1]:
+        return math.nan
+    if metric == VOLUME_BIAS:
+        return score.volume_error_ml
+    number = float(getattr(score, metric))
+    return abs(number) if metric == "volume_error_ml" else number
 
 
 def markdown(summary: Summary) -> str:
     """A Markdown table of the means per structure, below the overall mean."""
-    header = ["structure", "cases", "missed", *SHOWN]
+    header = ["structure", "cases", "missed", *shown_metrics(summary)]
     lines = [header, ["---"] * len(header), *_rows(summary)]
     title = f"# {summary.split or 'scores'}: {summary.cases} cases"
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -188,7 +188,24 @@ def _headline(summary: Summary) -> str:
     interval = ""
     if dice.low is not None and dice.high is not None:
         interval = f" (95 % interval over cases: {dice.low:.4f} to {dice.high:.4f})"
-    return f"Mean Dice over structures: {dice.value:.4f}{interval}. Surface Dice at {summary.tolerance_mm:g} mm."
+    tolerance = tolerance_words([label.tolerance_mm for label in summary.labels])
+    return f"Mean Dice over labels: {dice.value:.4f}{interval}. Surface Dice at {tolerance}."
+
+
+def tolerance_words(tolerances: Sequence[float]) -> str:
+    """Tolerances in words.
+
+    >>> tolerance_words([2.0, 1.0, 1.0])
+    '1 to 2 mm, by label'
+    """
+    low, high = min(tolerances), max(tolerances)
+    return f"{low:g} mm" if low == high else f"{low:g} to {high:g} mm, by label"
+
+
+def shown_metrics(summary: Summary) -> tuple[str, ...]:
+    """The metrics for tables: those of lesions only if a label is one."""
+    has_lesions = any(label.is_lesion for label in summary.labels)
+    return (*SHOWN, *LESIONS) if has_lesions else SHOWN
 
 
 def latex(summary: Summary) -> str:
@@ -198,11 +215,13 @@ def latex(summary: Summary) -> str:
         "surface_dice": "surface Dice",
         "hd95_mm": "HD95 (mm)",
         "assd_mm": "ASSD (mm)",
+        "lesion_f1": "lesion F1",
+        "lesion_sensitivity": "lesion sensitivity",
+        "lesion_false_positives": "false positives a scan",
     }
-    header = ["Structure", "$n$", "missed", *(names.get(name, name) for name in SHOWN)]
-    lines = [" & ".join(line) + r" \\" for line in ([header, *_rows(summary)])]
-    escaped = [line.replace("_", r"\_").replace("%", r"\%") for line in lines]
-    top, *rest = escaped
+    shown = shown_metrics(summary)
+    header = ["Structure", "$n$", "missed", *(names.get(name, name) for name in shown)]
+    top, *rest = (" & ".join(map(_escaped, line)) + r" \\" for line in [header, *_rows(summary)])
     columns = "l" + "r" * (len(header) - 1)
     return "\n".join(
         [
@@ -218,11 +237,26 @@ def latex(summary: Summary) -> str:
     )
 
 
+def _escaped(cell: str) -> str:
+    r"""A cell for LaTeX; label names hold no `$`, which is left to formulas.
+
+    >>> _escaped("grey & white_matter, 50 %")
+    'grey \\& white\\_matter, 50 \\%'
+    """
+    words = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return re.sub(r"[&%#_{}~^\\]", lambda found: words.get(found[0], f"\\{found[0]}"), cell)
+
+
 def _rows(summary: Summary) -> Iterator[list[str]]:
+    shown = shown_metrics(summary)
     for label in summary.labels:
-        numbers = [label.scores[name].value for name in SHOWN]
-        cells = ["" if number is None else f"{number:.3f}" for number in numbers]
-        yield [label.name, str(label.cases), str(label.missed), *cells]
+        yield [label.name, str(label.cases), str(label.missed), *_cells(label.scores, shown)]
+    yield [MEAN, str(summary.cases), "", *_cells(summary.overall, shown)]
+
+
+def _cells(scores: Mapping[str, Interval], shown: Sequence[str]) -> list[str]:
+    numbers = [scores[name].value for name in shown]
+    return ["" if number is None else f"{number:.3f}" for number in numbers]
 
 
 def _number(value: float) -> float | None:

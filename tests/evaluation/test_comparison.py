@@ -333,3 +333,33 @@ def test_that_many_cases_show_the_difference_in_80_of_100_repetitions():
 def test_no_five_pairs_are_ever_enough():
     assert cases_for_power(100.0, 1.0) == 6
     assert stats.wilcoxon([1, 2, 3, 4, 5]).pvalue > 0.05
+
+
+# ---------------------------------------------------------------- unions
+
+
+def test_a_union_has_a_mean_of_its_own_and_none_in_the_overall_mean():
+    cases = {f"case {n}": {"a": 0.5, "b": 0.7, "a and b": 0.1 * n} for n in range(4)}
+
+    found = means(cases, unions=["a and b"])
+
+    assert list(found.labels) == ["a", "b", "a and b"]
+    assert found.labels["a and b"].value == pytest.approx(0.15)
+    assert found.overall.value == pytest.approx(0.6)
+
+
+def test_a_union_that_changed_is_no_difference_of_the_overall_means():
+    first = {f"case {n}": {"a": 0.5 + 0.01 * n, "whole": 0.3} for n in range(8)}
+    second = {f"case {n}": {"a": 0.5 + 0.01 * n, "whole": 0.9} for n in range(8)}
+
+    found = compare(first, second, unions={"whole"})
+
+    assert found.labels["whole"].mean.value == pytest.approx(0.6)
+    assert (found.overall.mean.value, found.overall.ties) == (0, 8)
+    assert not found.exceeds_noise
+    assert not found.most_changed
+
+
+def test_sets_that_share_a_union_alone_have_no_labels_in_common():
+    with pytest.raises(DataError, match="no labels in common"):
+        compare({"S1": {"whole": 0.3}}, {"S1": {"whole": 0.3}}, unions={"whole"})

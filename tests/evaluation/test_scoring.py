@@ -18,9 +18,10 @@ from monaiseg.data.label_checks import label_notes
 from monaiseg.data.labels import LabelTable
 from monaiseg.data.volumes import read_label_map, write_label_map
 from monaiseg.errors import DataError
-from monaiseg.evaluation.scoring import CaseScores, Evaluation, evaluate, score_case
+from monaiseg.evaluation.results import CaseScores, Evaluation
+from monaiseg.evaluation.scoring import evaluate, score_case
 from monaiseg.evaluation.summaries import summary_schema
-from monaiseg.evaluation.tables import label_rows, read_scores, summarise
+from monaiseg.evaluation.tables import latex, read_scores, summarise
 from monaiseg.prediction import Predictor
 from monaiseg.preparation import prepare
 
@@ -106,10 +107,12 @@ def test_volume_errors_are_over_the_cases_that_have_the_structure():
         for n, reference in enumerate((missed, none))
     ]
 
-    (row,) = label_rows(Evaluation(tuple(cases), table, "model", "test"))
+    (label,) = summarise(Evaluation(tuple(cases), table, "model", "test")).labels
 
-    assert (row.cases, row.missed, row.means["dice"]) == (1, 1, (0.0, 1))
-    assert (row.means["volume_error_ml"][0], row.means["volume_bias_ml"][0]) == (1.0, -1.0)
+    assert (label.cases, label.missed) == (1, 1)
+    assert (label.scores["dice"].value, label.scores["dice"].cases) == (0.0, 1)
+    assert label.scores["volume_error_ml"].value == 1.0
+    assert label.scores["volume_bias_ml"].value == -1.0
 
 
 def test_too_much_in_one_case_does_not_make_up_for_too_little_in_another():
@@ -121,9 +124,10 @@ def test_too_much_in_one_case_does_not_make_up_for_too_little_in_another():
         for n, prediction in enumerate((all_, none))
     ]
 
-    (row,) = label_rows(Evaluation(tuple(cases), table, "model", "test"))
+    (label,) = summarise(Evaluation(tuple(cases), table, "model", "test")).labels
 
-    assert (row.means["volume_error_ml"][0], row.means["volume_bias_ml"][0]) == (0.5, 0.0)
+    assert label.scores["volume_error_ml"].value == 0.5
+    assert label.scores["volume_bias_ml"].value == 0.0
 
 
 def test_a_case_without_a_label_map_is_not_taken_for_an_inverted_one(data_task):
@@ -204,6 +208,44 @@ def test_two_folders_of_label_maps_are_scored(tmp_path):
     assert r"label 1 & 1 & 0 & 0.667" in (tmp_path / "t.tex").read_text()
 
 
+def test_lists_of_label_maps_are_scored_as_folders_are(tmp_path):
+    labels_in(tmp_path / "truth", "S01.nii.gz", [0, 1, 1, 2])
+    labels_in(tmp_path / "made, new", "S01_pred.nii.gz", [0, 1, 2, 2])
+    (tmp_path / "truth.txt").write_text("truth/S01.nii.gz\n")
+    (tmp_path / "made.txt").write_text('"made, new/S01_pred.nii.gz"\n')
+    lists = ["--prediction-dir", tmp_path / "made.txt", "--reference-dir", tmp_path / "truth.txt"]
+
+    done = call("evaluate", *lists, "--report", tmp_path / "out")
+
+    assert done.exit_code == 0, done.output
+    assert read_scores(tmp_path / "out" / "scores.csv").keys() == {"S01"}
+
+
+def test_a_list_of_pairs_is_no_list_of_label_maps(tmp_path):
+    labels_in(tmp_path / "truth", "S01.nii.gz", [0, 1, 1, 2])
+    labels_in(tmp_path / "made", "S01_pred.nii.gz", [0, 1, 2, 2])
+    (tmp_path / "list.txt").write_text("made/S01_pred.nii.gz truth/S01.nii.gz\n")
+    words = ["--prediction-dir", tmp_path / "list.txt", "--reference-dir", tmp_path / "truth"]
+
+    done = call("evaluate", *words, "--report", tmp_path / "out")
+
+    assert done.exit_code == 2
+    assert "lists several files for S01_pred; list one a line" in done.output
+
+
+def test_two_predictions_of_one_case_are_named(tmp_path):
+    """The second would silently take the place of the first."""
+    labels_in(tmp_path / "truth", "S01.nii.gz", [0, 1, 1, 2])
+    labels_in(tmp_path / "made", "S01.nii.gz", [0, 1, 1, 2])
+    labels_in(tmp_path / "made", "S01_pred.nii.gz", [0, 1, 2, 2])
+    folders = ["--prediction-dir", tmp_path / "made", "--reference-dir", tmp_path / "truth"]
+
+    done = call("evaluate", *folders, "--report", tmp_path / "out")
+
+    assert done.exit_code == 2
+    assert "case id 'S01' stands 2 times" in done.output
+
+
 def test_label_maps_without_a_partner_are_named(tmp_path):
     labels_in(tmp_path / "truth", "S01.nii.gz", [0, 1, 1, 2])
     labels_in(tmp_path / "truth", "S02.nii.gz", [0, 1, 1, 2])
@@ -270,3 +312,96 @@ def test_equal_scores_are_no_difference_and_better_ones_are(tmp_path):
         "has no column 'hd_mm'"
         in call("compare", tmp_path / "a.csv", tmp_path / "b.csv", "--metric", "hd_mm").output
     )
+
+
+# ---------------------------------------------------------------- groups, tolerances, lesions
+
+
+def spheres(folder, table, *rows):
+    """Label maps of one row of 8 voxels each, under S01, S02, ... in two folders, and the table; the words to score them."""
+    for number, row in enumerate(rows, start=1):
+        for name, values in zip(("truth", "made"), row, strict=True):
+            (folder / name).mkdir(exist_ok=True)
+            write_label_map(
+                folder / name / f"S{number:02d}.nii.gz",
+                np.array([int(value) for value in values]).reshape(8, 1, 1),
+                Grid.of((8, 1, 1), np.eye(4)),
+            )
+    (folder / "labels.csv").write_text(table)
+    return ["evaluate", "--prediction-dir", folder / "made", "--reference-dir", folder / "truth",
+            "--label-table", folder / "labels.csv", "--report", folder / "out"]  # fmt: skip
+
+
+def test_the_whole_of_a_group_is_scored_beside_its_parts_and_not_in_the_mean(tmp_path):
+    """Head and body are confused, and together they are right."""
+    table = "value,name,group\n1,head,whole\n2,body,whole\n"
+    words = spheres(tmp_path, table, ("01122000", "02211000"))
+
+    done = call(*words)
+
+    assert done.exit_code == 0, done.output
+    scores = read_scores(tmp_path / "out" / "scores.csv")["S01"]
+    assert scores == {"head": 0, "body": 0, "whole": 1}
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    jsonschema.validate(summary, summary_schema())
+    assert summary["mean_dice"]["value"] == 0
+    assert [label["values"] for label in summary["labels"]] == [[1], [2], [1, 2]]
+    assert summary["per_case"] == {"S01": 0}
+    compared = call("compare", tmp_path / "out", tmp_path / "out")
+    assert "whole" in compared.output
+
+
+def test_each_label_has_the_surface_dice_of_its_tolerance(tmp_path):
+    """Both lie one voxel off, at the same place: 1 mm is enough for the one and not for the other."""
+    rows = ("01111000", "00111100"), ("02222000", "00222200")
+    words = spheres(tmp_path, "value,name,tolerance_mm\n1,wide,1\n2,narrow,0.5\n", *rows)
+
+    done = call(*words, "--tolerance-mm", "3")
+
+    scores = read_scores(tmp_path / "out" / "scores.csv", "surface_dice")
+    assert scores["S01"]["wide"] == 1
+    assert scores["S02"]["narrow"] < 1
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "out" / "summary.md").read_text()
+    assert "Surface Dice at 0.5 to 1 mm, by label." in text
+
+
+def test_false_positives_a_scan_count_scans_without_lesions(tmp_path):
+    """Two lesions, one of them found, and one invented; then a scan with none in either map."""
+    table = "value,name,lesion\n1,lesion,yes\n"
+    words = spheres(tmp_path, table, ("10010000", "10000010"), ("00000000", "00000000"))
+
+    done = call(*words)
+
+    assert done.exit_code == 0, done.output
+    (label,) = json.loads((tmp_path / "out" / "summary.json").read_text())["labels"]
+    found = {name: (mean["value"], mean["cases"]) for name, mean in label["scores"].items()}
+    assert found["lesion_sensitivity"] == found["lesion_f1"] == (0.5, 1)
+    assert found["lesion_false_positives"] == (0.5, 2)
+    assert "lesion_f1" in (tmp_path / "out" / "summary.md").read_text()
+
+
+def test_a_label_table_gives_a_trained_network_groups_to_be_scored_by(trained, tmp_path):
+    names = Predictor(trained.run_folder, device="cpu").table.foreground
+    rows = [f"{label.value},{label.name},whole" for label in names]
+    (tmp_path / "groups.csv").write_text("value,name,group\n" + "\n".join(rows))
+    words = ["evaluate", trained.run_folder, "--device", "cpu", "--report", tmp_path / "out"]
+
+    done = call(*words, "--label-table", tmp_path / "groups.csv")
+
+    assert done.exit_code == 0, done.output
+    assert "whole" in json.dumps(read_scores(tmp_path / "out" / "scores.csv"))
+    (tmp_path / "groups.csv").write_text("value,name\n7,something else\n")
+    refused = call(*words, "--label-table", tmp_path / "groups.csv")
+    assert refused.exit_code == 2
+    assert "has none of the labels of" in refused.output
+
+
+def test_names_in_a_table_for_a_paper_do_not_break_latex():
+    table = LabelTable.from_values([1], {1: "grey & white_matter #1"})
+    ones = np.ones((2, 2, 2), np.uint8)
+    case = score_case("S01", ones, ones, table, (1.0, 1.0, 1.0))
+
+    text = latex(summarise(Evaluation((case,), table, "model", "test")))
+
+    assert r"grey \& white\_matter \#1 & 1" in text

@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from monaiseg.data.labels import LabelTable
+from monaiseg.data.labels import Label, LabelTable
 from monaiseg.errors import DataError
 from monaiseg.evaluation.comparison import means
-from monaiseg.evaluation.structures import Structure, score_structures, single_labels, unions
+from monaiseg.evaluation.structures import Structure, score_structures, structures_of
 from strategies import spacings
 
 SPACING = (1.0, 2.0, 3.0)
-HIGH_IS_GOOD = "dice", "iou", "recall", "surface_dice"
+HIGH_IS_GOOD = "dice", "iou", "precision", "recall", "surface_dice"
 LOW_IS_GOOD = "hd_mm", "hd95_mm", "assd_mm", "centroid_distance_mm"
-LABELS = single_labels(LabelTable.from_values([3, 7, 12]))
+LABELS = structures_of(LabelTable.from_values([3, 7, 12]))
 
 
 def drawn(*rows, value=1):
@@ -116,7 +116,7 @@ def components(voxels):
     ("in_reference", "in_prediction", "status", "overlap", "precision", "recall", "distance"),
     [
         (True, True, "found", 1.0, 1.0, 1.0, 0.0),
-        (True, False, "missed", 0.0, math.nan, 0.0, 13.0),
+        (True, False, "missed", 0.0, 0.0, 0.0, 13.0),
         (False, True, "invented", 0.0, 0.0, math.nan, 13.0),
         (False, False, "absent", math.nan, math.nan, math.nan, math.nan),
     ],
@@ -181,13 +181,21 @@ def test_removing_any_structure_from_a_prediction_worsens_every_mean(seed, spaci
 # ---------------------------------------------------------------- unions, boxes, threads
 
 
+def grouped(groups, **more):
+    """Labels 3, 7 and 12 in groups, label value -> group."""
+    table = LabelTable.from_values([3, 7, 12])
+    labels = (
+        dataclasses.replace(label, group=groups.get(label.value), **more) for label in table.labels
+    )
+    return LabelTable(tuple(labels))
+
+
 @settings(max_examples=30)
 @given(seed=st.integers(0, 10_000))
 def test_a_union_of_labels_is_scored_as_one_label(seed):
     reference, prediction = label_maps(seed)
-    (union,) = score_structures(
-        reference, prediction, unions({3: "both", 12: "both"}, tolerance_mm=2.0), SPACING
-    )
+    table = grouped({3: "both", 12: "both"})
+    *_, union = score_structures(reference, prediction, structures_of(table, 2.0), SPACING)
     joined = [np.where(np.isin(m, (3, 12)), 1, 0) for m in (reference, prediction)]
 
     expected = one(*joined, SPACING, tolerance_mm=2.0)
@@ -227,20 +235,42 @@ def test_label_values_may_be_large_and_many():
     reference = np.array(values).reshape(-1, 2, 1)
     table = LabelTable.from_values(values)
 
-    scores = score_structures(reference, reference, single_labels(table), (1.0, 1.0, 1.0))
+    scores = score_structures(reference, reference, structures_of(table), (1.0, 1.0, 1.0))
 
     assert [s.name for s in scores] == list(table.names[1:])
     assert {s.dice for s in scores} == {1.0}
     assert {s.reference_ml for s in scores} == {0.001}
 
 
-def test_each_label_of_a_table_has_its_name_and_some_are_lesions():
-    table = LabelTable.from_values([1, 2], {1: "liver", 2: "tumour"})
-
-    assert single_labels(table, 3.0, lesions=[2]) == (
-        Structure("liver", (1,), 3.0, is_lesion=False),
-        Structure("tumour", (2,), 3.0, is_lesion=True),
+def test_each_label_of_a_table_is_scored_by_its_own_tolerance_and_as_a_lesion_if_it_is_one():
+    table = LabelTable(
+        (
+            Label(0, "background"),
+            Label(1, "liver", tolerance_mm=3.0),
+            Label(2, "tumour", is_lesion=True),
+        )
     )
+
+    assert structures_of(table, 1.5) == (
+        Structure("liver", (1,), 3.0, is_lesion=False),
+        Structure("tumour", (2,), 1.5, is_lesion=True),
+    )
+
+
+def test_groups_of_two_labels_or_more_are_scored_beside_their_labels():
+    *singles, union = structures_of(grouped({3: "pair", 7: "alone", 12: "pair"}, is_lesion=True))
+
+    assert [single.name for single in singles] == ["label 3", "label 7", "label 12"]
+    assert union == Structure("pair", (3, 12), is_lesion=True)
+
+
+def test_a_union_has_the_tolerance_that_its_labels_share_or_else_the_common_one():
+    shared = grouped({3: "pair", 12: "pair"}, tolerance_mm=2.0)
+    background, three, *rest = shared.labels
+    differing = LabelTable((background, dataclasses.replace(three, tolerance_mm=3.0), *rest))
+
+    assert structures_of(shared, 1.0)[-1].tolerance_mm == 2.0
+    assert structures_of(differing, 1.0)[-1].tolerance_mm == 1.0
 
 
 @pytest.mark.parametrize(
