@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from monaiseg.data.cases import Case
-from monaiseg.data.grid import Grid, Shape, Spacing, check_same_grid
+from monaiseg.data.grid import Grid, Shape, Spacing, check_same_grid, check_same_voxels
 from monaiseg.data.nifti import VolumeHeader, file_sha256
 from monaiseg.data.volumes import read_header, read_label_map, read_volume
 from monaiseg.errors import DataError, collecting, listed
@@ -30,6 +32,21 @@ MOST_WORKERS = 8
 
 Progress = Callable[[int, int], None]
 """Called with the number of cases done and the number of all cases."""
+
+Look = Callable[[str, NDArray[Any], VolumeHeader], None]
+"""Called with "image" or "label map", the voxels of the file, and its header."""
+
+Step = Literal["header", "grid", "label map", "image", "constant image", "same file"]
+"""The step at which a case is refused."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A reason why a case cannot be used."""
+
+    step: Step
+    sentence: str
+    """Names the files, the fault and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -107,16 +124,17 @@ def examine_cases(
     """
     facts: dict[str, CaseFacts] = {}
     problems: dict[str, list[str]] = {}
+    examine = partial(examine_case, ignored_value=ignored_value)
     # Threads, not processes: zlib, hashing and most of NumPy release the global interpreter lock.
     with ThreadPoolExecutor(workers or reading_threads(MOST_WORKERS)) as pool:
         try:
             for done, (case, found) in enumerate(
-                zip(cases, pool.map(partial(_examine, ignored_value), cases), strict=True), 1
+                zip(cases, pool.map(examine, cases), strict=True), 1
             ):
                 if isinstance(found, CaseFacts):
                     facts[case.id] = found
                 else:
-                    problems[case.id] = found
+                    problems[case.id] = [refusal.sentence for refusal in found]
                 if on_progress:
                     on_progress(done, len(cases))
         except BaseException:
@@ -135,39 +153,48 @@ def examine_cases(
     return facts
 
 
-def _examine(ignored_value: int | None, case: Case) -> CaseFacts | list[str]:
-    """Facts of a case, or all of its problems."""
-    problems: list[str] = []
-    headers: list[VolumeHeader] = []
+def examine_case(
+    case: Case, ignored_value: int | None = None, look: Look | None = None
+) -> CaseFacts | list[Refusal]:
+    """Facts of a case, or all reasons why it cannot be used.
+
+    Voxels with the label value `ignored_value` do not count as foreground. `look` is called for every file whose voxels
+    can be read, also in a case that cannot be used.
+    """
+    refusals: list[Refusal] = []
+    headers = _headers(case, refusals)
     label: NDArray[Any] | None = None
-    label_header: VolumeHeader | None = None
+    if case.label in headers:
+        with _refusing(refusals, "label map", "label map "):
+            like = headers[case.images[0]].grid if case.images[0] in headers else None
+            label, headers[case.label] = read_label_map(case.label, like=like)
+            if look:
+                look("label map", label, headers[case.label])
+    _check_grids(case, headers, refusals)
     channels: list[ChannelFacts] = []
     content = hashlib.sha256()
-    if case.label is not None:
-        with collecting(problems, "label map "):
-            label, label_header = read_label_map(case.label, like=_image_grid(case))
-    for path in case.images:
-        with collecting(problems, "image "):
-            image, header = read_volume(path)
-            headers.append(header)
-            with collecting(problems):
-                _check_grid(headers, label_header)
+    for path in [path for path in case.images if path in headers]:
+        known = len(channels)
+        with _refusing(refusals, "image", "image "):
+            image, headers[path] = read_volume(path)
+            if look:
+                look("image", image, headers[path])
             same_shape = label is not None and label.shape == image.shape[:3]
             inside = (label > 0) & (label != ignored_value) if label is not None else None
             for values in np.moveaxis(image, 3, 0) if image.ndim == 4 else [image]:
                 channels.append(_channel_facts(values, inside if same_shape else None))
                 content.update(repr(values.shape).encode())
                 content.update(np.ascontiguousarray(values.T, dtype=np.float32).data)
-                if channels[-1].min == channels[-1].max:
-                    raise DataError(
-                        f"{path}: holds the one value {channels[-1].min:g}; give a scan"
-                    )
-    if problems:
-        return problems
+        if constant := [channel for channel in channels[known:] if channel.min == channel.max]:
+            words = f"image {path}: holds the one value {constant[0].min:g}; give a scan"
+            refusals.append(Refusal("constant image", words))
+    if refusals:
+        return refusals
     checksum = _checksum(case)
     if case.label is not None and file_sha256(case.label) == file_sha256(case.images[0]):
-        return [f"image and label map {case.label} are the same file; give the label map"]
-    grid = headers[0].grid
+        words = f"image and label map {case.label} are the same file; give the label map"
+        return [Refusal("same file", words)]
+    grid = headers[case.images[0]].grid
     return CaseFacts(
         grid.shape,
         grid.spacing,
@@ -176,29 +203,45 @@ def _examine(ignored_value: int | None, case: Case) -> CaseFacts | list[str]:
         content.hexdigest(),
         {} if label is None else _count_values(label),
         tuple(channels),
-        tuple(
-            (str(header.path), note)
-            for header in (*headers, *([label_header] if label_header else []))
-            for note in header.notes
-        ),
+        tuple((str(path), note) for path in case.files for note in headers[path].notes),
     )
 
 
-def _check_grid(headers: Sequence[VolumeHeader], label: VolumeHeader | None) -> None:
-    """Check that the last image has the grid of the first, and the first the grid of the label map."""
-    first, newest = headers[0], headers[-1]
-    if len(headers) > 1:
-        check_same_grid(f"channels {first.path} and {newest.path}", first.grid, newest.grid)
-    elif label is not None:
-        check_same_grid(f"label map {label.path} and image {first.path}", label.grid, first.grid)
+@contextmanager
+def _refusing(refusals: list[Refusal], step: Step, prefix: str = "") -> Iterator[None]:
+    """Append DataErrors raised in the block to `refusals`."""
+    problems: list[str] = []
+    with collecting(problems, prefix):
+        yield
+    refusals += [Refusal(step, problem) for problem in problems]
 
 
-def _image_grid(case: Case) -> Grid | None:
-    """Grid of the first image; None if it cannot be read, which is reported when the image is read."""
-    try:
-        return read_header(case.images[0]).grid
-    except DataError:
-        return None
+def _headers(case: Case, refusals: list[Refusal]) -> dict[Path, VolumeHeader]:
+    """Headers of the files of a case, as far as they can be read."""
+    headers: dict[Path, VolumeHeader] = {}
+    for path in case.files:
+        with _refusing(refusals, "header", "label map " if path == case.label else "image "):
+            headers[path] = read_header(path)
+    return headers
+
+
+def _check_grids(
+    case: Case, headers: Mapping[Path, VolumeHeader], refusals: list[Refusal]
+) -> None:
+    """Check that all images have the grid of the first, and that the label map has it, too."""
+    if case.images[0] not in headers:
+        return
+    first = headers[case.images[0]]
+    for path in case.images[1:]:
+        if path in headers:
+            with _refusing(refusals, "grid"):
+                what = f"channels {first.path} and {path}"
+                check_same_grid(what, first.grid, headers[path].grid)
+    if case.label in headers:
+        with _refusing(refusals, "grid"):
+            label = headers[case.label]
+            what = f"label map {label.path} and image {first.path}"
+            check_same_voxels(what, label.grid, first.grid)
 
 
 def _channel_facts(values: NDArray[Any], foreground: NDArray[Any] | None) -> ChannelFacts:
