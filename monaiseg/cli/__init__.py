@@ -6,6 +6,7 @@ Each command is a docstring, typed options and one call. torch and MONAI are imp
 
 from monaiseg.cli import (
     bundle,
+    check,
     compare,
     demo,
     eval_seg,
@@ -23,6 +24,9 @@ _SMALL, _STEPS = "Start here", "Step by step"
 
 app.command(no_args_is_help=True, rich_help_panel=_SMALL, epilog=examples(fit.EXAMPLES))(fit.fit)
 app.command(rich_help_panel=_SMALL)(demo.demo)
+app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=examples(check.EXAMPLES))(
+    check.check
+)
 app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=examples(prepare.EXAMPLES))(
     prepare.prepare
 )

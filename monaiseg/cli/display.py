@@ -16,6 +16,7 @@ import typer
 from monaiseg.errors import MonaisegWarning
 
 if TYPE_CHECKING:
+    from monaiseg.checks import Finding
     from monaiseg.data import DataTask
     from monaiseg.evaluation import Evaluation
 
@@ -111,6 +112,18 @@ def show_data_task(task: DataTask) -> None:
         typer.echo(f"spacing (mm): {_ranges([fact.spacing for fact in facts])}")
     typer.echo(f"labels: {task.table.num_classes - 1} and background")
     typer.echo(f"written: {shown_path(task.folder)}")
+
+
+def show_findings(findings: Sequence[Finding], folder: Path) -> None:
+    """Print findings in short, and how to learn more about them."""
+    for finding in findings:
+        cases = [*dict.fromkeys(doubt.case for doubt in finding.doubts if doubt.case)]
+        more = f", ... {len(cases) - 5} more" if cases[5:] else ""
+        named = f" ({', '.join(cases[:5])}{more})" if cases else ""
+        typer.echo(f"note: {finding.what}{named}")
+    if findings:
+        page = shlex.join(["monaiseg", "check", str(folder), "--html", "check.html"])
+        typer.echo(f"note: why this matters, and what to do, is in check.html after: {page}")
 
 
 def shown_path(path: Path) -> Path:

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from monaiseg.cli.display import progress_bar, show_data_task, show_next
+from monaiseg.cli.display import progress_bar, show_data_task, show_findings, show_next
 from monaiseg.cli.options import EASYREG, LabelTablePath, Registrations, RegistrationsPath, given
 
 EXAMPLES = """\
@@ -94,6 +94,7 @@ def prepare(
     The scans are neither moved nor changed.
     The layouts of the Medical Segmentation Decathlon, nnU-Net and EasyReg work too.
     """
+    from monaiseg.checks import quick_findings
     from monaiseg.preparation import prepare as prepare_task
 
     if registration or atlas:
@@ -119,4 +120,5 @@ def prepare(
             on_progress=advance,
         )
     show_data_task(task)
+    show_findings(quick_findings(task), output_root_path / data_task_name)
     show_next("monaiseg", "plan", output_root_path / data_task_name, "--minutes", 60)

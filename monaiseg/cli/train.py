@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from monaiseg.cli.display import show_next
+from monaiseg.cli.display import show_findings, show_next
 from monaiseg.cli.options import (
     SETTINGS_FILE,
     DataTaskName,
@@ -88,6 +88,8 @@ def train(
     if not settings.tsk_set.train:
         _evaluate_instead(settings, folder, task_name, gpu_id)
         return
+    if not resume:
+        _show_doubts(folder, settings)
     result = train_network(
         settings,
         output_root_path=folder.parent,
@@ -114,6 +116,17 @@ def train(
     typer.echo(f"written: {run}")
     show_next("monaiseg", "evaluate", run)
     show_next("tensorboard", "--logdir", run)
+
+
+def _show_doubts(folder: Path, settings: Settings) -> None:
+    """Print what is doubtful about the data with these settings; what stops training is refused by `train` itself."""
+    from monaiseg.checks import quick_findings
+    from monaiseg.data import read_data_task
+    from monaiseg.training import distributed
+
+    if (folder / "dataset.json").is_file() and distributed.is_first():
+        found = quick_findings(read_data_task(folder), settings)
+        show_findings([finding for finding in found if not finding.stops_training], folder)
 
 
 def _run_of(folder: Path, task_name: str | None) -> tuple[Path, str]:

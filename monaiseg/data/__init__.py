@@ -30,6 +30,7 @@ from monaiseg.data.facts import (
     Look,
     Progress,
     Refusal,
+    Step,
     check_duplicates,
     check_unchanged,
     examine_case,
@@ -52,14 +53,24 @@ from monaiseg.data.grid import (
 )
 from monaiseg.data.groups import (
     alike_note,
+    alike_pairs,
     check_apart,
     groups_note,
+    likely_persons,
     read_groups,
     repeats_note,
     with_same_images,
 )
 from monaiseg.data.images import files_of, find_images, planned_outputs
-from monaiseg.data.label_checks import absent_note, fitted_table, label_notes, scan_labels
+from monaiseg.data.label_checks import (
+    MOSTLY_FOREGROUND,
+    absent_note,
+    fitted_table,
+    is_forgotten,
+    is_slip,
+    label_notes,
+    scan_labels,
+)
 from monaiseg.data.label_files import (
     FILE_NAMES,
     FORMATS,
@@ -70,10 +81,17 @@ from monaiseg.data.label_files import (
 from monaiseg.data.labels import Label, LabelTable, index_dtype
 from monaiseg.data.list_files import PATHS_FILE, read_list_file
 from monaiseg.data.masks import OVERLAP_RULES, MaskedCase, OverlapRule, find_masked_cases
-from monaiseg.data.nifti import file_sha256, is_volume_name, volume_stem
+from monaiseg.data.nifti import (
+    VolumeHeader,
+    file_sha256,
+    header_forms,
+    is_volume_name,
+    volume_stem,
+)
 from monaiseg.data.pairing import check_ids
 from monaiseg.data.phantoms import make_phantom, write_phantom, write_phantom_dataset
 from monaiseg.data.resampling import resampling_doubt
+from monaiseg.data.sides import side_of
 from monaiseg.data.splits import choose_debug, split_cases
 from monaiseg.data.volumes import (
     read_header,
@@ -87,6 +105,7 @@ __all__ = [
     "CACHE_FOLDER",
     "FILE_NAMES",
     "FORMATS",
+    "MOSTLY_FOREGROUND",
     "MULTIPLE",
     "OVERLAP_RULES",
     "PATHS_FILE",
@@ -108,8 +127,11 @@ __all__ = [
     "Refusal",
     "Shape",
     "Spacing",
+    "Step",
+    "VolumeHeader",
     "absent_note",
     "alike_note",
+    "alike_pairs",
     "axis_rotation",
     "case_id_of",
     "check_apart",
@@ -131,12 +153,16 @@ __all__ = [
     "fitted_table",
     "fresh_folder",
     "groups_note",
+    "header_forms",
     "in_channel_order",
     "index_dtype",
+    "is_forgotten",
+    "is_slip",
     "is_volume_name",
     "kept_labels",
     "label_notes",
     "label_table_text",
+    "likely_persons",
     "load_label_table",
     "make_phantom",
     "median_spacing",
@@ -156,6 +182,7 @@ __all__ = [
     "resampled_shape",
     "resampling_doubt",
     "scan_labels",
+    "side_of",
     "split_cases",
     "volume_stem",
     "with_orientation",

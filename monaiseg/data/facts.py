@@ -225,9 +225,7 @@ def _headers(case: Case, refusals: list[Refusal]) -> dict[Path, VolumeHeader]:
     return headers
 
 
-def _check_grids(
-    case: Case, headers: Mapping[Path, VolumeHeader], refusals: list[Refusal]
-) -> None:
+def _check_grids(case: Case, headers: Mapping[Path, VolumeHeader], refusals: list[Refusal]) -> None:
     """Check that all images have the grid of the first, and that the label map has it, too."""
     if case.images[0] not in headers:
         return
@@ -237,7 +235,7 @@ def _check_grids(
             with _refusing(refusals, "grid"):
                 what = f"channels {first.path} and {path}"
                 check_same_grid(what, first.grid, headers[path].grid)
-    if case.label in headers:
+    if case.label is not None and case.label in headers:
         with _refusing(refusals, "grid"):
             label = headers[case.label]
             what = f"label map {label.path} and image {first.path}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import nibabel as nib
@@ -58,6 +59,17 @@ def header_grid(
         spacing = tuple(float(f"{size:.6g}") for size in grid.spacing)
         return grid, [f"pixdim is {shown}, the sform's spacing {spacing}; the sform is used"]
     return grid, []
+
+
+@np.errstate(all="ignore")
+def forms_of(fields: np.void, shape: tuple[int, ...]) -> dict[str, Grid]:
+    """The grids that sform and qform describe, of those that are set and describe one."""
+    found = {}
+    for form, affine in (("sform", _sform), ("qform", _qform)):
+        with contextlib.suppress(DataError):
+            if int(fields[f"{form}_code"]) > 0:
+                found[form] = _checked_grid(form, shape, affine(fields))
+    return found
 
 
 def _centred(

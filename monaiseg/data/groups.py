@@ -146,16 +146,27 @@ def repeats_note(ids: Sequence[str]) -> str | None:
     >>> repeats_note(["S01", "S02"])
     >>> repeats_note(["scan_0", "scan_1"])
     """
+    if (persons := likely_persons(ids)) is None:
+        return None
+    sizes = Counter(persons.values())
+    group = max(sizes, key=lambda each: (sizes[each], each))
+    shown = " and ".join([name for name, person in persons.items() if person == group][:2])
+    return (
+        f"names suggest that cases belong to one person, such as {shown}: if so, keep them in one split with "
+        "--group-by (a pattern such as 'patient(\\d+)', or a CSV file with the columns case and group)"
+    )
+
+
+def likely_persons(ids: Sequence[str]) -> dict[str, str] | None:
+    """The person of each case, as the names suggest; None if they suggest no repeated scans.
+
+    >>> likely_persons(["P1_visit1", "P1_visit2", "P2_visit1"])
+    {'P1_visit1': 'P1', 'P1_visit2': 'P1', 'P2_visit1': 'P2'}
+    """
     for persons in filter(None, _guesses(ids)):
         sizes = Counter(persons.values())
-        usual = len(persons) / len(sizes)
-        if 1 < usual <= USUAL_REPEATS and len(sizes) > 1:
-            group = max(sizes, key=lambda each: (sizes[each], each))
-            shown = " and ".join([name for name, person in persons.items() if person == group][:2])
-            return (
-                f"names suggest that cases belong to one person, such as {shown}: if so, keep them in one split with "
-                "--group-by (a pattern such as 'patient(\\d+)', or a CSV file with the columns case and group)"
-            )
+        if 1 < len(persons) / len(sizes) <= USUAL_REPEATS and len(sizes) > 1:
+            return persons
     return None
 
 
@@ -172,7 +183,18 @@ def _guesses(ids: Sequence[str]) -> Iterable[dict[str, str]]:
 
 
 def alike_note(facts: Mapping[str, CaseFacts], groups: Mapping[str, str]) -> str | None:
-    """A note on pairs of cases in different groups whose label volumes are so similar that one person is likely.
+    """A note on the pairs of `alike_pairs`; None if there are none."""
+    pairs = [" and ".join(pair) for pair in alike_pairs(facts, groups)]
+    if not pairs:
+        return None
+    return (
+        f"structures have so nearly the same volumes in {', '.join(pairs[:5])}{', ...' if pairs[5:] else ''} that each of "
+        "these may be one person: if so, keep them in one split with --group-by (a CSV file with the columns case and group)"
+    )
+
+
+def alike_pairs(facts: Mapping[str, CaseFacts], groups: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Pairs of cases in different groups whose label volumes are so similar that one person is likely.
 
     Each case is a point whose coordinates are the logarithms of its label volumes, as z-scores. Two scans of a person
     are much closer to each other than to any third case. Among 25 whole brains with 133 labels, five pairs of repeats
@@ -181,29 +203,23 @@ def alike_note(facts: Mapping[str, CaseFacts], groups: Mapping[str, str]) -> str
     """
     names = [name for name in groups if facts[name].label_voxels]
     if len(names) < FEWEST_CASES:
-        return None
+        return []
     points = _volume_scores([facts[name] for name in names])
     if points.shape[1] < FEWEST_LABELS:
-        return None
+        return []
     squares = (points**2).sum(axis=1)
     squared = squares[:, None] + squares - 2 * points @ points.T
     distances = np.sqrt(np.clip(squared, 0, None))
     np.fill_diagonal(distances, np.inf)
     nearest, second = distances.argmin(axis=1), np.sort(distances, axis=1)[:, 1]
-    pairs = [
-        f"{names[one]} and {names[other]}"
+    return [
+        (names[one], names[other])
         for one, other in enumerate(nearest)
         if one < other
         and nearest[other] == one
         and distances[one, other] < ALIKE * min(second[one], second[other])
         and groups[names[one]] != groups[names[other]]
     ]
-    if not pairs:
-        return None
-    return (
-        f"structures have so nearly the same volumes in {', '.join(pairs[:5])}{', ...' if pairs[5:] else ''} that each of "
-        "these may be one person: if so, keep them in one split with --group-by (a CSV file with the columns case and group)"
-    )
 
 
 def _volume_scores(facts: Sequence[CaseFacts]) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
 from monaiseg.data.facts import CaseFacts
@@ -158,6 +158,27 @@ def _labelled(facts: CaseFacts, table: LabelTable) -> dict[int, int]:
     return {value: n for value, n in facts.label_voxels.items() if value != table.ignored_value}
 
 
+def is_slip(sizes: Sequence[int], num_labelled: int, *, unnamed: bool) -> bool:
+    """Whether a label is so small where it occurs, and occurs so rarely, that it may be a drawing error.
+
+    Args:
+        sizes: voxels of the label in the cases that have it, ascending.
+        num_labelled: number of cases with any label.
+        unnamed: whether nobody has named the label.
+    """
+    return unnamed and sizes[-1] <= SLIP_VOXELS and len(sizes) <= SLIP_SHARE * num_labelled
+
+
+def is_forgotten(sizes: Sequence[int], num_labelled: int) -> bool:
+    """Whether a label is never small where it occurs, so that it may not have been drawn elsewhere; see `is_slip`."""
+    return (
+        num_labelled >= ENOUGH_CASES
+        and ENOUGH_WITHOUT <= len(sizes) <= num_labelled - ENOUGH_WITHOUT
+        and sizes[0] >= NEVER_SMALL * median(sizes)
+        and sizes[0] > SLIP_VOXELS
+    )
+
+
 def _occurrence_notes(counts: Mapping[str, Mapping[int, int]], table: LabelTable) -> list[str]:
     """Notes on labels that occur in some of the labelled cases but not in all."""
     labelled = [voxels for voxels in counts.values() if voxels.keys() - {0}]
@@ -170,18 +191,13 @@ def _occurrence_notes(counts: Mapping[str, Mapping[int, int]], table: LabelTable
             f"label {label.value} ({label.name}) occurs in {len(sizes)} of {len(labelled)} cases"
         )
         unnamed = label.name == f"label {label.value}"
-        if unnamed and sizes[-1] <= SLIP_VOXELS and len(sizes) <= SLIP_SHARE * len(labelled):
+        if is_slip(sizes, len(labelled), unnamed=unnamed):
             cases = [name for name, voxels in counts.items() if label.value in voxels]
             notes.append(
                 f"{where}, with {sizes[-1]} voxels at most ({', '.join(cases[:3])}{', ...' if cases[3:] else ''}): a slip of "
                 "the pen? It becomes a class; mend the label maps, or leave it out with dataset.seg.interested_label_list"
             )
-        elif (
-            len(labelled) >= ENOUGH_CASES
-            and ENOUGH_WITHOUT <= len(sizes) <= len(labelled) - ENOUGH_WITHOUT
-            and sizes[0] >= NEVER_SMALL * median(sizes)
-            and sizes[0] > SLIP_VOXELS
-        ):
+        elif is_forgotten(sizes, len(labelled)):
             notes.append(
                 f"{where}, and is never small there: if it was not drawn in the others, they teach that it is background; "
                 "draw it, or leave these cases out"

@@ -22,7 +22,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from monaiseg.data.geometry import header_grid
+from monaiseg.data.geometry import forms_of, header_grid
 from monaiseg.data.grid import Grid
 from monaiseg.errors import DataError
 from monaiseg.files import sha256_of
@@ -36,6 +36,8 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _DEFLATE_RATIO = 1100
 """Deflate compresses by a factor of at most 1032; a header that declares more than that cannot be right."""
 _MAX_OFFSET = _MAX_TRAILING = 64 << 20
+_ALWAYS_BYTES = 16 << 20
+"""Volumes up to this size are read on every computer."""
 _HEADERS = {1: nib.nifti1.header_dtype, 2: nib.nifti2.header_dtype}
 _HEADER_BYTES = {1: 348, 2: 540}
 _FIRST_DATA_BYTE = {1: 352, 2: 544}
@@ -144,6 +146,19 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             yield file
 
 
+def header_forms(path: str | Path) -> dict[str, Grid]:
+    """The grids that the sform and the qform of a file describe, also where they contradict each other.
+
+    Raises:
+        DataError: the file cannot be opened, or is not NIfTI.
+    """
+    compressed = Path(path).name.lower().endswith(".gz")
+    with opened(Path(path)) as file:
+        block = _first_bytes(file, _Stream(file, compressed), compressed)
+        _, fields, _ = _parse(block)
+        return forms_of(fields, _axes(fields)[0][:3])
+
+
 class NiftiSource:
     """One volume file, read from start to end: the header immediately, the voxels on request."""
 
@@ -177,9 +192,9 @@ class NiftiSource:
             (*notes, *axis_notes, *dtype_notes, *grid_notes),
         )
         self._declared = self._offset + math.prod(self._shape) * dtype.itemsize
-        self._check_size(default_cap_bytes() if cap_bytes is None else cap_bytes)
+        self._check_size(cap_bytes)
 
-    def _check_size(self, cap_bytes: int) -> None:
+    def _check_size(self, cap_bytes: int | None) -> None:
         need = max(self._declared, math.prod(self._shape) * 4)
         if not self.header.compressed and self._size < self._declared:
             raise DataError(
@@ -190,6 +205,9 @@ class NiftiSource:
                 f"declares {self._declared} bytes, which its {self._size} compressed bytes cannot "
                 "hold; copy the file again"
             )
+        if cap_bytes is None and need <= _ALWAYS_BYTES:
+            return  # asking the system for its memory takes longer than reading the file
+        cap_bytes = default_cap_bytes() if cap_bytes is None else cap_bytes
         if need > cap_bytes:
             raise DataError(
                 f"takes {need / 2**30:.1f} GiB in memory and may take {cap_bytes / 2**30:.1f}; "

@@ -12,6 +12,7 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Set
+from typing import Literal
 
 _WORDS = (
     ("left", "right"),
@@ -77,6 +78,20 @@ def has_side(name: str) -> bool:
     """
     words = (found[0].lower() for found in _WORD.finditer(unicodedata.normalize("NFC", name)))
     return any(word not in _UNCERTAIN for word in words)
+
+
+def side_of(name: str) -> Literal["left", "right"] | None:
+    """The side of the body that a name says; None if it says none, or both.
+
+    >>> side_of("Left Hippocampus"), side_of("rechte Niere"), side_of("liver")
+    ('left', 'right', None)
+    """
+    words = {found[0].lower() for found in _WORD.finditer(unicodedata.normalize("NFC", name))}
+    pairs = (*_WORDS, *_SHORT)
+    left, right = ({pair[side] for pair in pairs} & words - _UNCERTAIN for side in (0, 1))
+    if bool(left) == bool(right):
+        return None
+    return "left" if left else "right"
 
 
 def partners(names: Mapping[int, str]) -> dict[int, int]:

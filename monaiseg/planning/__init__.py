@@ -1,7 +1,8 @@
 """Planning: settings for a data task, a machine and a number of minutes, with reasons."""
 
+from monaiseg.planning.estimates import Estimate, estimate_training
 from monaiseg.planning.limits import Limits
 from monaiseg.planning.measurements import Measurements
 from monaiseg.planning.planner import Plan, plan
 
-__all__ = ["Limits", "Measurements", "Plan", "plan"]
+__all__ = ["Estimate", "Limits", "Measurements", "Plan", "estimate_training", "plan"]
