@@ -17,6 +17,7 @@ _HOMES = {
     "MonaisegError": "monaiseg.errors",
     "Predictor": "monaiseg.prediction",
     "Settings": "monaiseg.settings",
+    "check": "monaiseg.checks",
     "evaluate": "monaiseg.evaluation",
     "load_label_table": "monaiseg.data",
     "load_settings": "monaiseg.settings",

@@ -176,7 +176,7 @@ def _projections(evidence: Evidence, axis: int) -> dict[str, float]:
 
 def _centred(places: NDArray[np.float64]) -> NDArray[np.float64]:
     """Places relative to the mean of their case."""
-    return places - places.mean(axis=-1, keepdims=True)
+    return np.asarray(places - places.mean(axis=-1, keepdims=True))
 
 
 def _centroids(cases: Sequence[CaseDetails], axis: int) -> NDArray[np.float64]:

@@ -163,17 +163,16 @@ def labels_in_one_case(evidence: Evidence) -> Iterator[Finding]:
     labelled = evidence.labelled
     if len(labelled) < ENOUGH_CASES:
         return
+    lone = {value: names[0] for value, names in sorted(counts.items()) if len(names) == 1}
     doubts = []
-    for value, names in sorted(counts.items()):
-        if len(names) == 1:
-            words = (
-                f"label {evidence.label_name(value)}, {counted(labelled[names[0]][value], 'voxel')}"
-            )
-            doubts.append(Doubt(names[0], words, _middle(evidence, names[0], value)))
+    for value, name in lone.items():
+        words = f"label {evidence.label_name(value)}, {counted(labelled[name][value], 'voxel')}"
+        doubts.append(Doubt(name, words, _middle(evidence, name, value)))
     if doubts:
+        named = several(map(evidence.label_name, lone))
         yield Finding(
             "labels-in-one-case",
-            f"{counted(len(doubts), 'label')} in one case only",
+            f"{counted(len(lone), 'label')} in one case only: {named}",
             "A label that only training has is never judged, and one that training lacks cannot be learnt.",
             "A slip of the pen: mend the label map. A rare structure: add cases, or leave it out with "
             "dataset.seg.interested_label_list.",

@@ -122,8 +122,8 @@ def show_findings(findings: Sequence[Finding], folder: Path) -> None:
         named = f" ({', '.join(cases[:5])}{more})" if cases else ""
         typer.echo(f"note: {finding.what}{named}")
     if findings:
-        page = shlex.join(["monaiseg", "check", str(folder), "--html", "check.html"])
-        typer.echo(f"note: why this matters, and what to do, is in check.html after: {page}")
+        command = shlex.join(["monaiseg", "check", str(folder), "--html", "check.html"])
+        typer.echo(f"note: `{command}` shows these cases, why they matter and what to do")
 
 
 def shown_path(path: Path) -> Path:
