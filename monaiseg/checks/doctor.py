@@ -132,7 +132,7 @@ def check(
     Args:
         path: folder in one of the layouts of `monaiseg.data.find_cases`, or the folder of a data task.
         settings: settings of the training, whose sizes and labels are compared with the cases.
-        label_table: CSV file with the names of the label values, as `prepare` takes it.
+        label_table: file with the names of the label values, as `prepare` takes it.
         group_by: how to find the person that a case belongs to, as `prepare` takes it.
         on_progress: called after each case.
 

@@ -23,6 +23,7 @@ from monaiseg.data import (
     examine_case,
     find_cases,
     is_volume_name,
+    load_label_table,
     read_data_task,
     read_groups,
     scan_labels,
@@ -119,7 +120,7 @@ def gather(
         SettingsError: `group_by` is not a pattern.
     """
     path = Path(path)
-    given = None if label_table is None else LabelTable.read_csv(label_table)
+    given = None if label_table is None else load_label_table(label_table)
     if any((path / split / PATHS_FILE).exists() for split in SPLITS):
         known = evidence_of_task(read_data_task(path), settings)
     else:

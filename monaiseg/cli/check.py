@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from monaiseg.cli.display import progress_bar, show_next
-from monaiseg.cli.options import read_settings
+from monaiseg.cli.options import LabelTablePath, read_settings
 
 if TYPE_CHECKING:
     from monaiseg.checks import Checkup, Finding
@@ -44,10 +44,7 @@ def check(
             help="Settings of the training, to check them against the cases and to estimate time and memory.",
         ),
     ] = None,
-    label_table: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="CSV file with the names of the label values, as for `prepare`."),
-    ] = None,
+    label_table: LabelTablePath = None,
     group_by: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="What finds the person in a case's name, as for `prepare`."),
