@@ -1,4 +1,4 @@
-"""The demo: all steps from preparation to pictures on synthetic brains, in a few minutes on two cores."""
+"""The demo: all steps from preparation to the report on synthetic brains, in a few minutes on two cores."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from monaiseg.evaluation import (
     worst_first,
     write_case_picture,
     write_report,
+    write_sources,
 )
 from monaiseg.prediction import Predictor
 from monaiseg.preparation import prepare
+from monaiseg.report import REPORT_FILE, read_score_folder, write_page
 from monaiseg.settings import Settings, settings_from_dict
 from monaiseg.training import train
 
@@ -57,7 +59,7 @@ def demo_settings(epochs: int, seed: int) -> Settings:
 def run_demo(
     output: str | Path, *, epochs: int = 24, seed: int = 0, say: Callable[[str], None]
 ) -> tuple[Evaluation, list[Path]]:
-    """Make synthetic brains, train on them and evaluate on held-out ones; returns the scores and pictures.
+    """Make synthetic brains, train on them and evaluate on held-out ones; returns the scores, and pictures and report.
 
     Raises:
         SettingsError: `output` already exists and is not an empty folder.
@@ -86,7 +88,8 @@ def run_demo(
     say("evaluating on the held-out brains")
     predictor = Predictor(result.run_folder)
     held_out = task.cases["test"]
-    predictions = output / "predictions"
+    scores_folder = output / "scores"
+    predictions = scores_folder / "predictions"
     evaluation = evaluate(
         predictor,
         held_out,
@@ -94,18 +97,23 @@ def run_demo(
         data_task=str(task.folder),
         predictions=predictions,
     )
-    write_report(evaluation, output / "scores")
-    files = {case.id: case for case in held_out}
+    write_report(evaluation, scores_folder)
+    files = {
+        case.id: (case.images[0], Path(case.label or ""), predictions / prediction_name(case.id))
+        for case in held_out
+    }
+    command = ["monaiseg", "demo", f"--epochs={epochs}", f"--seed={seed}"]
+    write_sources(scores_folder, files, predictor.table, command)
     worst, *_, best = worst_first(evaluation)
     pictures = [
         write_case_picture(
             output / f"{word}.png",
-            files[scores.case_id].images[0],
-            files[scores.case_id].label or "",
-            predictions / prediction_name(scores.case_id),
+            *files[scores.case_id],
             predictor.table,
             title=f"{word} of {len(held_out)} held-out synthetic brains, {scores.case_id}: mean Dice {scores.mean_dice:.2f}",
         )
         for word, scores in (("worst", worst), ("best", best))
     ]
-    return evaluation, pictures
+    say("writing the report")
+    page = write_page(read_score_folder(scores_folder), output / REPORT_FILE, command=command)
+    return evaluation, [*pictures, page]

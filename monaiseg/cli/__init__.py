@@ -15,6 +15,7 @@ from monaiseg.cli import (
     plan,
     predict,
     prepare,
+    report,
     settings,
     train,
 )
@@ -36,6 +37,9 @@ app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=examples(train.
 )
 app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=examples(evaluate.EXAMPLES))(
     evaluate.evaluate
+)
+app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=examples(report.EXAMPLES))(
+    report.report
 )
 app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=examples(predict.EXAMPLES))(
     predict.predict

@@ -53,7 +53,7 @@ def compare(
 
     if len(scores) < 2:
         raise SettingsError("name at least two sets of scores to compare")
-    first, *others = (_scores_file(path, split) for path in scores)
+    first, *others = (scores_file(path, split) for path in scores)
     higher = not any(word in metric for word in LOW_IS_GOOD)
     for other in others:
         found = compare_scores(
@@ -66,7 +66,7 @@ def compare(
         _show(f"{metric}: {other} against {first}", found)
 
 
-def _scores_file(path: Path, split: str) -> Path:
+def scores_file(path: Path, split: str) -> Path:
     """The table of scores for a path.
 
     Raises:

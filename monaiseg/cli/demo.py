@@ -20,10 +20,11 @@ def demo(
         typer.Option(min=0, help="Seed of the synthetic brains, the split and the training run."),
     ] = 0,
 ) -> None:
-    """Try everything on synthetic brains in a few minutes: prepare, train, evaluate, predict, pictures."""
+    """Try everything on synthetic brains in a few minutes: prepare, train, evaluate, predict, report."""
     from monaiseg.demo import run_demo
 
-    evaluation, pictures = run_demo(output, epochs=epochs, seed=seed, say=typer.echo)
+    evaluation, (*pictures, page) = run_demo(output, epochs=epochs, seed=seed, say=typer.echo)
     show_scores(evaluation, most=12)
     typer.echo(f"pictures: {', '.join(map(str, pictures))}")
+    typer.echo(f"report: {page}; open it in a browser")
     show_next("tensorboard", "--logdir", output)

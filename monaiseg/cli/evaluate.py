@@ -20,7 +20,7 @@ from monaiseg.cli.options import (
     device_named,
     given,
 )
-from monaiseg.cli.scores import score_label_maps, score_split
+from monaiseg.cli.scores import chosen_pictures, score_label_maps, score_split
 from monaiseg.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ FOLDERS = "Label maps instead of a model"
 EXAMPLES = """\
 monaiseg evaluate work/scans/first
 
-monaiseg evaluate work/scans/first --split val --save-predictions
+monaiseg evaluate work/scans/first --split val --pictures worst:5
 
 monaiseg evaluate model.safetensors --data work/others --report scores
 
@@ -63,12 +63,18 @@ def evaluate(
     ] = None,
     label_table: LabelTablePath = None,
     save_predictions: Annotated[
-        bool, typer.Option("--save-predictions", help="Write the label maps next to the scores.")
-    ] = False,
+        bool,
+        typer.Option(
+            help="Write the label maps next to the scores. `monaiseg report` shows them; without them it has no pictures."
+        ),
+    ] = True,
     pictures: Annotated[
-        int,
-        typer.Option(min=0, help="Draw this many of the worst cases, at their largest error."),
-    ] = 0,
+        str,
+        typer.Option(
+            metavar="WHICH:N",
+            help="Draw N cases at their largest error: worst:5, best:2, or worst:5,best:2 for both.",
+        ),
+    ] = "",
     tolerance_mm: Annotated[
         float,
         typer.Option(
@@ -95,6 +101,13 @@ def evaluate(
             rich_help_panel=FOLDERS,
         ),
     ] = None,
+    image_dir: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Folder of the images with the same names, for pictures and for `monaiseg report`.",
+            rich_help_panel=FOLDERS,
+        ),
+    ] = None,
     device: Device = None,
     model: ModelOption = None,
     output_root_path: OutputRoot = None,
@@ -111,6 +124,7 @@ def evaluate(
     """
     from monaiseg.data import read_data_task
 
+    chosen = chosen_pictures(pictures)
     if prediction_dir is not None or reference_dir is not None:
         if prediction_dir is None or reference_dir is None or report is None:
             raise SettingsError(
@@ -120,10 +134,13 @@ def evaluate(
             prediction_dir,
             reference_dir,
             report,
+            images=image_dir,
             label_table=label_table,
             tolerance_mm=tolerance_mm,
             latex=latex,
+            pictures=chosen,
         )
+        show_next("monaiseg", "report", report)
         return
     model = given(run, model, "model")
     named = data is not None or output_root_path is not None or data_task_name is not None
@@ -143,12 +160,13 @@ def evaluate(
         split,
         place,
         device_named(device, gpu_id),
-        save_predictions=save_predictions or pictures > 0,
+        save_predictions=save_predictions or bool(chosen),
         label_table=label_table,
         tolerance_mm=tolerance_mm,
         latex=latex,
-        pictures=pictures,
+        pictures=chosen,
     )
+    show_next("monaiseg", "report", place)
     show_next("monaiseg", "predict", model, "IMAGE.nii.gz", "-o", "labels")
 
 

@@ -11,6 +11,7 @@ from monaiseg.cli.evaluate import evaluate
 from monaiseg.cli.options import SETTINGS_FILE, Device, LabelTablePath
 from monaiseg.cli.plan import plan
 from monaiseg.cli.prepare import prepare
+from monaiseg.cli.report import report
 from monaiseg.cli.train import train
 
 EXAMPLES = """\
@@ -32,7 +33,7 @@ def fit(
     label_table: LabelTablePath = None,
     device: Device = None,
 ) -> None:
-    """Prepare, plan, train and evaluate in one go.
+    """Prepare, plan, train, evaluate and write the report in one go.
 
     Each step runs as if it had been typed, and its command is shown.
     Finished steps are not repeated: the same command resumes after an interruption.
@@ -50,6 +51,8 @@ def fit(
     train(data_task, name, resume=resume, device=device)
     _show("evaluate", run)
     evaluate(run, device=device)
+    _show("report", run)
+    report(run)
 
 
 def _show(*words: object) -> None:

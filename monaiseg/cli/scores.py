@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import typer
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from monaiseg.data import Case, DataTask, LabelTable
     from monaiseg.evaluation import Evaluation
     from monaiseg.settings import Settings
+
+CaseFiles: TypeAlias = "tuple[Path | None, Path, Path | None]"
+"""Image, reference and prediction of a case; None if there is none."""
 
 
 def score_split(
@@ -31,10 +35,10 @@ def score_split(
     label_table: Path | None = None,
     tolerance_mm: float = 1.0,
     latex: Path | None = None,
-    pictures: int = 0,
+    pictures: Mapping[str, int] | None = None,
 ) -> None:
     """Score cases of a data task, write the report and print it; `wanted` are its settings, as for `as_evaluated`."""
-    from monaiseg.data import check_unchanged
+    from monaiseg.data import check_unchanged, prediction_name
     from monaiseg.evaluation import Unfinished
     from monaiseg.evaluation import evaluate as evaluate_cases
     from monaiseg.files import make_folder, sha256_of
@@ -53,6 +57,7 @@ def score_split(
     table = _scored_table(predictor.table, label_table, model)
     check_unchanged(cases, task.facts)
     make_folder(folder)
+    predictions = folder / "predictions" if save_predictions else None
     assert checkpoint.path is not None
     network = (sha256_of(checkpoint.path), dump_settings(predictor.settings), str(device))
     with progress_bar("evaluating") as advance:
@@ -64,13 +69,22 @@ def score_split(
             model=str(checkpoint.path),
             data_task=str(task.folder),
             table=table,
-            predictions=folder / "predictions" if save_predictions else None,
+            predictions=predictions,
             tolerance_mm=tolerance_mm,
             unfinished=Unfinished.of(folder, table, tolerance_mm, *network),
             on_case=lambda _: advance(next(counter), len(cases)),
         )
-    _report(evaluation, folder, latex)
-    _draw_worst(evaluation, cases, folder, pictures)
+    files = {
+        case.id: (
+            case.images[0],
+            case.label,
+            None if predictions is None else predictions / prediction_name(case.id),
+        )
+        for case in cases
+        if case.label is not None
+    }
+    _report(evaluation, folder, latex, files, network[0])
+    _draw(evaluation, files, folder, pictures or {})
 
 
 def _scored_table(table: LabelTable, given: Path | None, model: Path) -> LabelTable:
@@ -105,9 +119,11 @@ def score_label_maps(
     references: Path,
     folder: Path,
     *,
+    images: Path | None,
     label_table: Path | None,
     tolerance_mm: float,
     latex: Path | None,
+    pictures: Mapping[str, int],
 ) -> None:
     """Score label maps in two folders or lists, write the report and print it."""
     import numpy as np
@@ -116,6 +132,7 @@ def score_label_maps(
     from monaiseg.evaluation import Unfinished, evaluate_label_maps, pair_label_maps
 
     pairs = pair_label_maps(predictions, references)
+    scans = {} if images is None else _images_in(images, pairs)
     if label_table is not None:
         table = load_label_table(label_table)
     else:
@@ -133,16 +150,46 @@ def score_label_maps(
             unfinished=Unfinished.of(folder, table, tolerance_mm),
             on_case=lambda _: advance(next(counter), len(pairs)),
         )
-    _report(evaluation, folder, latex)
+    files: dict[str, CaseFiles] = {
+        name: (scans.get(name), known, found) for name, (found, known) in pairs.items()
+    }
+    _report(evaluation, folder, latex, files)
+    _draw(evaluation, files, folder, pictures)
 
 
-def _report(evaluation: Evaluation, folder: Path, latex: Path | None) -> None:
-    """Write the report of an evaluation and print it."""
+def _images_in(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+    """The image of each case, from a folder; the first channel (`_0000`) stands for all.
+
+    Raises:
+        SettingsError: a case has no image in the folder.
+    """
+    from monaiseg.data import is_volume_name, volume_stem
+
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = {volume_stem(f).removesuffix("_0000"): f for f in files if is_volume_name(f.name)}
+    if missing := [name for name in names if name not in found]:
+        raise SettingsError(
+            f"{folder}: has no image of {', '.join(missing[:10])}{', ...' if missing[10:] else ''}; give images with the "
+            "names of the label maps, or leave out --image-dir"
+        )
+    return found
+
+
+def _report(
+    evaluation: Evaluation,
+    folder: Path,
+    latex: Path | None,
+    files: Mapping[str, CaseFiles],
+    model_sha256: str | None = None,
+) -> None:
+    """Write the report of an evaluation and what it was computed from, and print it."""
     from monaiseg.evaluation import latex as latex_table
-    from monaiseg.evaluation import summarise, write_report
+    from monaiseg.evaluation import summarise, write_report, write_sources
     from monaiseg.files import write_atomic
 
     written = list(write_report(evaluation, folder))
+    command = ["monaiseg", *sys.argv[1:]]
+    write_sources(folder, files, evaluation.table, command, model_sha256)
     if latex is not None:
         write_atomic(latex, latex_table(summarise(evaluation)).encode())
         written.append(latex)
@@ -156,22 +203,46 @@ def _report(evaluation: Evaluation, folder: Path, latex: Path | None) -> None:
     typer.echo(f"written: {', '.join(map(str, written))}")
 
 
-def _draw_worst(evaluation: Evaluation, cases: Sequence[Case], folder: Path, most: int) -> None:
-    """Draw the cases with the lowest mean Dice, worst first."""
-    from monaiseg.data import prediction_name
+def chosen_pictures(words: str) -> dict[str, int]:
+    """Number of pictures of the worst and of the best cases.
+
+    >>> chosen_pictures("worst:5,best:2")
+    {'worst': 5, 'best': 2}
+
+    Raises:
+        SettingsError: a part is not of that form.
+    """
+    chosen = {}
+    for part in filter(None, words.split(",")):
+        which, _, number = part.strip().partition(":")
+        if which not in ("worst", "best") or not (number.isascii() and number.isdecimal()):
+            raise SettingsError(f"--pictures: {part!r} is not known; use worst:5 or best:5")
+        chosen[which] = int(number)
+    return chosen
+
+
+def _draw(
+    evaluation: Evaluation,
+    files: Mapping[str, CaseFiles],
+    folder: Path,
+    wanted: Mapping[str, int],
+) -> None:
+    """Draw the cases with the lowest and with the highest mean Dice."""
     from monaiseg.evaluation import worst_first, write_case_picture
     from monaiseg.files import make_folder
 
-    files = {case.id: case for case in cases}
-    for number, scores in enumerate(worst_first(evaluation)[:most], start=1):
-        case = files[scores.case_id]
-        assert case.label is not None
-        picture = write_case_picture(
-            make_folder(folder / "pictures") / f"{number:02d}_{case.id}.png",
-            case.images[0],
-            case.label,
-            folder / "predictions" / prediction_name(case.id),
-            evaluation.table,
-            title=f"{case.id}: mean Dice {scores.mean_dice:.3f}",
-        )
-        typer.echo(f"written: {picture}")
+    ranked = worst_first(evaluation)
+    orders = {"worst": ranked, "best": ranked[::-1]}
+    for which, most in wanted.items():
+        for number, scores in enumerate(orders[which][:most], start=1):
+            image, reference, prediction = files[scores.case_id]
+            assert prediction is not None
+            picture = write_case_picture(
+                make_folder(folder / "pictures") / f"{which}_{number:02d}_{scores.case_id}.png",
+                image,
+                reference,
+                prediction,
+                evaluation.table,
+                title=f"{scores.case_id}: mean Dice {scores.mean_dice:.3f}",
+            )
+            typer.echo(f"written: {picture}")

@@ -1,10 +1,21 @@
 """Evaluation: scores of label maps against references, comparisons of scores, tables and pictures."""
 
-from monaiseg.evaluation.case_pictures import write_case_picture
+from monaiseg.evaluation.case_pictures import (
+    Look,
+    draw_case,
+    pixels_of,
+    shown_values,
+    write_case_picture,
+)
+from monaiseg.evaluation.case_volumes import (
+    CaseVolumes,
+    deepest_voxel,
+    middle_point,
+    read_case,
+)
 from monaiseg.evaluation.comparison import Comparison, compare
 from monaiseg.evaluation.metrics import class_counts, dice_from_counts, mean_over_cases
 from monaiseg.evaluation.pairs import pair_label_maps
-from monaiseg.evaluation.pictures import slice_picture
 from monaiseg.evaluation.results import CaseScores, Evaluation
 from monaiseg.evaluation.scoring import (
     check_references,
@@ -12,8 +23,9 @@ from monaiseg.evaluation.scoring import (
     evaluate_label_maps,
     score_case,
 )
+from monaiseg.evaluation.sources import Sources, read_sources, write_sources
 from monaiseg.evaluation.structures import TOLERANCE_MM
-from monaiseg.evaluation.summaries import Summary, summary_schema
+from monaiseg.evaluation.summaries import LabelSummary, Summary, summary_schema
 from monaiseg.evaluation.tables import (
     LESIONS,
     latex,
@@ -31,27 +43,38 @@ __all__ = [
     "TOLERANCE_MM",
     "UNFINISHED",
     "CaseScores",
+    "CaseVolumes",
     "Comparison",
     "Evaluation",
+    "LabelSummary",
+    "Look",
+    "Sources",
     "Summary",
     "Unfinished",
     "check_references",
     "class_counts",
     "compare",
+    "deepest_voxel",
     "dice_from_counts",
+    "draw_case",
     "evaluate",
     "evaluate_label_maps",
     "latex",
     "mean_over_cases",
+    "middle_point",
     "pair_label_maps",
+    "pixels_of",
+    "read_case",
     "read_scores",
+    "read_sources",
     "read_unions",
     "score_case",
-    "slice_picture",
+    "shown_values",
     "summarise",
     "summary_schema",
     "tolerance_words",
     "worst_first",
     "write_case_picture",
     "write_report",
+    "write_sources",
 ]

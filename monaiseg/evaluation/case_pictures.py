@@ -1,29 +1,30 @@
 """Case pictures: three planes through a point, with label outlines, a legend and a scale bar.
 
 They are drawn with matplotlib, as vector graphics or pixels, in the neurological convention: the patient's left is on
-the left.
+the left. `evaluate --pictures`, the report, the demo and TensorBoard use the same function.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import nibabel as nib
 import numpy as np
+from contourpy import contour_generator
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]  # SciPy has no types
 
-from monaiseg.data import LabelTable, Spacing, read_label_map, read_volume
-
-Point = tuple[int, int, int]
+from monaiseg.data import LabelTable, Spacing
+from monaiseg.evaluation.case_volumes import Point, read_case, worst_point
 
 PLANES = (
     ("sagittal", 1, 2, "PA", "IS"),
@@ -35,10 +36,29 @@ MOST_IN_LEGEND = 24
 OTHER = (0.5, 0.5, 0.5)
 """Colour of label values that are not in the table."""
 FEW_LABELS = 6
-"""With at most this many labels, later rows also show the outlines of the first row, in white."""
-FILL = 0.35
-"""Opacity of the area of a label."""
-PANEL_INCHES = 3.2
+"""With at most this many labels, later label maps also show the outlines of the first one, in white."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a case is drawn."""
+
+    fill: float = 0.35
+    """Opacity of the area of a label; 0 draws outlines only."""
+    outlines: bool = True
+    """Whether labels have outlines."""
+    label_maps: Literal["in rows", "in columns"] = "in rows"
+    """Columns suit narrow screens: the planes are then below one another."""
+    legend: bool = True
+    dark: bool = False
+    """White letters on black, as in viewers for radiologists."""
+    panel_inches: float = 3.2
+    """Length of the longest side of a plane."""
+
+    @property
+    def ink(self) -> str:
+        """Colour of titles and names."""
+        return "white" if self.dark else "black"
 
 
 def draw_case(
@@ -48,74 +68,63 @@ def draw_case(
     spacing: Spacing,
     point: Point | None = None,
     title: str = "",
+    look: Look | None = None,
 ) -> Figure:
-    """Draw three planes of a case with each of its label maps, one row per label map.
+    """Draw three planes of a case with each of its label maps.
 
     Args:
         image: intensities (X, Y, Z) in RAS orientation.
-        label_maps: name and label values (X, Y, Z) of each row, such as reference and prediction.
+        label_maps: name and label values (X, Y, Z) of each, such as reference and prediction.
         table: names and colours of the label values.
         spacing: voxel size in mm along X, Y, Z.
         point: voxel that the planes pass through. None takes the place where the first and last label maps differ
             most, see `worst_point`.
         title: title above the picture.
+        look: how it is drawn. None: a row for each label map, filled and outlined, on white.
 
     Returns:
         A matplotlib figure; save it with `figure.savefig("case.png")` or `figure.savefig("case.svg")`.
     """
+    look = look or Look()
     if point is None:
         point = worst_point(label_maps[0][1], label_maps[-1][1])
-    shown = _shown_values(label_maps, point)
-    widths = [image.shape[right] * spacing[right] for _, right, *_ in PLANES]
-    heights = [image.shape[up] * spacing[up] for _, _, up, *_ in PLANES]
-    scale = PANEL_INCHES / max(*widths, *heights)
-    rows = len(label_maps)
-    figure = Figure(
-        figsize=(sum(widths) * scale + 3.2, (max(heights) * scale + 0.35) * rows + 0.6),
-        layout="constrained",
-    )
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, len(PLANES), squeeze=False, width_ratios=widths)
+    shown = shown_values([label_map for _, label_map in label_maps], point)
+    figure, panels = _panels(image.shape, spacing, len(label_maps), look, titled=bool(title))
     window = tuple(float(level) for level in np.percentile(image, [1, 99.5]))
     first = label_maps[0][1]
-    for row, (name, label_map) in zip(axes, label_maps, strict=True):
+    for (name, label_map), row in zip(label_maps, panels, strict=True):
         for place, plane in zip(row, PLANES, strict=True):
-            _draw_plane(place, image, label_map, table, spacing, point, plane, window)
+            view = _View(place, plane, point, spacing)
+            _draw_plane(view, image, label_map, table, window, look)
             if label_map is not first and len(shown) <= FEW_LABELS:
-                _outline(
-                    place, first, spacing, point, plane, dict.fromkeys(shown, "white"), "dotted"
-                )
-        row[0].set_ylabel(name, fontsize=11)
-    for place, (title_of_plane, *_) in zip(axes[0], PLANES, strict=True):
-        place.set_title(title_of_plane, fontsize=10)
-    _add_scale_bar(axes[-1][0], image.shape[1] * spacing[1])
-    _add_legend(figure, shown, table)
-    figure.suptitle(title, fontsize=12)
+                _outline(view, first, dict.fromkeys(shown, "white"), "dotted")
+        _name_label_map(row[0], name, look)
+    for place, (title_of_plane, *_) in zip(panels[0], PLANES, strict=True):
+        _name_plane(place, title_of_plane, look)
+    _add_scale_bar(panels[-1][0], image.shape[1] * spacing[1])
+    if look.legend:
+        _add_legend(figure, shown, table, look)
+    if title:
+        figure.suptitle(title, fontsize=12, color=look.ink)
     return figure
 
 
 def write_case_picture(
     output: str | Path,
-    image: str | Path,
+    image: str | Path | None,
     reference: str | Path,
     prediction: str | Path,
     table: LabelTable,
     title: str = "",
 ) -> Path:
-    """Draw a case from its files, which have one grid, and write it as PNG or SVG depending on the name of `output`.
+    """Draw a case from its files, which have the same voxels, and write it as PNG or SVG depending on `output`.
 
     Raises:
         DataError: a file cannot be read.
     """
-    voxels, header = read_volume(image)
-    volumes = [voxels if voxels.ndim == 3 else voxels[..., 0]]
-    volumes += [read_label_map(path)[0] for path in (reference, prediction)]
-    to_ras = nib.orientations.io_orientation(header.grid.array)
-    scan, first, second = (nib.orientations.apply_orientation(v, to_ras) for v in volumes)
-    first, second = (np.where(np.isin(v, table.values), v, 0) for v in (first, second))
-    _, spacing = header.grid.along_ras
-    rows = (("reference", first), ("prediction", second))
-    draw_case(scan, rows, table, spacing, title=title).savefig(output, dpi=110)
+    case = read_case(image, reference, prediction, table)
+    rows = (("reference", case.reference), ("prediction", case.prediction))
+    draw_case(case.image, rows, table, case.spacing, title=title).savefig(output, dpi=110)
     return Path(output)
 
 
@@ -127,96 +136,144 @@ def pixels_of(figure: Figure, dpi: int = 80) -> NDArray[np.uint8]:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]  # matplotlib's
 
 
-def worst_point(reference: NDArray[Any], prediction: NDArray[Any]) -> Point:
-    """Voxel (x, y, z) deepest inside the largest error, or the middle of the foreground if there is no error."""
-    wrong = reference != prediction
-    if wrong.any():
-        depth = ndimage.distance_transform_edt(np.pad(wrong, 1))[1:-1, 1:-1, 1:-1]
-        deepest = np.unravel_index(int(depth.argmax()), depth.shape)
-    else:
-        places: NDArray[Any] = np.argwhere(reference > 0)
-        middle = places.mean(axis=0) if places.size else (np.array(reference.shape) - 1) / 2
-        places = places if places.size else middle[None]
-        deepest = tuple(places[int(((places - middle) ** 2).sum(axis=1).argmin())])
-    x, y, z = (int(place) for place in deepest)
-    return x, y, z
-
-
-def _shown_values(label_maps: Sequence[tuple[str, NDArray[Any]]], point: Point) -> list[int]:
-    """Label values that occur in the planes, those with the most voxels first."""
+def shown_values(label_maps: Sequence[NDArray[Any]], point: Point) -> list[int]:
+    """Label values that occur in the three planes through a point, those with the most voxels first."""
     slices = [
-        label_map.take(place, axis=axis)
-        for _, label_map in label_maps
+        label_map.take(place, axis=axis).ravel()
+        for label_map in label_maps
         for axis, place in enumerate(point)
     ]
-    values, counts = np.unique(
-        np.concatenate([part.ravel() for part in slices]), return_counts=True
-    )
+    values, counts = np.unique(np.concatenate(slices), return_counts=True)
     order = np.argsort(-counts, kind="stable")
     return [int(value) for value in values[order] if value != 0]
 
 
+@dataclass(frozen=True)
+class _View:
+    """One plane of a case and the axes that it is drawn in."""
+
+    axes: Axes
+    plane: tuple[str, int, int, str, str]
+    point: Point
+    spacing: Spacing
+
+    def cut(self, volume: NDArray[Any]) -> NDArray[Any]:
+        """The slice (rows, columns) of a volume, rows from bottom to top."""
+        through = 3 - self.plane[1] - self.plane[2]
+        cut: NDArray[Any] = volume.take(self.point[through], axis=through)
+        return cut.T
+
+    @property
+    def voxel_mm(self) -> tuple[float, float]:
+        """Voxel size to the right and upward."""
+        return self.spacing[self.plane[1]], self.spacing[self.plane[2]]
+
+
+def _panels(
+    shape: tuple[int, ...], spacing: Spacing, count: int, look: Look, *, titled: bool
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure, and the axes of the three planes for each label map."""
+    widths = [shape[right] * spacing[right] for _, right, *_ in PLANES]
+    heights = [shape[up] * spacing[up] for _, _, up, *_ in PLANES]
+    scale = look.panel_inches / max(*widths, *heights)
+    above = 0.25 + 0.35 * titled
+    in_rows = look.label_maps == "in rows"
+    if in_rows:
+        size = (sum(widths) * scale + 0.4, (max(heights) * scale + 0.1) * count + above)
+    else:
+        size = (max(widths) * scale * count + 0.4, sum(heights) * scale + 0.3 + above)
+    figure = Figure(
+        figsize=(size[0] + 2.8 * look.legend, size[1]),
+        layout="constrained",
+        facecolor="black" if look.dark else "white",
+    )
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)  # type: ignore[union-attr, call-arg]
+    if in_rows:
+        grid = figure.subplots(count, len(PLANES), squeeze=False, width_ratios=widths)
+    else:
+        grid = figure.subplots(len(PLANES), count, squeeze=False, height_ratios=heights).T
+    return figure, [list(row) for row in grid]
+
+
+def _name_label_map(place: Axes, name: str, look: Look) -> None:
+    if look.label_maps == "in rows":
+        place.set_ylabel(name, fontsize=11, color=look.ink)
+    else:
+        place.set_title(name, fontsize=11, color=look.ink)
+
+
+def _name_plane(place: Axes, name: str, look: Look) -> None:
+    if look.label_maps == "in rows":
+        place.set_title(name, fontsize=10, color=look.ink)
+    else:
+        place.set_ylabel(name, fontsize=10, color=look.ink)
+
+
 def _draw_plane(
-    place: Axes,
+    view: _View,
     image: NDArray[Any],
     label_map: NDArray[Any],
     table: LabelTable,
-    spacing: Spacing,
-    point: Point,
-    plane: tuple[str, int, int, str, str],
     window: tuple[float, ...],
+    look: Look,
 ) -> None:
-    _, right, up, letters_right, letters_up = plane
-    through = 3 - right - up
-    gray, labels = (volume.take(point[through], axis=through).T for volume in (image, label_map))
-    extent = (0.0, gray.shape[1] * spacing[right], 0.0, gray.shape[0] * spacing[up])
+    gray, labels = view.cut(image), view.cut(label_map)
+    right_mm, up_mm = view.voxel_mm
+    extent = (0.0, gray.shape[1] * right_mm, 0.0, gray.shape[0] * up_mm)
     low, high = window[0], max(window[1], window[0] + 1e-6)
-    place.imshow(gray, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent)
+    view.axes.imshow(gray, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent)
     known = {label.value: tuple(level / 255 for level in label.color) for label in table.labels}
     colors = {int(value): known.get(int(value), OTHER) for value in np.unique(labels) if value}
     fill = np.zeros((*labels.shape, 4))
     for value, color in colors.items():
-        fill[labels == value] = [*color, FILL]
-    place.imshow(fill, origin="lower", extent=extent, interpolation="nearest")
-    _outline(place, label_map, spacing, point, plane, colors, "solid")
-    place.set_xticks([])
-    place.set_yticks([])
-    style: dict[str, Any] = {"color": "white", "fontsize": 8, "transform": place.transAxes}
+        fill[labels == value] = [*color, look.fill]
+    view.axes.imshow(fill, origin="lower", extent=extent, interpolation="nearest")
+    if look.outlines:
+        _outline(view, label_map, colors, "solid")
+    view.axes.set_xticks([])
+    view.axes.set_yticks([])
+    for spine in view.axes.spines.values():
+        spine.set_visible(False)
+    _add_letters(view)
+
+
+def _add_letters(view: _View) -> None:
+    """Add the letters of the directions at the four edges."""
+    _, _, _, across, upward = view.plane
+    style: dict[str, Any] = {"color": "white", "fontsize": 8, "transform": view.axes.transAxes}
     style["path_effects"] = [withStroke(linewidth=2, foreground="black")]
-    place.text(0.02, 0.5, letters_right[0], va="center", ha="left", **style)
-    place.text(0.98, 0.5, letters_right[1], va="center", ha="right", **style)
-    place.text(0.5, 0.98, letters_up[1], va="top", ha="center", **style)
-    place.text(0.5, 0.02, letters_up[0], va="bottom", ha="center", **style)
+    view.axes.text(0.02, 0.5, across[0], va="center", ha="left", **style)
+    view.axes.text(0.98, 0.5, across[1], va="center", ha="right", **style)
+    view.axes.text(0.5, 0.98, upward[1], va="top", ha="center", **style)
+    view.axes.text(0.5, 0.02, upward[0], va="bottom", ha="center", **style)
 
 
-def _outline(
-    place: Axes,
-    label_map: NDArray[Any],
-    spacing: Spacing,
-    point: Point,
-    plane: tuple[str, int, int, str, str],
-    colors: Mapping[int, Any],
-    style: str,
-) -> None:
-    _, right, up, *_ = plane
-    through = 3 - right - up
-    labels = label_map.take(point[through], axis=through).T
-    if min(labels.shape) < 2:
-        return
-    across = (np.arange(labels.shape[1]) + 0.5) * spacing[right]
-    upward = (np.arange(labels.shape[0]) + 0.5) * spacing[up]
+def _outline(view: _View, label_map: NDArray[Any], colors: Mapping[int, Any], style: str) -> None:
+    """Draw the outlines of labels, all in one collection: `Axes.contour` for each of 60 labels would take seconds."""
+    lines, line_colors = [], []
+    labels = view.cut(label_map)
     for value, color in colors.items():
-        inside = labels == value
-        if inside.any() and not inside.all():
-            place.contour(
-                across,
-                upward,
-                inside,
-                levels=[0.5],
-                colors=[color],
-                linewidths=1.0,
-                linestyles=style,
-            )
+        found = _lines_around(labels == value, view.voxel_mm)
+        lines += found
+        line_colors += [color] * len(found)
+    view.axes.add_collection(
+        LineCollection(lines, colors=line_colors, linewidths=1.0, linestyles=style), autolim=False
+    )
+
+
+def _lines_around(inside: NDArray[np.bool_], voxel_mm: tuple[float, float]) -> list[NDArray[Any]]:
+    """Closed lines, (points, 2) in mm, half-way between the voxels of a mask (rows, columns) and those outside."""
+    (box,) = ndimage.find_objects(inside.astype(np.int8)) or (None,)
+    if box is None:
+        return []
+    rows, columns = box
+    part = np.pad(inside[box], 1).astype(float)
+    right_mm, up_mm = voxel_mm
+    across = (np.arange(columns.start - 1, columns.stop + 1) + 0.5) * right_mm
+    upward = (np.arange(rows.start - 1, rows.stop + 1) + 0.5) * up_mm
+    lines: Any = contour_generator(across, upward, part).lines(0.5)
+    return list(lines)
 
 
 def _add_scale_bar(place: Axes, width_mm: float) -> None:
@@ -225,12 +282,13 @@ def _add_scale_bar(place: Axes, width_mm: float) -> None:
     decade = 10 ** math.floor(math.log10(wanted))
     length = max(step * decade for step in (1, 2, 5) if step * decade <= wanted)
     left, bottom = 0.06 * width_mm, 0.06 * width_mm
+    edge = [withStroke(linewidth=2, foreground="black")]
     place.plot([left, left + length], [bottom, bottom], color="white", linewidth=2)
     words = f"{length:g} mm"
-    place.text(left, bottom * 1.3, words, color="white", fontsize=8, va="bottom", ha="left")
+    place.text(left, bottom * 1.3, words, color="white", fontsize=8, va="bottom", path_effects=edge)
 
 
-def _add_legend(figure: Figure, values: Sequence[int], table: LabelTable) -> None:
+def _add_legend(figure: Figure, values: Sequence[int], table: LabelTable, look: Look) -> None:
     labels = {label.value: label for label in table.labels}
     entries = []
     for value in values[:MOST_IN_LEGEND]:
@@ -241,4 +299,10 @@ def _add_legend(figure: Figure, values: Sequence[int], table: LabelTable) -> Non
     if rest := len(values) - MOST_IN_LEGEND:
         entries += [Patch(alpha=0, label=f"and {rest} more")] if rest > 0 else []
     if entries:
-        figure.legend(handles=entries, loc="outside right upper", fontsize=8, frameon=False)
+        figure.legend(
+            handles=entries,
+            loc="outside right upper",
+            fontsize=8,
+            frameon=False,
+            labelcolor=look.ink,
+        )

@@ -57,7 +57,7 @@ class TaskSettings(Section):
     keep_period: Annotated[int, Field(ge=0)] = 0
     """Number of epochs between checkpoints that are kept permanently. 0: none."""
     save_fig_on: bool = True
-    """Write a picture of one case (image, reference, prediction) to TensorBoard at validations."""
+    """Write pictures of two validation cases (reference and prediction in three planes) to TensorBoard."""
     save_val_fig_epoch: Count = 2
     """Write pictures and volumes at validations whose epoch is a multiple of this."""
     save_running_resolution_3d_img: bool = False

@@ -8,7 +8,7 @@ from typing import Protocol
 from ignite.engine import Engine
 from monai.engines.evaluator import SupervisedEvaluator
 
-from monaiseg.settings import Settings
+from monaiseg.settings import Settings, dump_settings
 from monaiseg.training import distributed
 from monaiseg.training.handlers.exact_resume import ExactResume
 from monaiseg.training.handlers.gradient_clipping import GradientClipping
@@ -99,11 +99,39 @@ def _shown(
 ) -> list[Handler]:
     """Handlers that show progress; only the first process has them."""
     tsk = recipe.settings.tsk_set
-    board = TensorBoardLog(folder.path, tsk.print_step[0], state.unshown, done=state.step)
+    board = TensorBoardLog(
+        folder.path,
+        tsk.print_step[0],
+        state.unshown,
+        done=state.step,
+        labels=[label.name for label in recipe.table.foreground],
+        settings=dump_settings(recipe.settings),
+        choices=_choices(recipe.settings),
+    )
     shown: list[Handler] = [ProgressDisplay(), board]
     if tsk.save_fig_on and "val" in evaluators:
         shown.append(CasePicture(board, recipe.table, evaluators["val"], tsk.save_val_fig_epoch))
     return shown
+
+
+def _choices(settings: Settings) -> dict[str, float | str]:
+    """The settings by which runs are compared, as plain values."""
+    tsk, network = settings.tsk_set, settings.tsk_set.network
+    length: dict[str, float | str] = (
+        {"epochs": tsk.epochs} if tsk.budget_minutes is None else {"minutes": tsk.budget_minutes}
+    )
+    return length | {
+        "lr": tsk.optim.lr,
+        "lr_scheduler": tsk.optim.lr_scheduler.type,
+        "optimiser": tsk.optim.optim_type,
+        "batch_size": settings.batch_size,
+        "patch_size": " x ".join(map(str, settings.patch_shape)),
+        "loss": tsk.loss.type,
+        "network": network.variant,
+        "channels": network.channels,
+        "num_stages": network.num_stages or "auto",
+        "seed": tsk.seed,
+    }
 
 
 def handlers_in_words(settings: Settings) -> list[str]:

@@ -365,7 +365,7 @@ def exact(value: Any) -> Any:
 
 
 def curves(folder: Path) -> dict[str, dict[int, str]]:
-    """Every scalar as TensorBoard shows it, without seconds, which are no one's to repeat."""
+    """Every scalar as TensorBoard shows it, without seconds and memory, which are no one's to repeat."""
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # what is purged is as wanted
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     shown: dict[str, dict[int, str]] = {}
@@ -373,7 +373,7 @@ def curves(folder: Path) -> dict[str, dict[int, str]]:
         points = [(event.step, float(event.value).hex()) for event in events.Scalars(tag)]
         if [step for step, _ in points] != sorted({step for step, _ in points}):
             raise AssertionError(f"{tag}: steps {[step for step, _ in points]}")
-        if tag == "seconds_per_iteration":
+        if tag == "seconds_per_iteration" or tag.startswith("memory_gib/"):
             points = [(step, "") for step, _ in points]
         shown[tag] = dict(points)
     return shown

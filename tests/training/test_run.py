@@ -100,9 +100,10 @@ def test_tensorboard_holds_losses_rate_speed_and_dice_by_name(settings, data_tas
 
     scalars = set(events.Tags()["scalars"])
     assert {"loss/train", "learning_rate", "seconds_per_iteration", "dice/mean"} <= scalars
-    assert {"dice/label 1", "dice/label 4"} <= scalars
+    assert {"dice_of_labels/label 1", "dice_of_labels/label 4", "dice/lowest label"} <= scalars
+    assert {"gradient_norm", "memory_gib/process"} <= scalars
     (case,) = data_task.cases["val"]
-    assert events.Tags()["images"] == [f"slices/{case.id}"]
+    assert events.Tags()["images"] == [f"cases/{case.id}"]
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(short, data_task):

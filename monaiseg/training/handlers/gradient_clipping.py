@@ -14,6 +14,8 @@ from monaiseg.training.handlers.steps import weights_change
 class GradientClipping:
     """Clips the norm of the gradient once per change of the weights: accumulated batches are clipped together.
 
+    The norm before clipping is put into `state.gradient_norm`.
+
     Args:
         norm: maximum norm of the gradient over all weights.
     """
@@ -30,4 +32,5 @@ class GradientClipping:
             return
         if engine.scaler is not None:
             engine.scaler.unscale_(engine.optimizer)
-        nn.utils.clip_grad_norm_(engine.network.parameters(), self.norm)
+        norm = nn.utils.clip_grad_norm_(engine.network.parameters(), self.norm)
+        engine.state.gradient_norm = norm.detach()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from monaiseg.data.labels import LabelTable
 from monaiseg.errors import MonaisegWarning
-from monaiseg.training.handlers.tensorboard import TensorBoardLog, picture_of
+from monaiseg.training.handlers.gradient_clipping import GradientClipping
+from monaiseg.training.handlers.tensorboard import CasePicture, TensorBoardLog, charts, picture_of
 from plain_trainer import batch, one_weight, plain_trainer
 
 TABLE = LabelTable.from_values([1, 21, 22], {21: "left hippocampus", 22: "right hippocampus"})
@@ -83,13 +85,14 @@ def test_scores_go_under_their_names_and_what_is_undefined_stays_out(tmp_path):
         "dice_debug/mean": 0.75,
     }  # fmt: skip
     engine = scored(one_weight(), scores)
-    TensorBoardLog(tmp_path, every=9).attach(engine)
+    names = ["left hippocampus", "right hippocampus"]
+    TensorBoardLog(tmp_path, every=9, labels=names).attach(engine)
 
     engine.run()
 
     assert scalars(tmp_path) == {
         "dice/mean": [(2, 0.5)],
-        "dice/left hippocampus": [(2, 0.25)],
+        "dice_of_labels/left hippocampus": [(2, 0.25)],
         "dice_debug/mean": [(2, 0.75)],
     }
 
@@ -109,27 +112,96 @@ def test_a_picture_is_written_under_its_case(tmp_path):
     board, engine = TensorBoardLog(tmp_path), one_weight()
     board.attach(engine)
     picture = np.zeros((8, 20, 3), dtype=np.uint8)
-    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: board.slices("S01", picture, step=5))
+    engine.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda: board.picture("cases/S01", picture, step=5)
+    )
 
     engine.run()
 
-    (picture,) = EventAccumulator(str(tmp_path)).Reload().Images("slices/S01")
+    (picture,) = EventAccumulator(str(tmp_path)).Reload().Images("cases/S01")
     assert (picture.step, picture.height, picture.width) == (5, 8, 20)
 
 
-def test_the_picture_of_a_validation_shows_image_reference_and_prediction():
+def validation_state():
+    """A case of 6 x 6 x 3 voxels of 1 x 1 x 2 mm: a box in the reference that the prediction lacks."""
     label = torch.zeros(1, 1, 6, 6, 3, dtype=torch.uint8)
     label[..., :3, :, 1] = 2
-    pred = torch.zeros_like(label)
-    state = SimpleNamespace(
-        output={"image": torch.rand(1, 2, 6, 6, 3), "label": label, "pred": pred}
-    )
+    batch = {"case_id": ["S01"], "affine": torch.diag(torch.tensor([1.0, 1, 2, 1]))[None]}
+    output = {"image": torch.rand(1, 2, 6, 6, 3), "label": label, "pred": torch.zeros_like(label)}
+    return SimpleNamespace(output=output, batch=batch)
 
-    picture = picture_of(state, TABLE)
 
-    assert picture.shape == (6, 6 * 3 + 2 * 4, 3)
-    assert not np.array_equal(picture[:, 10:16], picture[:, 20:26])
-    assert np.array_equal(picture[:, :6], picture[:, 20:26])
+def test_the_picture_of_a_validation_has_the_colours_of_the_label_table():
+    state = validation_state()
+    picture = picture_of(state, TABLE).astype(int)
+    state.output["pred"] = state.output["label"]
+    agreeing = picture_of(state, TABLE).astype(int)
+
+    def coloured(pixels):
+        return int((np.ptp(pixels, axis=-1) > 60).sum())
+
+    assert coloured(picture) > 100
+    assert coloured(agreeing) > 1.5 * coloured(picture)  # now the row of the prediction as well
+
+
+def test_the_same_few_cases_are_drawn_at_each_validation(tmp_path):
+    evaluator = Engine(lambda _engine, _batch: validation_state().output)
+    board, trainer = TensorBoardLog(tmp_path), one_weight(epochs=3)
+    CasePicture(board, TABLE, evaluator, every=1).attach(trainer)
+    board.attach(trainer)
+
+    cases = [validation_state().batch | {"case_id": [name]} for name in ("S01", "S02", "S03")]
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run(cases))
+
+    trainer.run()
+
+    images = EventAccumulator(str(tmp_path)).Reload().Tags()["images"]
+    assert images == ["cases/S01", "cases/S02"]
+
+
+def test_the_norm_of_the_gradient_is_that_before_clipping(tmp_path):
+    """The loss of a weight w on labels of 1 is 1 - w: its gradient is -1."""
+    handlers = [GradientClipping(0.25), TensorBoardLog(tmp_path)]
+    one_weight([batch(1)] * 2, lr=0.1, train_handlers=handlers).run()
+
+    assert scalars(tmp_path)["gradient_norm"] == [(1, pytest.approx(1)), (2, pytest.approx(1))]
+
+
+def test_without_clipping_the_norm_is_that_of_the_last_gradient(tmp_path):
+    one_weight([batch(1)] * 2, lr=0.1, train_handlers=[TensorBoardLog(tmp_path)]).run()
+
+    assert scalars(tmp_path)["gradient_norm"] == [(1, pytest.approx(1)), (2, pytest.approx(1))]
+
+
+def test_57_labels_are_8_charts_that_hold_each_of_them_once():
+    names = [f"label {n}" for n in range(1, 58)]
+
+    layout = charts(names)["Dice of labels"]
+
+    assert len(layout) == 8
+    patterns = [pattern for _, chart in layout.values() for pattern in chart]
+    for name in names:
+        assert sum(bool(re.match(p, f"dice_of_labels/{name}")) for p in patterns) == 1
+
+
+def test_settings_are_a_text_and_choices_have_the_final_scores(tmp_path):
+    engine = scored(one_weight(epochs=2), {"dice/mean": 0.5}, {"dice/mean": 0.75})
+    board = TensorBoardLog(tmp_path, settings='{"seed": 7}', choices={"lr": 0.5, "loss": "dice_ce"})
+    board.attach(engine)
+
+    engine.run()
+
+    events = EventAccumulator(str(tmp_path)).Reload()
+    (text,) = events.Tensors("settings/text_summary")
+    assert b'{"seed": 7}' in text.tensor_proto.string_val[0]
+    plugin = events.PluginTagToContent("hparams")
+    assert set(plugin) == {
+        "_hparams_/experiment",
+        "_hparams_/session_start_info",
+        "_hparams_/session_end_info",
+    }
+    assert b"dice_ce" in plugin["_hparams_/session_start_info"]
+    assert b"dice/mean" in plugin["_hparams_/experiment"]
 
 
 def test_a_board_on_a_full_disk_is_one_warning_and_the_training_ends_well(tmp_path):
