@@ -18,13 +18,17 @@ CANARY = "Canary, Jane"
 
 
 def write_folders(
-    root: Path, num_cases: int = 3, num_labels: int = 2, shape: tuple[int, int, int] = (24, 20, 16)
+    root: Path,
+    num_cases: int = 3,
+    num_labels: int = 2,
+    shape: tuple[int, int, int] = (24, 20, 16),
+    height: int = 8,
 ) -> None:
     """Images, references and predictions: boxes in a row along x; case n's prediction is moved n + 1 voxels along y."""
     rng = np.random.default_rng(0)
     grid = Grid.of(shape, np.diag([-1.0, 1, 2, 1]))  # LAS
     for number in range(num_cases):
-        reference = boxes(shape, num_labels)
+        reference = boxes(shape, num_labels, height)
         prediction = np.roll(reference, number + 1, axis=1)
         name = f"case_{number}"
         for folder in ("images", "references", "predictions"):
@@ -41,12 +45,12 @@ def write_folders(
     (root / "labels.csv").write_text("value,name\n" + rows)
 
 
-def boxes(shape: tuple[int, int, int], num_labels: int) -> np.ndarray:
-    """Labels 1, 2, ... in slabs along x, in the middle of y and z."""
+def boxes(shape: tuple[int, int, int], num_labels: int, height: int) -> np.ndarray:
+    """Labels 1, 2, ... in slabs along x, in the middle of y and z, with that many voxels along both."""
     labels = np.zeros(shape, np.int16)
     edges = np.linspace(2, shape[0] - 2, num_labels + 1).astype(int)
     for value, (start, stop) in enumerate(itertools.pairwise(edges), start=1):
-        labels[start:stop, 5:13, 4:12] = value
+        labels[start:stop, 5 : 5 + height, 4 : 4 + height] = value
     return labels
 
 
