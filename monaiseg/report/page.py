@@ -179,7 +179,7 @@ def _tiles(scores: ScoreFolder) -> list[Tile]:
     metrics = (
         ("Dice", "dice", 3, ""),
         (f"Surface Dice at {tolerance}", "surface_dice", 3, ""),
-        ("Hausdorff distance, 95 %", "hd95_mm", 2, " mm"),
+        ("Hausdorff, 95 %", "hd95_mm", 2, " mm"),
         ("Mean surface distance", "assd_mm", 2, " mm"),
     )
     tiles = []
