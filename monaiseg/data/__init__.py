@@ -62,6 +62,7 @@ from monaiseg.data.groups import (
     with_same_images,
 )
 from monaiseg.data.images import files_of, find_images, planned_outputs
+from monaiseg.data.input_range import InputRange
 from monaiseg.data.label_checks import (
     MOSTLY_FOREGROUND,
     absent_note,
@@ -90,6 +91,7 @@ from monaiseg.data.nifti import (
 )
 from monaiseg.data.pairing import check_ids
 from monaiseg.data.phantoms import make_phantom, write_phantom, write_phantom_dataset
+from monaiseg.data.profiles import ChannelProfile
 from monaiseg.data.resampling import resampling_doubt
 from monaiseg.data.sides import side_of
 from monaiseg.data.splits import choose_debug, split_cases
@@ -97,6 +99,7 @@ from monaiseg.data.volumes import (
     read_header,
     read_label_map,
     read_volume,
+    write_confidence,
     write_image,
     write_label_map,
 )
@@ -114,9 +117,11 @@ __all__ = [
     "Case",
     "CaseFacts",
     "ChannelFacts",
+    "ChannelProfile",
     "DataTask",
     "FoundCases",
     "Grid",
+    "InputRange",
     "Label",
     "LabelFormat",
     "LabelTable",
@@ -187,6 +192,7 @@ __all__ = [
     "volume_stem",
     "with_orientation",
     "with_same_images",
+    "write_confidence",
     "write_data_task",
     "write_image",
     "write_label_map",

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from monaiseg.data.cases import Case
 from monaiseg.data.grid import Grid, Shape, Spacing, check_same_grid, check_same_voxels
 from monaiseg.data.nifti import VolumeHeader, file_sha256
+from monaiseg.data.profiles import ChannelProfile
 from monaiseg.data.volumes import read_header, read_label_map, read_volume
 from monaiseg.errors import DataError, collecting, listed
 from monaiseg.machine import reading_threads
@@ -62,6 +63,13 @@ class ChannelFacts:
     p99_5: float
     foreground_mean: float | None
     foreground_std: float | None
+    profile: ChannelProfile | None = None
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> ChannelFacts:
+        """Statistics from the result of `dataclasses.asdict`, read back from JSON."""
+        profile = record.get("profile")
+        return cls(**{**record, "profile": profile and ChannelProfile.from_record(profile)})
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,7 @@ class CaseFacts:
             str(record["checksum"]),
             str(record["voxel_digest"]),
             {int(value): int(count) for value, count in record["label_voxels"].items()},
-            tuple(ChannelFacts(**channel) for channel in record["intensity"]),
+            tuple(map(ChannelFacts.from_record, record["intensity"])),
             tuple((str(path), str(note)) for path, note in record["notes"]),
         )
 
@@ -182,7 +190,11 @@ def examine_case(
             same_shape = label is not None and label.shape == image.shape[:3]
             inside = (label > 0) & (label != ignored_value) if label is not None else None
             for values in np.moveaxis(image, 3, 0) if image.ndim == 4 else [image]:
-                channels.append(_channel_facts(values, inside if same_shape else None))
+                channels.append(
+                    _channel_facts(
+                        values, inside if same_shape else None, headers[path].grid.orientation
+                    )
+                )
                 content.update(repr(values.shape).encode())
                 content.update(np.ascontiguousarray(values.T, dtype=np.float32).data)
         if constant := [channel for channel in channels[known:] if channel.min == channel.max]:
@@ -242,7 +254,9 @@ def _check_grids(case: Case, headers: Mapping[Path, VolumeHeader], refusals: lis
             check_same_voxels(what, label.grid, first.grid)
 
 
-def _channel_facts(values: NDArray[Any], foreground: NDArray[Any] | None) -> ChannelFacts:
+def _channel_facts(
+    values: NDArray[Any], foreground: NDArray[Any] | None, orientation: str
+) -> ChannelFacts:
     low, middle, high = np.percentile(values, [0.5, 50, 99.5])
     inside = values[foreground] if foreground is not None else values[:0]
     return ChannelFacts(
@@ -255,6 +269,7 @@ def _channel_facts(values: NDArray[Any], foreground: NDArray[Any] | None) -> Cha
         float(high),
         float(inside.mean(dtype=np.float64)) if inside.size else None,
         float(inside.std(dtype=np.float64)) if inside.size else None,
+        ChannelProfile.of(values, orientation),
     )
 
 

@@ -13,7 +13,7 @@ from monaiseg.training.checkpoint import (
     newest,
     versions,
 )
-from monaiseg.training.devices import choose_device, device_of
+from monaiseg.training.devices import choose_device, device_of, set_threads
 from monaiseg.training.engines import (
     build_evaluator,
     build_inferer,
@@ -67,6 +67,7 @@ __all__ = [
     "opened",
     "prepare_items",
     "restored",
+    "set_threads",
     "train",
     "train_handlers",
     "training_loader",

@@ -87,6 +87,8 @@ class Checkpoint:
     """Voxel size in mm along X, Y, Z that the network was designed for."""
     conditions: Mapping[str, Any]
     """What must stay the same to reach the same weights; see `monaiseg.training.conditions`."""
+    inputs: Mapping[str, Any] | None = None
+    """What the training scans look like, as a record of `monaiseg.data.InputRange`. None: not known."""
     optimizer: Mapping[str, Any] | None = None
     scheduler: Mapping[str, Any] | None = None
     scaler: Mapping[str, Any] | None = None

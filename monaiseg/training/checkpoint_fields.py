@@ -24,6 +24,7 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "labels": (list,),
     "channels": (list,),
     "spacing": (list,),
+    "inputs": _MAYBE,
     "conditions": (dict,),
     "optimizer": _MAYBE,
     "scheduler": _MAYBE,
@@ -47,6 +48,7 @@ def checked_fields(state: dict[str, Any], path: Path) -> dict[str, Any]:
             f"{path}: is not a checkpoint of monaiseg; use one that it has written"
         )
     check_version(state.pop("schema_version"), path)
+    state.setdefault("inputs", None)
     wrong = sorted(state.keys() ^ FIELDS.keys())
     wrong += [
         name for name, kinds in FIELDS.items() if name in state and type(state[name]) not in kinds

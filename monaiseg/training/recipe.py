@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 
-from monaiseg.data import Case, DataTask, LabelTable, Spacing, check_unchanged
+from monaiseg.data import Case, DataTask, InputRange, LabelTable, Spacing, check_unchanged
 from monaiseg.settings import Settings, dump_settings
 from monaiseg.training import distributed
 from monaiseg.training.conditions import conditions
@@ -94,6 +94,9 @@ class Recipe:
             "labels": self.table.to_records(),
             "channels": self.task.channel_names,
             "spacing": self.spacing,
+            "inputs": asdict(
+                InputRange.of([self.task.facts[case.id] for case in self.cases("train")])
+            ),
             "conditions": self.conditions,
         }
 

@@ -48,7 +48,12 @@ from monaiseg.transforms.crop import (
 )
 from monaiseg.transforms.deformation import RandDeformd
 from monaiseg.transforms.intensity import NormaliseChannelsd, RandCoilFieldd
-from monaiseg.transforms.load import AsPlainTensors, ClassIndicesd, OnImageGridd
+from monaiseg.transforms.load import (
+    AsPlainTensors,
+    ClassIndicesd,
+    OnImageGridd,
+    ProfileChannels,
+)
 from monaiseg.transforms.mirror import RandMirrord
 from monaiseg.transforms.padding import DivisibleFloorPadd
 from monaiseg.transforms.reader import CheckedReader
@@ -116,9 +121,13 @@ def cached_chain(settings: Settings, table: LabelTable, *, for_training: bool) -
     return cached
 
 
-def inference_chain(settings: Settings) -> CaseChain:
-    """The load chain for images without label maps; `to_file_grid` inverts it."""
-    return CaseChain(load_chain(settings))
+def inference_chain(settings: Settings, *, profiled: bool = False) -> CaseChain:
+    """The load chain for images without label maps; `to_file_grid` inverts it.
+
+    `profiled` adds `profiles` to the item: a `ChannelProfile` of each channel as it is in the file.
+    """
+    load, channel_first, *rest = load_chain(settings)
+    return CaseChain([load, channel_first, *([ProfileChannels()] if profiled else []), *rest])
 
 
 def chain_digest(settings: Settings, table: LabelTable, *, for_training: bool) -> str:

@@ -13,6 +13,7 @@ from monai.transforms.transform import Transform
 from typing_extensions import override
 
 from monaiseg.data import (
+    ChannelProfile,
     Grid,
     LabelTable,
     check_same_grid,
@@ -38,6 +39,17 @@ class ReadReferenced(Transform):
         classes = self.table.class_indices(values, others="background")
         label = torch.from_numpy(classes)[None]
         return {**data, "label": label, "spacing": header.grid.spacing}
+
+
+class ProfileChannels(Transform):
+    """Adds `profiles`, a `ChannelProfile` of each channel of the image as it is in the file."""
+
+    @override
+    def __call__(self, data: Mapping[str, Any]) -> Item:
+        image = data["image"]
+        orientation = Grid.of(image.shape[1:], image.affine).orientation
+        channels = image.as_tensor().numpy()
+        return {**data, "profiles": [ChannelProfile.of(each, orientation) for each in channels]}
 
 
 class OnImageGridd(Transform):
