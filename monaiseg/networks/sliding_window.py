@@ -67,6 +67,7 @@ def sliding_window_class_map(
     flips: Sequence[int] = (),
     partner_classes: Sequence[int] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    margins: Tensor | None = None,
 ) -> Tensor:
     """Class index of every voxel.
 
@@ -84,6 +85,8 @@ def sliding_window_class_map(
         flips: axes (0 X, 1 Y, 2 Z) along which each window is also mirrored; the scores are averaged.
         partner_classes: class indices after mirroring left to right, required if `flips` contains 0.
         on_progress: called with the number of windows done and the number of all windows.
+        margins: uint8 (X, Y, Z) on the CPU, which receives the margin between the best two classes of every voxel in
+            255ths, see `_margins`; None computes none.
 
     Returns:
         (X, Y, Z) on the CPU, uint8 for up to 256 classes, otherwise int16.
@@ -95,7 +98,9 @@ def sliding_window_class_map(
     axis = max(range(3), key=lambda a: size[a])
     windows = _windows(size, patch_shape, overlap, axis, source.block)
     weights = window_weights(patch_shape, source.block, blending, place)
-    slab = _Slab(source, size, patch_shape, axis, num_classes, place)
+    slab = _Slab(
+        source, size, patch_shape, axis, num_classes, place, with_margins=margins is not None
+    )
     done = 0
     for start, group in itertools.groupby(windows, key=lambda window: window[axis].start):
         slab.advance(start)
@@ -108,6 +113,8 @@ def sliding_window_class_map(
             if on_progress is not None:
                 on_progress(done, len(windows))
     slab.advance(size[axis])
+    if margins is not None and slab.margins is not None:
+        margins.copy_(slab.margins[inside])
     return slab.classes[inside]
 
 
@@ -208,9 +215,12 @@ class _Slab:
         axis: int,
         num_classes: int,
         device: torch.device,
+        *,
+        with_margins: bool = False,
     ) -> None:
         self.source, self.axis, self.num_classes = source, axis, num_classes
         self.classes = torch.empty(size, dtype=dtype_numpy_to_torch(index_dtype(num_classes)))
+        self.margins = torch.empty(size, dtype=torch.uint8) if with_margins else None
         thick = [n // step for n, step in zip(size, source.block, strict=True)]
         thick[axis] = patch_shape[axis] // source.block[axis]
         self.sums = torch.zeros(source.num_features, *thick, device=device)
@@ -251,24 +261,40 @@ class _Slab:
         for first in range(0, length, planes):
             count = min(planes, length - first)
             sums = self.sums.narrow(axis + 1, first, count)
-            chosen = self._chosen(sums, self.weights.narrow(axis, first, count))
+            scores = self._scores(sums, self.weights.narrow(axis, first, count))
             at = self.start + first * block[axis]
-            self.classes.narrow(axis, at, count * block[axis]).copy_(chosen)
+            classes = scores.argmax(dim=0)
+            form = sums.shape[1:]
+            self.classes.narrow(axis, at, count * block[axis]).copy_(self._placed(classes, form))
+            if self.margins is not None:
+                margins = self._placed(_margins(scores, classes), form)
+                self.margins.narrow(axis, at, count * block[axis]).copy_(margins)
 
-    def _chosen(self, sums: Tensor, weights: Tensor) -> Tensor:
-        """Class of each voxel of a tile, from weighted sums of features (F, X, Y, Z) and their weights (X, Y, Z)."""
+    def _scores(self, sums: Tensor, weights: Tensor) -> Tensor:
+        """Scores (K, block voxels * positions) of a tile, from sums of features (F, X, Y, Z) and weights (X, Y, Z)."""
         weight, bias = self.source.weight, self.source.bias
+        features = (sums / weights).reshape(len(sums), -1)
         if weight is None or bias is None:
-            return sums.argmax(dim=0)
-        x, y, z = weights.shape
-        scores = torch.addmm(bias[:, None], weight, (sums / weights).reshape(len(sums), -1))
-        classes = scores.view(self.num_classes, -1).argmax(dim=0)  # (block voxels * positions,)
-        bx, by, bz = self.source.block
-        return (
-            classes.view(bx, by, bz, x, y, z)
-            .permute(3, 0, 4, 1, 5, 2)
-            .reshape(x * bx, y * by, z * bz)
-        )
+            return features
+        return torch.addmm(bias[:, None], weight, features).view(self.num_classes, -1)
+
+    def _placed(self, values: Tensor, form: torch.Size) -> Tensor:
+        """Values (block voxels * positions) of a tile as (X * x, Y * y, Z * z); `form` is (X, Y, Z)."""
+        blocks, (x, y, z) = self.source.block, form
+        bx, by, bz = blocks
+        return values.view(*blocks, *form).permute(3, 0, 4, 1, 5, 2).reshape(x * bx, y * by, z * bz)
+
+
+def _margins(scores: Tensor, classes: Tensor) -> Tensor:
+    """Margin between the best two classes in 255ths, uint8 (N), from scores (K, N), which are overwritten.
+
+    If the best two had all of the probability, this is the difference between theirs: tanh of half the difference of
+    their scores, from 0 where they are equal to 1. Other than the softmax probability it does not fall with the number
+    of classes, and it takes no sum over them.
+    """
+    best = scores.gather(0, classes[None])[0]
+    second = scores.scatter_(0, classes[None], -math.inf).amax(dim=0)
+    return ((best - second) / 2).tanh_().mul_(255).round_().to(torch.uint8)
 
 
 # ---------------------------------------------------------------- windows

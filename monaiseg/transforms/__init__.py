@@ -9,7 +9,12 @@ from monaiseg.transforms.chains import (
     training_chain,
 )
 from monaiseg.transforms.crop import MAX_CENTRES
-from monaiseg.transforms.inverse import LabelValuesd, ToFileGridd, to_file_grid
+from monaiseg.transforms.inverse import (
+    LabelValuesd,
+    ToFileGridd,
+    nearest_on_file_grid,
+    to_file_grid,
+)
 from monaiseg.transforms.items import Item, case_item, case_name
 from monaiseg.transforms.load import ReadReferenced
 from monaiseg.transforms.network_grid import resize_note, sampled_spacing, target_shape
@@ -31,6 +36,7 @@ __all__ = [
     "in_words",
     "inference_chain",
     "load_chain",
+    "nearest_on_file_grid",
     "resize_note",
     "sampled_spacing",
     "target_shape",

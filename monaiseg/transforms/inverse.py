@@ -26,6 +26,13 @@ def to_file_grid(class_map: torch.Tensor, item: Mapping[str, Any], chain: Compos
         item: the output of `chain` for the case.
         chain: the inference chain; each step is inverted by nearest neighbour.
     """
+    return nearest_on_file_grid(class_map, item, chain)
+
+
+def nearest_on_file_grid(
+    values: torch.Tensor, item: Mapping[str, Any], chain: Compose
+) -> NDArray[Any]:
+    """Values (X, Y, Z) on the network grid brought to the grid of the image's file by nearest neighbour."""
     # Invertd would invert Resize by torch's "nearest": after resizing 31 voxels to 48, the class map would return 0.8
     # voxels of the network grid too low. With "nearest-exact" it is in the right place.
     steps = [
@@ -34,9 +41,9 @@ def to_file_grid(class_map: torch.Tensor, item: Mapping[str, Any], chain: Compos
         )
         for step in item["image"].applied_operations
     ]
-    there = MetaTensor(class_map[None], affine=item["image"].affine, applied_operations=steps)
+    there = MetaTensor(values[None], affine=item["image"].affine, applied_operations=steps)
     home = chain.inverse({"image": there})["image"].as_tensor()[0]
-    return np.asarray(home.to(class_map.dtype).cpu())
+    return np.asarray(home.to(values.dtype).cpu())
 
 
 class ToFileGridd(Transform):

@@ -13,12 +13,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from monaiseg.data.labels import LabelTable
 from monaiseg.errors import SettingsError
+from monaiseg.networks.residual_unet import build_network
 from monaiseg.networks.sliding_window import (
     InBFloat16,
     SlidingWindow,
     count_windows,
     sliding_window_class_map,
+    window_weights,
 )
+from monaiseg.networks.topology import plan_topology
+from monaiseg.settings import NetworkSettings
 from monaiseg.settings.reading import settings_from_dict
 
 K = 5
@@ -221,3 +225,62 @@ def test_in_bfloat16_features_are_rounded_and_weights_and_gradients_are_not(netw
     torch.testing.assert_close(scores.float(), network(image), rtol=0.05, atol=0.02)
     assert all(w.dtype == w.grad.dtype == torch.float32 for w in network.parameters())
     network.zero_grad()
+
+
+@pytest.mark.parametrize("variant", ["standard", "folded"])
+@pytest.mark.parametrize("shape", [(17, 33, 20), (5, 6, 7)])
+def test_the_margin_is_that_of_the_best_two_probabilities(shape, variant):
+    torch.manual_seed(0)
+    settings = NetworkSettings(variant=variant, channels=8, num_stages=2)
+    network = build_network(settings, plan_topology(settings, (16,) * 3, (1.0,) * 3), 1, K).eval()
+    image = torch.randn(1, 1, *shape)
+    weights = window_weights((16,) * 3, network.block, "gaussian", torch.device("cpu"))
+    for axis, step in enumerate(network.block):
+        weights = weights.repeat_interleave(step, dim=axis)
+    with torch.inference_mode():
+        scores = sliding_window_inference(
+            image, (16,) * 3, 2, lambda x: 20 * network(x), 0.5, roi_weight_map=weights
+        )
+    best, second = scores[0].topk(2, dim=0).values.double()
+    pair = torch.stack([best, second]).softmax(dim=0)  # if the other classes were impossible
+
+    margins = torch.zeros(shape, dtype=torch.uint8)
+    amplified = Amplified(network, 20)
+    found = sliding_window_class_map(
+        amplified, image, (16,) * 3, overlap=(0.5,) * 3, num_classes=K, margins=margins
+    )
+    plain = sliding_window_class_map(amplified, image, (16,) * 3, overlap=(0.5,) * 3, num_classes=K)
+
+    assert torch.equal(found, plain)
+    if variant == "standard" or all(n % 2 == 0 for n in shape):  # else windows lie elsewhere
+        assert (margins / 255 - (pair[0] - pair[1])).abs().max() < 1 / 255
+    assert margins.float().std() > 20
+
+
+class Amplified(nn.Module):
+    """A network with scores that differ, where an untrained one's hardly do."""
+
+    def __init__(self, network: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.network, self.factor, self.block = network, factor, network.block
+
+    def features(self, image):
+        return self.network.features(image)
+
+    def head_matrix(self):
+        weight, bias = self.network.head_matrix()
+        return self.factor * weight, self.factor * bias
+
+
+def test_the_margin_of_scores_without_a_head_is_of_their_blend():
+    image = torch.rand(1, 1, 8, 24, 8)
+
+    def scores(windows):
+        return torch.cat([torch.zeros_like(windows), windows], dim=1)
+
+    margins = torch.zeros(8, 24, 8, dtype=torch.uint8)
+    sliding_window_class_map(
+        scores, image, (8, 8, 8), overlap=(0.5,) * 3, num_classes=2, margins=margins
+    )
+
+    assert (margins / 255 - (image[0, 0] / 2).tanh()).abs().max() < 1 / 255
