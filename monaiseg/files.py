@@ -55,7 +55,7 @@ def write_atomic(path: str | Path, payload: bytes) -> None:
             (syncing the folder) failed.
     """
     path = Path(path)
-    temporary = _temporary_in(path.parent)
+    temporary = _temporary_in(path.parent, path.name)
     try:
         _write_new(temporary, payload)
         os.replace(temporary, path)
@@ -64,6 +64,16 @@ def write_atomic(path: str | Path, payload: bytes) -> None:
         raise _storage_error(path, len(payload), error) from error
     finally:
         _forget(temporary)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove temporary files of processes that were killed while they wrote `path`. Nobody may be writing it now.
+
+    Raises:
+        StorageError: one cannot be removed.
+    """
+    for leftover in path.parent.glob(TEMPORARY.replace("*", f"{_mark(path.name)}-*")):
+        remove(leftover)
 
 
 def probe_writable(folder: str | Path) -> None:
@@ -206,8 +216,13 @@ def checked_text(text: str, what: str) -> str:
     return text
 
 
-def _temporary_in(folder: Path) -> Path:
-    return folder / TEMPORARY.replace("*", secrets.token_hex(8))
+def _temporary_in(folder: Path, name: str = "") -> Path:
+    return folder / TEMPORARY.replace("*", f"{_mark(name)}-{secrets.token_hex(8)}")
+
+
+def _mark(name: str) -> str:
+    """What the temporary files of one file have in common."""
+    return sha256_of(name.encode())[:16]
 
 
 def _write_new(path: Path, payload: bytes) -> None:

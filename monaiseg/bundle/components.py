@@ -28,7 +28,6 @@ from torch.optim import Optimizer
 from monaiseg.data import (
     CACHE_FOLDER,
     PATHS_FILE,
-    Case,
     DataTask,
     LabelTable,
     Spacing,
@@ -269,7 +268,7 @@ def inference_data(dataset_dir: str, output_dir: str, settings: Settings) -> lis
         raise SettingsError(f"{folder}: is no folder; give that of the images as --dataset_dir")
     images = find_images([folder], Path(output_dir), settings.dataset.num_channels)
     planned_outputs(images, output_dir)
-    return [case_item(Case(case_id_of(files), tuple(files))) for files in images]
+    return [case_item(case) for case in images]
 
 
 def recipe(

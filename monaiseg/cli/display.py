@@ -26,10 +26,10 @@ LINE_SECONDS = 20.0
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(what: str) -> Iterator[Callable[..., None]]:
     """Shows progress and the time left: a bar on a terminal, otherwise a line from time to time on stderr.
 
-    It yields a function to call with the number of parts done and the number of all parts.
+    It yields a function to call with the number of parts done, the number of all parts and, if it changes, what is done.
     """
     from rich.console import Console
     from rich.progress import (
@@ -44,16 +44,25 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     if not console.is_terminal:
         yield _lines_now_and_then(what)
         return
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def advance(done: int, total: int, now: str = what) -> None:
+            bar.update(task, completed=done, total=total, description=now)
+
+        yield advance
 
 
-def _lines_now_and_then(what: str) -> Callable[[int, int], None]:
+def _lines_now_and_then(what: str) -> Callable[..., None]:
     started = last = time.monotonic()
 
-    def advance(done: int, total: int) -> None:
+    def advance(done: int, total: int, what: str = what) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last < LINE_SECONDS or not done:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -19,7 +19,9 @@ monaiseg predict work/scans/first new/*.nii.gz -o labels
 
 monaiseg predict work/scans/first new -o labels
 
-monaiseg predict work/scans/first new -o labels --volumes volumes.csv
+monaiseg predict work/scans/first new -o labels --volumes volumes.csv --confidence
+
+monaiseg predict work/scans/first "study/sub-*/anat/T1w.nii.gz" cohort.txt -o labels --shard 2/8
 
 monaiseg predict work/scans/first new -o labels --label-table-format itksnap
 
@@ -32,7 +34,7 @@ def predict(
         Optional[list[Path]],  # noqa: UP045
         typer.Argument(
             metavar="MODEL IMAGES...",
-            help="Run folder or checkpoint, then images or folders of images. "
+            help="Run folder or checkpoint, then images, folders of images, list files (.txt), or patterns in quotes. "
             "Give several channels as NAME_0000, NAME_0001, ... in a folder, or as files in order.",
             show_default=False,
         ),
@@ -60,6 +62,35 @@ def predict(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Write the volume of each structure in each scan to this CSV file."),
     ] = None,
+    confidence: Annotated[
+        bool,
+        typer.Option(
+            "--confidence",
+            help="Also write NAME_confidence.nii.gz: 0 where the best two labels are equally likely, up to 1.",
+        ),
+    ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse scans that lie far outside of the training data."),
+    ] = False,
+    shard: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="N/M", help="Label the N-th of M equal parts of the scans, for array jobs."
+        ),
+    ] = None,
+    threads: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="CPU threads to compute with. Default: one for each core."),
+    ] = None,
+    memory: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            metavar="GB",
+            min=0.1,
+            help="Memory that may be used. Default: what is free.",
+        ),
+    ] = None,
     label_table_format: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(
@@ -84,10 +115,12 @@ def predict(
 
     Each label map has the same grid as its scan.
     It has the label values, names and colours of the training data.
+    Scans that are labelled already are left, so that the command can be stopped and repeated.
     """
-    from monaiseg.data import find_images, planned_outputs
-    from monaiseg.files import write_atomic
-    from monaiseg.prediction import PredictedFile, Predictor, predict_files, volumes_csv
+    import torch
+
+    from monaiseg.prediction import Share
+    from monaiseg.training import distributed, set_threads
 
     words = list(paths or ())
     model = given(words.pop(0) if words and model is None else None, model, "model")
@@ -96,31 +129,73 @@ def predict(
         raise SettingsError("no images: name files or folders of them after the model")
     if output is None:
         raise SettingsError("name the folder for the label maps with --output (-o)")
-    predictor = Predictor(
-        model, device=device_named(device, gpu_id), overlap=overlap, flips=None if flips else ()
-    )
-    tables = _table_files(predictor.table, label_table_format or [], output)
-    grouped = find_images(images, output, predictor.settings.dataset.num_channels)
-    there = [path for _, path in planned_outputs(grouped, output) if path.exists()]
-    left = [] if overwrite else there
-    predicted: list[PredictedFile] = []
+    options = {
+        "overwrite": overwrite,
+        "confidence": confidence,
+        "strict": strict,
+        "memory_bytes": None if memory is None else int(memory * 1e9),
+        "share": Share() if shard is None else Share.parse(shard),
+        "volumes": volumes,
+    }
+    with distributed.joined(torch.device("cpu")):
+        set_threads(threads)
+        alone = device is not None or gpu_id is not None or not distributed.is_launched()
+        chosen = device_named(device, gpu_id) if alone else distributed.local_device()
+        _predict(model, images, output, chosen, overlap, flips, label_table_format or [], options)
+
+
+def _predict(
+    model: Path,
+    images: list[Path],
+    output: Path,
+    device: Any,
+    overlap: float | None,
+    flips: bool,
+    table_formats: list[str],
+    options: dict[str, Any],
+) -> None:
+    from monaiseg.data import find_images
+    from monaiseg.files import write_atomic
+    from monaiseg.prediction import PredictedFile, Predictor, outside_note, predict_cohort
+    from monaiseg.training import distributed
+
+    predictor = Predictor(model, device=device, overlap=overlap, flips=None if flips else ())
+    tables = _table_files(predictor.table, table_formats, output)
+    cases = find_images(images, output, predictor.settings.dataset.num_channels)
+
+    def show(file: PredictedFile) -> None:
+        found = sum(1 for value in file.voxels if value)
+        typer.echo(f"{file.output}  ({found} of {predictor.table.num_classes - 1} labels)")
+        if file.outside:
+            typer.echo(f"note: {outside_note([file.image], file.outside)}", err=True)
+
+    def note(text: str) -> None:
+        if distributed.is_first():
+            typer.echo(f"note: {text}", err=True)
+
     with progress_bar("predicting") as advance:
-        for file in predict_files(predictor, grouped, output, overwrite=overwrite):
-            predicted.append(file)
-            advance(len(predicted), len(grouped) - len(left))
-            found = sum(1 for value in file.voxels if value)
-            typer.echo(f"{file.output}  ({found} of {predictor.table.num_classes - 1} labels)")
-    if left:
-        typer.echo(
-            f"note: {len(left)} label maps were there already and are left, such as {left[0]}; --overwrite repeats them",
-            err=True,
+        before = predict_cohort(
+            predictor,
+            cases,
+            output,
+            model=str(model),
+            on_file=show,
+            on_progress=lambda case_id, done, total: advance(done, total, f"{case_id}, windows"),
+            say=note,
+            **options,
         )
-    if volumes is not None:
-        write_atomic(volumes, volumes_csv(predicted, predictor.table).encode())
-        typer.echo(f"written: {volumes}")
+    if before:
+        note(
+            f"{len(before)} label maps were there already and are left, such as {before[0].label_map}; --overwrite "
+            "repeats them"
+        )
+    if not distributed.is_first():
+        return
+    written = [path for path in (output / "summary.json", options["volumes"]) if path]
     for path, text in tables.items():
         write_atomic(path, text.encode())
-        typer.echo(f"written: {path}")
+        written.append(path)
+    typer.echo(f"written: {', '.join(map(str, written))}")
 
 
 def _table_files(table: LabelTable, formats: list[str], folder: Path) -> dict[Path, str]:

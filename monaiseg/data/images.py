@@ -2,42 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import glob
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from monaiseg.data.cases import (
+    Case,
     case_id_of,
     channels_by_case,
     in_channel_order,
     prediction_name,
 )
+from monaiseg.data.list_files import read_list_file
 from monaiseg.data.nifti import is_volume_name
 from monaiseg.data.pairing import caseless
 from monaiseg.data.volumes import read_header
 from monaiseg.errors import SettingsError, listed
+from monaiseg.files import is_there
+
+LIST_SUFFIX = ".txt"
 
 
-def find_images(paths: Iterable[Path], output: Path, num_channels: int = 1) -> list[list[Path]]:
-    """The images of each case at `paths`, which are files or folders of files.
+def find_images(paths: Iterable[Path], output: Path, num_channels: int = 1) -> list[Case]:
+    """The images of each case at `paths`: files, folders of files, list files (.txt), and patterns such as "*/t1.nii".
 
     A file with all channels is a case by itself. Other files are grouped by nnU-Net's names, NAME_0000, NAME_0001, ...,
     in any order, so a missing file never mixes two scans in one case. Files with other names are grouped in the order
-    given; in a folder, they are refused.
+    given; in a folder, they are refused. List files may name the cases, see `read_list_file`; their label maps are left.
 
     Raises:
-        SettingsError: a folder has no images or is the output folder, or a case lacks a channel.
+        SettingsError: a folder has no images or is the output folder, a pattern matches nothing, or a case lacks a
+            channel.
         DataError: a file cannot be read.
     """
-    cases: list[list[Path]] = []
+    cases: list[Case] = []
     loose: list[Path] = []
-    for path in paths:
+    for path in itertools.chain.from_iterable(map(_matching, paths)):
         if path.is_dir():
-            cases += _images_in(path, output, num_channels)
+            cases += map(_case, _images_in(path, output, num_channels))
+        elif path.suffix == LIST_SUFFIX:
+            cases += _listed(path, num_channels)
         elif _is_whole(path, num_channels):
-            cases.append([path])
+            cases.append(_case([path]))
         else:
             loose.append(path)
-    return cases + _grouped(loose, num_channels)
+    return cases + [_case(files) for files in _grouped(loose, num_channels)]
+
+
+def _case(files: Sequence[str | Path]) -> Case:
+    images = files_of(files)
+    return Case(case_id_of(images), images)
+
+
+def _matching(path: Path) -> list[Path]:
+    """The path itself or, if there is no such path and it is a pattern, what matches it, sorted."""
+    if not glob.has_magic(str(path)) or is_there(path):
+        return [path]
+    found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207  patterns may be absolute
+    if not found:
+        raise SettingsError(f"{path}: matches no file; correct the pattern")
+    return found
+
+
+def _listed(path: Path, num_channels: int) -> Iterator[Case]:
+    """The cases of a list file. A line with one file more than there are channels ends with a label map."""
+    for case in read_list_file(path):
+        # without a label map, the last channel looks like one
+        images = case.images if len(case.images) >= num_channels else case.files
+        if len(images) not in (1, num_channels):
+            raise SettingsError(
+                f"{path}: case {case.id} has {len(images)} images, and the network takes {num_channels} channels; list one "
+                "file for each, or one with all"
+            )
+        yield Case(case.id, images)
 
 
 def _grouped(images: Sequence[Path], num_channels: int) -> list[list[Path]]:
@@ -83,34 +121,32 @@ def _is_whole(image: Path, num_channels: int) -> bool:
 
 
 def planned_outputs(
-    images: Iterable[Sequence[str | Path]], folder: str | Path
-) -> list[tuple[tuple[Path, ...], Path]]:
-    """The files of each case, and the path of its label map.
+    images: Iterable[Case | Sequence[str | Path]], folder: str | Path
+) -> list[tuple[Case, Path]]:
+    """Each case, which may be given by its files alone, and the path of its label map.
 
     Raises:
         SettingsError: two label maps would have the same path, or an output would overwrite an input.
     """
-    plan = [
-        (files, Path(folder) / prediction_name(case_id_of(files)))
-        for files in map(files_of, images)
-    ]
+    cases = [images if isinstance(images, Case) else _case(images) for images in images]
+    plan = [(case, Path(folder) / prediction_name(case.id)) for case in cases]
     _check_outputs(plan)
     return plan
 
 
-def _check_outputs(plan: Sequence[tuple[tuple[Path, ...], Path]]) -> None:
+def _check_outputs(plan: Sequence[tuple[Case, Path]]) -> None:
     taken: dict[str, Path] = {}
-    inputs = {file.resolve() for files, _ in plan for file in files}
-    for files, output in plan:
-        name = caseless(output.name)
+    inputs = {file.resolve() for case, _ in plan for file in case.images}
+    for case, output in plan:
+        name, first = caseless(output.name), case.images[0]
         if name in taken:
             raise SettingsError(
-                f"{files[0]} and {taken[name]} would both be written to {output}; predict them into "
-                "two folders"
+                f"{first} and {taken[name]} would both be written to {output}; predict them into two folders, or name "
+                "them in a list: file_path_list.txt, and file_name_list.txt beside it"
             )
         if output.resolve() in inputs:
             raise SettingsError(f"{output} is an input; choose another output folder")
-        taken[name] = files[0]
+        taken[name] = first
 
 
 def files_of(image: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:

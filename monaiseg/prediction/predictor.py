@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from monaiseg.data import (
     Case,
+    ChannelProfile,
     Grid,
+    InputRange,
     LabelTable,
     case_id_of,
     files_of,
@@ -32,12 +34,20 @@ from monaiseg.errors import (
     MonaisegWarning,
     SettingsError,
 )
-from monaiseg.networks import network_of, sliding_window_class_map, window_options, window_shape
+from monaiseg.networks import (
+    count_windows,
+    network_of,
+    sliding_window_class_map,
+    window_options,
+    window_shape,
+)
 from monaiseg.settings import Settings, parse_settings
 from monaiseg.training import Checkpoint, check_weights, choose_device, load_checkpoint
 from monaiseg.transforms import (
+    Item,
     case_item,
     inference_chain,
+    nearest_on_file_grid,
     target_shape,
     to_file_grid,
 )
@@ -45,8 +55,28 @@ from monaiseg.transforms import (
 Progress = Callable[[int, int], None]
 """Called with the number of windows done and the number of all windows."""
 
-OTHER_SPACING = 1.25
-"""Voxel sizes that differ by more than this factor cause a warning: augmentation rarely scales by more."""
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A case as the network takes it."""
+
+    files: tuple[Path, ...]
+    grid: Grid
+    """Grid of the files."""
+    item: Item
+    """Output of the inference chain."""
+    outside: tuple[str, ...]
+    """In which ways the scan lies far outside of what the training saw, see `InputRange`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inference:
+    """What the network finds in a scan, on its own grid."""
+
+    classes: torch.Tensor
+    """Class indices (X, Y, Z)."""
+    margins: torch.Tensor | None
+    """Margin between the best two classes (X, Y, Z) in 255ths, if asked for."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +91,8 @@ class PredictedFile:
     """Number of voxels of each label value in the label map."""
     voxel_ml: float
     """Volume of a voxel in millilitres."""
+    outside: tuple[str, ...] = ()
+    """In which ways the scan lies far outside of what the training saw."""
 
 
 class Predictor:
@@ -91,6 +123,7 @@ class Predictor:
         self.settings, self.table = _described(checkpoint)
         self.device = choose_device(device)
         self.spacing = checkpoint.spacing
+        self.inputs = _input_range(checkpoint)
         if overlap is not None and not 0 <= overlap < 1:
             raise SettingsError(f"overlap: {overlap} is no share of the patch; use 0 to 0.95")
         if strange := set(flips or ()) - {0, 1, 2}:
@@ -103,7 +136,7 @@ class Predictor:
         network = network_of(self.settings, self.table, checkpoint.spacing)
         network.load_state_dict(checkpoint.weights)
         self.network = network.to(self.device).eval()
-        self._chain = inference_chain(self.settings)
+        self._chain = inference_chain(self.settings, profiled=True)
 
     def predict(
         self, image: str | Path | Sequence[str | Path], on_progress: Progress | None = None
@@ -117,45 +150,67 @@ class Predictor:
         Raises:
             DataError: an image cannot be used, or there are more or fewer channels than the network takes.
         """
+        scan = self.read(image)
+        if scan.outside:
+            warnings.warn(outside_note(scan.files, scan.outside), MonaisegWarning, stacklevel=2)
+        return self.label_map(scan, self.infer(scan, on_progress))
+
+    def read(self, image: str | Path | Sequence[str | Path]) -> Scan:
+        """Read one case and bring it to the network grid.
+
+        Raises:
+            DataError: as `predict`.
+        """
         files = files_of(image)
-        case = Case(id=case_id_of(files), images=files)
-        item = self._chain(case_item(case))
-        volume = item["image"]
-        self._check_spacing(files[0])
-        if float(volume.min()) == float(volume.max()):
-            warnings.warn(
-                f"{', '.join(map(str, files))}: holds one value only where the network looks; its label map says nothing",
-                MonaisegWarning,
-                stacklevel=2,
-            )
-        class_map = sliding_window_class_map(
+        item = self._chain(case_item(Case(id=case_id_of(files), images=files)))
+        grid = read_header(files[0]).grid
+        outside = self.far_outside(grid, item["profiles"])
+        volume = item["image"].as_tensor()
+        if not outside and float(volume.min()) == float(volume.max()):
+            outside = ["holds one value only where the network looks"]
+        return Scan(files, grid, item, tuple(outside))
+
+    def far_outside(self, grid: Grid, profiles: Sequence[ChannelProfile]) -> list[str]:
+        """In which ways a scan lies far outside of what the training saw, in words."""
+        settings = self.settings
+        resampled = settings.spacing_mm is not None or settings.image_shape is not None
+        return self.inputs.far_outside(grid, profiles, resampled=resampled)
+
+    def count_windows(self, grid: Grid) -> int:
+        """Number of windows that cover a scan on `grid`, mirrored ones not counted."""
+        shape = target_shape(grid, self.settings)
+        window = window_shape(self.settings, shape)
+        block = getattr(self.network, "block", (1, 1, 1))
+        return count_windows(shape, window, self._window["overlap"], block)
+
+    def infer(
+        self, scan: Scan, on_progress: Progress | None = None, *, confidence: bool = False
+    ) -> Inference:
+        """Class of every voxel on the network grid and, with `confidence`, the margin between the best two."""
+        volume = scan.item["image"].as_tensor()
+        shape = volume.shape[1:]
+        margins = torch.empty(shape, dtype=torch.uint8) if confidence else None
+        classes = sliding_window_class_map(
             self.network,
-            volume.as_tensor()[None],
-            window_shape(self.settings, volume.shape[1:]),
+            volume[None],
+            window_shape(self.settings, shape),
             device=self.device,
             on_progress=on_progress,
+            margins=margins,
             **self._window,
         )
-        classes = to_file_grid(class_map, item, self._chain)
-        expected = read_header(files[0]).grid.shape
-        assert classes.shape == expected, f"{classes.shape} came back for {expected}"
+        return Inference(classes, margins)
+
+    def label_map(self, scan: Scan, found: Inference) -> NDArray[Any]:
+        """Label values (X, Y, Z) on the grid of the scan's files."""
+        classes = to_file_grid(found.classes, scan.item, self._chain)
+        assert classes.shape == scan.grid.shape, f"{classes.shape} for {scan.grid.shape}"
         return self.table.label_values(classes)
 
-    def _check_spacing(self, image: Path) -> None:
-        """Warn if the voxel size differs from that of the training data and the image is not resampled."""
-        settings = self.settings
-        if settings.spacing_mm is not None or settings.image_shape is not None:
-            return
-        _, found = read_header(image).grid.along_ras
-        pairs = zip(found, self.spacing, strict=True)
-        if any(max(pair) > OTHER_SPACING * min(pair) for pair in pairs):
-            words = (" x ".join(f"{size:.3g}" for size in sizes) for sizes in (found, self.spacing))
-            warnings.warn(
-                f"{image}: voxels of {' mm, where the network was laid out for '.join(words)} mm; its settings have no "
-                "dataset.spacing, so it works on them as they are: look at what it labels",
-                MonaisegWarning,
-                stacklevel=3,
-            )
+    def confidence_map(self, scan: Scan, found: Inference) -> NDArray[np.uint8]:
+        """Confidences (X, Y, Z) in 255ths on the grid of the scan's files."""
+        assert found.margins is not None
+        return nearest_on_file_grid(found.margins, scan.item, self._chain)
 
     def predict_file(
         self,
@@ -169,13 +224,55 @@ class Predictor:
             DataError: as `predict`.
             StorageError: `output` cannot be written.
         """
-        files = files_of(image)
-        labels = self.predict(files, on_progress)
-        grid = read_header(files[0]).grid
-        write_label_map(output, labels, grid, like=files[0], table=self.table)
-        values, counts = np.unique(labels, return_counts=True)
-        voxels = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
-        return PredictedFile(files[0], Path(output), voxels, grid.voxel_volume_mm3 / 1000)
+        scan = self.read(image)
+        if scan.outside:
+            warnings.warn(outside_note(scan.files, scan.outside), MonaisegWarning, stacklevel=2)
+        return self.write(scan, self.infer(scan, on_progress), output)
+
+    def write(self, scan: Scan, found: Inference, output: str | Path) -> PredictedFile:
+        """Write the label map of a scan.
+
+        Raises:
+            StorageError: `output` cannot be written.
+        """
+        labels = self.label_map(scan, found)
+        write_label_map(output, labels, scan.grid, like=scan.files[0], table=self.table)
+        return PredictedFile(
+            scan.files[0],
+            Path(output),
+            voxel_counts(labels),
+            scan.grid.voxel_volume_mm3 / 1000,
+            scan.outside,
+        )
+
+
+def voxel_counts(label_map: NDArray[Any]) -> dict[int, int]:
+    """Number of voxels of each label value."""
+    if label_map.dtype.itemsize > 2:
+        values, counts = np.unique(label_map, return_counts=True)
+        return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+    counts = np.bincount(label_map.ravel(order="K"))  # many times faster than sorting
+    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+
+
+def outside_note(files: Sequence[Path], outside: Sequence[str]) -> str:
+    """One line about a scan that lies far outside of what the training saw."""
+    names = ", ".join(map(str, files))
+    return (
+        f"{names}: far outside of the training data: {'; '.join(outside)}; look at what it labels"
+    )
+
+
+def _input_range(checkpoint: Checkpoint) -> InputRange:
+    """What the training saw; only its voxel size, if the checkpoint does not say more."""
+    if checkpoint.inputs is None:
+        return InputRange.of_spacing(checkpoint.spacing)
+    try:
+        return InputRange.from_record(checkpoint.inputs)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{checkpoint.path}: what it says of the training scans cannot be read ({error}); use another checkpoint"
+        ) from error
 
 
 def _described(checkpoint: Checkpoint) -> tuple[Settings, LabelTable]:

@@ -58,7 +58,7 @@ def files(tmp_path):
 def test_typed_files_make_the_cases_that_their_names_say(files, typed):
     found = find_images([files / f"{name}.nii.gz" for name in typed], files / "out", 2)
 
-    assert [[path.name[:6] for path in case] for case in found] == [
+    assert [[path.name[:6] for path in case.images] for case in found] == [
         ["a_0000", "a_0001"],
         ["b_0000", "b_0001"],
     ]
@@ -69,7 +69,7 @@ def test_cases_of_one_name_in_two_folders_stay_apart(files):
 
     found = find_images(typed, files / "out", 2)
 
-    assert [{path.parent.name for path in case} for case in found] == [{"x"}, {"y"}]
+    assert [{path.parent.name for path in case.images} for case in found] == [{"x"}, {"y"}]
 
 
 def test_two_cases_that_lack_a_channel_each_make_no_case_together(files):

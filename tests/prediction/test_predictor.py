@@ -68,7 +68,8 @@ def test_the_prediction_lies_where_the_structure_does(predictor, tmp_path):
 def test_a_scan_smaller_than_the_patch_is_labelled(predictor, phantom):
     files = phantom((7, 30, 9), label_values=(1, 4))
 
-    assert predictor.predict(files.image).shape == (7, 30, 9)
+    with pytest.warns(MonaisegWarning, match="7 x 30 x 9 mm large"):
+        assert predictor.predict(files.image).shape == (7, 30, 9)
 
 
 def test_names_and_colours_travel_with_the_label_map(predictor, phantom, tmp_path):
@@ -182,12 +183,12 @@ def test_an_overlap_or_axis_that_there_is_not_is_refused(trained):
 def test_voxels_of_another_size_than_the_network_was_laid_out_for_are_warned_of(
     predictor, trained, phantom
 ):
-    coarse = phantom(spacing=(1.0, 1.0, 2.5), label_values=(1, 4)).image
+    coarse = phantom((24, 24, 12), spacing=(1.0, 1.0, 1.9), label_values=(1, 4)).image
     saved = load_checkpoint(trained.run_folder)
     settings = parse_settings(saved.settings, "checkpoint")
     resampled = changed(settings, {"dataset.spacing": (1.0, 1.0, 1.0)})
 
-    with pytest.warns(MonaisegWarning, match="voxels of 1 x 1 x 2.5 mm, where the network"):
+    with pytest.warns(MonaisegWarning, match="voxels of 1 x 1 x 1.9 mm, those of the training 0.9"):
         predictor.predict(coarse)
     with warnings.catch_warnings():
         warnings.simplefilter("error", MonaisegWarning)
