@@ -36,6 +36,8 @@ MOST_BYTES = 15_000_000
 VOLUME_LETTERS = 9_000_000
 """Letters for the volumes of the viewer; the rest of the page takes up to 6 MB."""
 MOST_CLASSES_IN_MATRIX = 13
+MOST_CLASSES = 2000
+"""With more classes there is no confusion: its table would take gigabytes."""
 MOST_CONFUSED = 25
 _SCRIPTS = ("niivue/niivue.umd.js", "page.js", "viewer.js")
 
@@ -102,7 +104,9 @@ def _confusion(
 ) -> Confusion | None:
     files = {case: scores.files(case) for case in cases}
     pairs = {case: found[1:] for case, found in files.items() if found is not None}
-    return confusion_of(pairs, scores.table, on_case) if pairs else None
+    if not pairs or scores.table.num_classes > MOST_CLASSES:
+        return None
+    return confusion_of(pairs, scores.table, on_case)
 
 
 def render(

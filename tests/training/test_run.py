@@ -104,6 +104,8 @@ def test_tensorboard_holds_losses_rate_speed_and_dice_by_name(settings, data_tas
     assert {"gradient_norm", "memory_gib/process"} <= scalars
     (case,) = data_task.cases["val"]
     assert events.Tags()["images"] == [f"cases/{case.id}"]
+    assert "_hparams_/session_end_info" in events.PluginTagToContent("hparams")
+    assert b"patch_size" in events.Tensors("settings/text_summary")[0].tensor_proto.string_val[0]
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(short, data_task):

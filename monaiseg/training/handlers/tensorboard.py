@@ -28,7 +28,7 @@ from monaiseg.training.handlers.steps import (
     RunEvents,
     at_the_end,
     is_broken_off,
-    is_interrupted,
+    last_step_of,
     listen,
     scores_of,
     weights_change,
@@ -86,10 +86,9 @@ class TensorBoardLog:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self._write_step)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write_scores)
-        engine.add_event_handler(Events.COMPLETED, self._write_choices)
         # A resumed run does not write entries up to the step of its checkpoint again, so they must be on disk by then.
         listen(engine, RunEvents.COMMITTING, self._flush)
-        at_the_end(engine, self._close)
+        at_the_end(engine, lambda: self._close(engine))
 
     def picture(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
         """Write a picture, shape (rows, columns, 3)."""
@@ -106,7 +105,9 @@ class TensorBoardLog:
             text = "\n".join(f"    {line}" for line in self.settings.splitlines())  # verbatim
             self._write(lambda writer: writer.add_text("settings", text, done))
 
-    def _close(self) -> None:
+    def _close(self, engine: Engine) -> None:
+        if engine.state.iteration >= last_step_of(engine):
+            self._write_choices()
         self._write(lambda writer: writer.close())
         self._writer = None
 
@@ -121,9 +122,9 @@ class TensorBoardLog:
             self._final[name] = value
         self._flush()
 
-    def _write_choices(self, engine: Engine) -> None:
+    def _write_choices(self) -> None:
         """Write the settings and the final scores for the tab "HParams", which compares runs."""
-        if not self.choices or is_interrupted(engine):
+        if not self.choices:
             return
         finals = {name: value for name, value in self._final.items() if "of_labels" not in name}
         for summary in hparams(self.choices, finals):  # type: ignore[no-untyped-call]  # torch's

@@ -184,6 +184,19 @@ def test_57_labels_are_8_charts_that_hold_each_of_them_once():
         assert sum(bool(re.match(p, f"dice_of_labels/{name}")) for p in patterns) == 1
 
 
+def test_a_training_that_is_stopped_has_no_final_scores(tmp_path):
+    engine = scored(one_weight(epochs=2), {"dice/mean": 0.5})
+    TensorBoardLog(tmp_path, choices={"lr": 0.5}).attach(engine)
+    engine.add_event_handler(Events.EPOCH_COMPLETED, engine.terminate)
+
+    engine.run()
+
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert "dice/mean" in events.Tags()["scalars"]
+    with pytest.raises(KeyError):
+        events.PluginTagToContent("hparams")
+
+
 def test_settings_are_a_text_and_choices_have_the_final_scores(tmp_path):
     engine = scored(one_weight(epochs=2), {"dice/mean": 0.5}, {"dice/mean": 0.75})
     board = TensorBoardLog(tmp_path, settings='{"seed": 7}', choices={"lr": 0.5, "loss": "dice_ce"})
