@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pages import make_page, write_folders
+from pages import call, make_page, write_folders
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright for Python")
 BROWSER = next(
@@ -48,6 +48,15 @@ def many(tmp_path_factory) -> Path:
     return make_page(root)
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, trained) -> Path:
+    """The page of a trained network, with the curves of its training."""
+    scores = tmp_path_factory.mktemp("model") / "scores"
+    call("evaluate", trained.run_folder, "--data", trained.run_folder.parent, "--report", scores)
+    call("report", scores)
+    return scores / "report.html"
+
+
 class Visit:
     """A page that is open in the browser, and all that it asked for and complained of."""
 
@@ -75,7 +84,7 @@ class Visit:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("name", ["few", "many"])
+@pytest.mark.parametrize("name", ["few", "many", "model"])
 def test_no_request_leaves_the_page_and_the_console_is_silent(browser, request, name, width, theme):
     path = request.getfixturevalue(name)
     visit = Visit(browser, path, width, theme)
@@ -181,6 +190,14 @@ def test_everything_can_be_reached_with_the_tab_key_and_sorted_with_enter(browse
         "sorted",
     } <= set(reached)
     assert visit.page.locator("#labels-table th[aria-sort]").count() == 1
+
+
+def test_the_page_of_a_model_has_its_curves_and_settings(browser, model):
+    visit = Visit(browser, model)
+
+    assert visit.page.locator("#training figure svg").count() == 2
+    visit.page.click("summary")
+    assert '"patch_size"' in visit.page.inner_text("details pre")
 
 
 def test_another_case_opens_from_its_picture(browser, few):
