@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from monaiseg.checks.evidence import Evidence
-from monaiseg.checks.findings import Doubt, Finding, counted, several
-from monaiseg.data import Step, file_notes, split_cases
+from monaiseg.checks.findings import Doubt, Finding, counted, one_a_case, several
+from monaiseg.checks.grids import unclear_headers
+from monaiseg.data import Step, split_cases
 from monaiseg.errors import DataError
 
 _REFUSED: dict[Step, tuple[str, str, str, str]] = {
@@ -70,13 +72,14 @@ def notes_on_folder(evidence: Evidence) -> Iterator[Finding]:
 
 
 def refused(evidence: Evidence) -> Iterator[Finding]:
-    """Cases that cannot be used; those with other grids are in `grids`."""
+    """Cases that cannot be used; faults of the geometry are in `grids`."""
+    elsewhere = set(unclear_headers(evidence))
     for step, (kind, what, why, remedy) in _REFUSED.items():
         doubts = tuple(
             Doubt(name, refusal.sentence)
             for name, refusals in evidence.refusals.items()
             for refusal in refusals
-            if refusal.step == step
+            if refusal.step == step and refusal not in elsewhere
         )
         if doubts:
             cases = counted(len({doubt.case for doubt in doubts}), "case")
@@ -106,14 +109,17 @@ def numbers_of_channels(evidence: Evidence) -> Iterator[Finding]:
 
 def odd_headers(evidence: Evidence) -> Iterator[Finding]:
     """Oddities in files that are accepted."""
-    if notes := file_notes(evidence.facts):
-        names = [name for name, found in evidence.facts.items() if found.notes]
+    if doubts := one_a_case(
+        Doubt(name, f"{Path(path).name} {note}")
+        for name, found in evidence.facts.items()
+        for path, note in found.notes
+    ):
         yield Finding(
             "odd-header",
-            f"oddities in the files of {counted(len(names), 'case')}: {several(notes, 3)}",
+            f"{counted(len(doubts), 'case')} with oddities in the headers",
             "They are read as described; other programs may read them differently.",
             "Write the files again with a program that you trust, if the description is not what you expect.",
-            tuple(Doubt(name, evidence.facts[name].notes[0][1]) for name in names),
+            doubts,
         )
 
 

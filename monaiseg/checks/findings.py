@@ -49,6 +49,17 @@ class Finding:
         }
 
 
+def one_a_case(doubts: Iterable[Doubt]) -> tuple[Doubt, ...]:
+    """The doubts with all details of a case in one."""
+    found: dict[str, list[Doubt]] = {}
+    for doubt in doubts:
+        found.setdefault(doubt.case, []).append(doubt)
+    return tuple(
+        Doubt(case, several(doubt.detail for doubt in same), same[0].voxel)
+        for case, same in found.items()
+    )
+
+
 def counted(number: int, noun: str) -> str:
     """A number with its noun.
 

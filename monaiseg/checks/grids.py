@@ -11,7 +11,7 @@ from statistics import median
 from monaiseg.checks.evidence import Evidence
 from monaiseg.checks.findings import Doubt, Finding, counted
 from monaiseg.checks.outliers import FEWEST, MOST_SHARE, far_out
-from monaiseg.data import Grid, header_forms
+from monaiseg.data import Grid, Refusal, header_forms
 from monaiseg.errors import DataError
 
 ODD_FACTOR = 1.5
@@ -42,16 +42,11 @@ def different_grids(evidence: Evidence) -> Iterator[Finding]:
 def contradicting_forms(evidence: Evidence) -> Iterator[Finding]:
     """Headers whose sform and qform disagree, or that have neither."""
     torn, without = [], []
-    for name, refusals in evidence.refusals.items():
-        files = next(case.files for case in evidence.cases if case.id == name)
-        if not any(refusal.step == "header" for refusal in refusals):
-            continue
-        for path in files:
-            forms = _known_forms(path)
-            if forms is not None and len(forms) == 2:
-                torn.append(Doubt(name, f"{path.name}: {_forms(path)}"))
-            elif forms is not None and not forms:
-                without.append(Doubt(name, f"{path.name}: sform_code and qform_code are 0"))
+    for refusal, (name, path) in unclear_headers(evidence).items():
+        if header_forms(path):
+            torn.append(Doubt(name, f"{refusal.sentence} ({_forms(path)})"))
+        else:
+            without.append(Doubt(name, refusal.sentence))
     if torn:
         yield Finding(
             "sform-against-qform",
@@ -73,14 +68,25 @@ def contradicting_forms(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def _known_forms(path: Path) -> dict[str, Grid] | None:
-    """The grids in a header that contradict each other, or none if it has none; None if neither is its fault."""
+def unclear_headers(evidence: Evidence) -> dict[Refusal, tuple[str, Path]]:
+    """Case and file of each refusal whose reason is that the header gives two different grids, or none."""
+    return {
+        refusal: (case.id, path)
+        for case in evidence.cases
+        for refusal in evidence.refusals.get(case.id, ())
+        if refusal.step == "header"
+        for path in case.files
+        if f" {path}: " in refusal.sentence and _is_unclear(path)
+    }
+
+
+def _is_unclear(path: Path) -> bool:
+    """Whether a header gives two different grids, or none."""
     try:
-        forms = header_forms(path)
+        grids = [*header_forms(path).values()]
     except DataError:
-        return None
-    grids = [*forms.values()]
-    return None if len(grids) == 1 or (grids and not grids[0].difference(grids[1])) else forms
+        return False
+    return not grids or (len(grids) == 2 and grids[0].difference(grids[1]) is not None)
 
 
 def _forms(path: Path) -> str:

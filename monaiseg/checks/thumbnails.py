@@ -64,13 +64,13 @@ def thumbnail(case: Case, table: LabelTable, voxel: Voxel | None = None) -> byte
 
 
 def _label_map(case: Case, grid: Grid) -> NDArray[Any]:
-    """The label map of a case on the image's grid; zeros if it cannot be read or has another shape."""
+    """The label map of a case on the image's grid; zeros if it cannot be read or lies elsewhere."""
     if case.label is not None:
         try:
-            label, _ = read_label_map(case.label, like=grid)
+            label, header = read_label_map(case.label, like=grid)
         except DataError:
             return np.zeros(grid.shape, np.uint8)
-        if label.shape == grid.shape:
+        if header.grid.difference(grid) is None:
             return label
     return np.zeros(grid.shape, np.uint8)
 
