@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from monaiseg.checks.evidence import Evidence
 from monaiseg.checks.findings import Doubt, Finding, counted, several
@@ -15,6 +16,8 @@ NEARLY_SAME = 0.99
 """Least correlation of reduced images that are nearly the same."""
 NEARER = 0.25
 """A near duplicate is at most this much as different as the next most similar image."""
+ROWS = 256
+"""Images that are compared with all others at once, which bounds the memory."""
 _LEAK = "A test on what was trained on gives scores that are too good."
 
 
@@ -113,17 +116,28 @@ def _similar_pairs(evidence: Evidence) -> list[tuple[str, str]]:
             images.append(image)
     if len(names) < 3:
         return []
-    difference = 1 - np.stack(images) @ np.stack(images).T
-    np.fill_diagonal(difference, np.inf)
-    nearest, second = difference.argmin(axis=1), np.partition(difference, 1, axis=1)[:, 1]
+    nearest, first, second = _neighbours(np.stack(images))
     return [
         (names[one], names[other])
         for one, other in enumerate(nearest)
         if one < other
         and nearest[other] == one
-        and difference[one, other] <= 1 - NEARLY_SAME
-        and difference[one, other] <= NEARER * min(second[one], second[other])
+        and first[one] <= 1 - NEARLY_SAME
+        and first[one] <= NEARER * min(second[one], second[other])
     ]
+
+
+def _neighbours(images: NDArray[np.float32]) -> tuple[NDArray[np.intp], ...]:
+    """For each image (cases, voxels), the most similar other one, and how different this and the next are: 1 - r."""
+    found = []
+    for start in range(0, len(images), ROWS):
+        difference = 1 - images[start : start + ROWS] @ images.T
+        rows = np.arange(len(difference))
+        difference[rows, start + rows] = np.inf
+        nearest = difference.argmin(axis=1)
+        two = np.partition(difference, 1, axis=1)[:, :2]
+        found.append((nearest, two[:, 0], two[:, 1]))
+    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
 
 def _people(groups: list[list[str]]) -> str:

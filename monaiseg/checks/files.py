@@ -66,8 +66,8 @@ def notes_on_folder(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "folder",
             note,
-            "These files take no part in the training.",
-            "Nothing, if this is what you want.",
+            "It decides which files belong to the dataset.",
+            "Nothing, if this is what you expect.",
         )
 
 

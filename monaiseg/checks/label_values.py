@@ -281,7 +281,13 @@ def settings_and_labels(evidence: Evidence) -> Iterator[Finding]:
     if settings is None or not evidence.facts:
         return
     try:
-        kept_labels(evidence.table, settings, "the dataset")
+        table = kept_labels(evidence.table, settings, "the dataset")
+        if evidence.task is not None:
+            evidence.task.as_read(settings)
+        if settings.is_mirrored:
+            table.partner_classes  # noqa: B018  it raises
+            if note := table.mirror_note():
+                yield _mirrored_without_names(note)
     except SettingsError as error:
         yield contradiction(str(error))
     counts = Counter(len(found.intensity) for found in evidence.facts.values())
@@ -290,6 +296,15 @@ def settings_and_labels(evidence: Evidence) -> Iterator[Finding]:
         yield contradiction(
             f"dataset.num_channels: is {settings.dataset.num_channels}, and the cases have {count} channels; use {count}"
         )
+
+
+def _mirrored_without_names(note: str) -> Finding:
+    return Finding(
+        "mirrored-without-names",
+        note,
+        "If some labels are on one side, mirrored images teach the network the wrong side.",
+        "Name the labels in a label table, or set dataset.seg.augmentation.flip.left_right to 0.",
+    )
 
 
 def contradiction(words: str) -> Finding:

@@ -15,7 +15,7 @@ from monaiseg.checks.findings import Voxel
 from monaiseg.data import Case, Grid, LabelTable, read_label_map, read_volume
 from monaiseg.errors import DataError
 
-HEIGHT = 160
+HEIGHT = 200
 """Pixels of the longest side in mm."""
 OPACITY = 0.4
 DARK = 13

@@ -69,6 +69,10 @@ def check(
     from monaiseg.files import write_atomic
 
     settings = None if settings_path is None else read_settings(settings_path)
+    if settings is not None:
+        typer.echo(
+            "after reading, a few training steps are measured for about 20 seconds", err=True
+        )
     with progress_bar("reading cases") as advance:
         checkup = check_dataset(
             dataset,

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import bodies_with_defects as defects
 from bodies_with_defects import TABLE, body, clean, write
-from monaiseg.checks import check, quick_findings, resources, write_page
+from monaiseg.checks import check, duplicates, quick_findings, resources, write_page
 from monaiseg.checks.evidence import Evidence
 from monaiseg.checks.outliers import far_out
 from monaiseg.checks.structures import measure_structures
@@ -161,6 +161,7 @@ def settings_with(**dataset):
         ({"spacing": [4, 4, 4], "seg": {"patch_size": [16, 16, 16]}}, "tiny-structures", False),
         ({"num_channels": 2}, "settings-against-data", True),
         ({"seg": {"interested_label_list": [0, 8]}}, "settings-against-data", True),
+        ({"seg": {"augmentation": {"flip": {"left_right": 0.5}}}}, "mirrored-without-names", False),
     ],
 )
 def test_settings_are_compared_with_the_cases(tmp_path, monkeypatch, dataset, kind, stops):
@@ -264,3 +265,17 @@ def test_the_page_needs_nothing_but_itself_and_shows_hostile_names_as_text(named
 
 def test_the_200_hippocampus_cases_are_clean(hippocampus):
     assert check(hippocampus).findings == ()
+
+
+def test_neighbours_are_those_of_a_comparison_of_all_pairs(monkeypatch):
+    images = np.random.default_rng(0).normal(size=(10, 30)).astype(np.float32)
+    images /= np.linalg.norm(images, axis=1, keepdims=True)
+    monkeypatch.setattr(duplicates, "ROWS", 3)
+    brute = [sorted((1 - float(a @ b), j) for j, b in enumerate(images) if j != i)
+             for i, a in enumerate(images)]  # fmt: skip
+
+    nearest, first, second = duplicates._neighbours(images)
+
+    assert nearest.tolist() == [row[0][1] for row in brute]
+    assert first == pytest.approx([row[0][0] for row in brute], abs=1e-6)
+    assert second == pytest.approx([row[1][0] for row in brute], abs=1e-6)
