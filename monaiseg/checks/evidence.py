@@ -8,11 +8,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from monaiseg.checks.details import CaseDetails
 from monaiseg.data import (
+    DATASET_FILE,
     PATHS_FILE,
     Case,
     CaseFacts,
@@ -22,10 +23,12 @@ from monaiseg.data import (
     Refusal,
     examine_case,
     find_cases,
+    fitted_table,
     is_volume_name,
     load_label_table,
     read_data_task,
     read_groups,
+    read_list_file,
     scan_labels,
     volume_stem,
 )
@@ -121,30 +124,40 @@ def gather(
     """
     path = Path(path)
     given = None if label_table is None else load_label_table(label_table)
-    if any((path / split / PATHS_FILE).exists() for split in SPLITS):
-        known = evidence_of_task(read_data_task(path), settings)
-    else:
-        known = _of_folder(path, settings)
-    ignored = given.ignored_value if given else known.table.ignored_value
+    known = _before_reading(path, settings)
+    expected = given or (known.task.table if known.task else None)
+    ignored = expected.ignored_value if expected else known.table.ignored_value
     facts, refusals, details = _examine(known.cases, ignored, on_progress)
-    named = known.named if given is None else _names_in(given)
-    table, fault = _table(facts, named, ignored, "the label table" if given else "dataset.json")
+    named = known.named if expected is None else _names_in(expected)
+    table, fault = _table(facts, named, expected, ignored)
     groups = None if group_by is None else read_groups([case.id for case in known.cases], group_by)
+    return replace(
+        known,
+        facts=facts,
+        table=table,
+        refusals=refusals,
+        details=details,
+        named=named,
+        table_fault=fault,
+        groups=groups,
+    )
+
+
+def _before_reading(path: Path, settings: Settings | None) -> Evidence:
+    """What is known from the names of the files, and from a data task."""
+    lists = {split: path / split / PATHS_FILE for split in SPLITS}
+    if not any(file.exists() for file in lists.values()):
+        return _of_folder(path, settings)
+    if (path / DATASET_FILE).exists():
+        return evidence_of_task(read_data_task(path), settings)
+    cases = {split: read_list_file(file) for split, file in lists.items() if file.exists()}
     return Evidence(
-        known.folder,
-        known.cases,
-        known.splits,
-        facts,
-        table if known.task is None else known.table,
-        refusals,
-        details,
-        named,
-        fault,
-        known.layout_fault,
-        known.notes,
-        groups,
-        known.task,
-        settings,
+        path,
+        tuple(case for members in cases.values() for case in members),
+        {split: tuple(case.id for case in cases.get(split, ())) for split in SPLITS},
+        {},
+        LabelTable.from_values([]),
+        settings=settings,
     )
 
 
@@ -222,11 +235,17 @@ def _examine(
 
 
 def _table(
-    facts: Mapping[str, CaseFacts], named: Mapping[int, str], ignored: int | None, source: str
+    facts: Mapping[str, CaseFacts],
+    named: Mapping[int, str],
+    expected: LabelTable | None,
+    ignored: int | None,
 ) -> tuple[LabelTable, str | None]:
     """The table of the labels that occur, and why `prepare` would refuse it."""
+    values = {value for found in facts.values() for value in found.label_voxels}
+    anyway = LabelTable.from_values(values, named, ignored)
     try:
-        return scan_labels(facts, named, ignored, source), None
+        if expected is None:
+            return scan_labels(facts, named, ignored), None
+        return (fitted_table(facts, expected) if facts else anyway), None
     except DataError as error:
-        values = {value for found in facts.values() for value in found.label_voxels}
-        return LabelTable.from_values(values, named, ignored), str(error)
+        return anyway, str(error)

@@ -29,13 +29,12 @@ ENOUGH_CASES = 3
 def unlisted_values(evidence: Evidence) -> Iterator[Finding]:
     """Values without a name where others have names, and label maps that look like images."""
     if evidence.table_fault is not None:
-        first, *rest = evidence.table_fault.splitlines()
         yield Finding(
             "unlisted-values",
-            first,
+            "label maps with values that have no name, or too many values",
             "Each value becomes a class of the network. A value that nobody knows is a mistake in the label map, or in the table.",
-            rest[-1] if rest else "Give label maps; or name the values in a label table.",
-            tuple(Doubt("", line) for line in rest[:-1]),
+            "Add the values to the label table, or mend the label maps.",
+            tuple(Doubt("", line) for line in evidence.table_fault.splitlines()),
             stops_training=True,
         )
 

@@ -121,10 +121,10 @@ def train(
 def _show_doubts(folder: Path, settings: Settings) -> None:
     """Print what is doubtful about the data with these settings; what stops training is refused by `train` itself."""
     from monaiseg.checks import quick_findings
-    from monaiseg.data import read_data_task
+    from monaiseg.data import DATASET_FILE, read_data_task
     from monaiseg.training import distributed
 
-    if (folder / "dataset.json").is_file() and distributed.is_first():
+    if (folder / DATASET_FILE).is_file() and distributed.is_first():
         found = quick_findings(read_data_task(folder), settings)
         show_findings([finding for finding in found if not finding.stops_training], folder)
 

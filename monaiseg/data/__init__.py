@@ -24,6 +24,7 @@ from monaiseg.data.data_tasks import (
     write_data_task,
     write_lists,
 )
+from monaiseg.data.descriptions import DATASET_FILE
 from monaiseg.data.facts import (
     CaseFacts,
     ChannelFacts,
@@ -106,6 +107,7 @@ from monaiseg.data.volumes import (
 
 __all__ = [
     "CACHE_FOLDER",
+    "DATASET_FILE",
     "FILE_NAMES",
     "FORMATS",
     "MOSTLY_FOREGROUND",

@@ -84,7 +84,7 @@ def test_values_that_the_table_lacks_stop_training_with_the_sentence_of_prepare(
     finding = finding_of(check_named(named), "unlisted-values")
 
     assert finding.stops_training
-    assert "900 (27 voxels) that the label table does not name" in finding.what
+    assert "900 (27 voxels) that the label table does not name" in finding.doubts[0].detail
 
 
 def test_names_that_no_label_map_has_are_noted(named):
@@ -143,6 +143,19 @@ def test_files_that_changed_after_prepare_are_found(tmp_path):
     finding = finding_of(check(tmp_path / "work/task"), "changed-files")
 
     assert finding.stops_training
+    assert [doubt.case for doubt in finding.doubts] == ["ok03"]
+
+
+def test_the_lists_of_easyreg_are_enough(tmp_path):
+    clean(tmp_path / "scans", 10)
+    prepare(tmp_path / "scans", tmp_path / "work", "task")
+    (tmp_path / "work/task/dataset.json").unlink()
+    made = body(50)
+    defects.constant(made)
+    write(tmp_path / "scans", "ok03", made)
+
+    finding = finding_of(check(tmp_path / "work/task"), "constant-image")
+
     assert [doubt.case for doubt in finding.doubts] == ["ok03"]
 
 
