@@ -6,9 +6,11 @@ It comes from a dataset's folder or from a prepared data task. Every file is rea
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from monaiseg.checks.details import CaseDetails
@@ -68,7 +70,7 @@ class Evidence:
     task: DataTask | None = None
     settings: Settings | None = None
 
-    @property
+    @cached_property
     def labelled(self) -> dict[str, dict[int, int]]:
         """Number of voxels of each label value, for the cases whose label map holds more than background."""
         ignored = self.table.ignored_value
@@ -77,6 +79,11 @@ class Evidence:
             for name, found in self.facts.items()
         }
         return {name: voxels for name, voxels in counts.items() if voxels}
+
+    @cached_property
+    def occurrences(self) -> Counter[int]:
+        """Number of label maps that have each label value."""
+        return Counter(value for details in self.details.values() for value in details.structures)
 
     def split_of(self, name: str) -> str | None:
         """The split of a case; None if the dataset has not been split."""

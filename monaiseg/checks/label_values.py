@@ -67,8 +67,8 @@ def _shells(evidence: Evidence, name: str) -> list[int]:
         and found.between >= BETWEEN_SHARE * found.voxels
         and value not in evidence.named
     ]
-    cases = [details.structures for details in evidence.details.values()]
-    own = [value for value in shells if 2 * sum(value in case for case in cases) < len(cases)]
+    cases = len(evidence.details)
+    own = [value for value in shells if 2 * evidence.occurrences[value] < cases]
     return shells if len(own) >= FEWEST_OWN or len(shells) >= FEWEST_SHELLS else []
 
 
