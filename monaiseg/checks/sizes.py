@@ -18,7 +18,7 @@ FEWEST_VOXELS = 8
 
 
 def patch_and_images(evidence: Evidence) -> Iterator[Finding]:
-    """Images that fill only a small part of a patch."""
+    """Images that fill only a small part of a patch, if most are so; a few small images among large ones do no harm."""
     settings = evidence.settings
     if settings is None or settings.dataset.seg.use_whole_img_as_input:
         return
@@ -30,7 +30,7 @@ def patch_and_images(evidence: Evidence) -> Iterator[Finding]:
         for name, shape in shapes.items()
     }
     small = {name: share for name, share in filled.items() if share < MOSTLY_PADDING}
-    if small:
+    if 2 * len(small) > len(filled):
         doubts = (
             Doubt(name, f"{_by(shapes[name])} voxels fill {share:.0%} of a patch")
             for name, share in small.items()
