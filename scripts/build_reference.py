@@ -1,6 +1,6 @@
 """Write the reference pages from the code: settings, their schema, the command line and the Python names.
 
-python scripts/build_reference.py           writes docs/settings.md, settings.schema.json, cli.md and api.md
+python scripts/build_reference.py           writes docs/settings.md, cli.md, api.md, and the schemas of settings and summaries
 python scripts/build_reference.py --check   writes nothing; says which pages are out of date, and exits with 1
 """
 
@@ -18,6 +18,7 @@ import typer
 
 import monaiseg
 from monaiseg.cli import app
+from monaiseg.evaluation import summary_schema
 from monaiseg.settings import easyreg_keys
 from monaiseg.settings.messages import _in_words
 from monaiseg.settings.schema import json_schema
@@ -32,7 +33,8 @@ def main(arguments: list[str]) -> int:
     """Writes the pages, or with `--check` compares them; returns the exit code."""
     pages = {
         "settings.md": settings_page(),
-        "settings.schema.json": json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
+        "settings.schema.json": json_text(json_schema()),
+        "summary.schema.json": json_text(summary_schema()),
         "cli.md": command_page(),
         "api.md": python_page(),
     }
@@ -52,6 +54,11 @@ def main(arguments: list[str]) -> int:
         path.write_text(paths[path], encoding="utf-8")
         print(f"written: docs/{path.name}")
     return 0
+
+
+def json_text(document: dict[str, Any]) -> str:
+    """A JSON document as it stands in a file."""
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 # ---------------------------------------------------------------- settings
