@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -20,6 +20,8 @@ monaiseg compare first/scores.csv second/scores.csv --metric hd95_mm
 """
 LOW_IS_GOOD = ("_mm", "volume_error", "false_positives")
 """Lower values are better for metrics with these words in their names."""
+SHARES = ("dice", "iou", "precision", "recall", "surface_dice")
+"""Metrics from 0 to 1."""
 
 
 def compare(
@@ -36,25 +38,29 @@ def compare(
         str, typer.Option(help="Split whose scores are taken from a run folder.")
     ] = "test",
     negligible: Annotated[
-        float,
+        Optional[float],  # noqa: UP045
         typer.Option(
             min=0.0,
-            help="Differences up to this size are not meaningful, such as those between two seeds.",
+            help="Differences up to this size do not count. Default: 0.005 for metrics from 0 to 1, as much as another "
+            "seed may change; 0 for others.",
+            show_default=False,
         ),
-    ] = 0.0,
+    ] = None,
 ) -> None:
     """Compare two or more sets of scores, case by case, and say whether the difference exceeds noise.
 
     Cases are paired by name. Intervals are bootstrap intervals over cases.
     The p values are from the Wilcoxon signed-rank test, with Holm's correction over labels.
     """
+    from monaiseg.evaluation import SEED_NOISE, read_scores, read_unions
     from monaiseg.evaluation import compare as compare_scores
-    from monaiseg.evaluation import read_scores, read_unions
 
     if len(scores) < 2:
         raise SettingsError("name at least two sets of scores to compare")
     first, *others = (scores_file(path, split) for path in scores)
     higher = not any(word in metric for word in LOW_IS_GOOD)
+    if negligible is None:
+        negligible = SEED_NOISE if metric in SHARES else 0.0
     for other in others:
         found = compare_scores(
             read_scores(first, metric),

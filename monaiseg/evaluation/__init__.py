@@ -13,7 +13,7 @@ from monaiseg.evaluation.case_volumes import (
     middle_point,
     read_case,
 )
-from monaiseg.evaluation.comparison import Comparison, compare
+from monaiseg.evaluation.comparison import SEED_NOISE, Comparison, compare
 from monaiseg.evaluation.metrics import class_counts, dice_from_counts, mean_over_cases
 from monaiseg.evaluation.pairs import pair_label_maps
 from monaiseg.evaluation.results import CaseScores, Evaluation
@@ -40,6 +40,7 @@ from monaiseg.evaluation.unfinished import UNFINISHED, Unfinished
 
 __all__ = [
     "LESIONS",
+    "SEED_NOISE",
     "TOLERANCE_MM",
     "UNFINISHED",
     "CaseScores",

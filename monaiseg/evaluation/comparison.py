@@ -33,6 +33,9 @@ POWER = 0.8
 TIE = 1e-9
 """Scores that differ by at most this are equal, to allow for rounding in files."""
 MOST_CHANGED = 5
+SEED_NOISE = 0.005
+"""Difference of mean Dice that another seed of the same recipe can make: 0.002 to 0.003 between runs of 8 and of 20 minutes
+on 140 scans, tested on 40 (benchmarks/RESULTS.md), and more on fewer scans."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,8 @@ class Comparison:
     exceeds_noise: bool
     """Whether the overall interval excludes 0, or differences up to `negligible`, and p of the test is below 5 %."""
     higher_is_better: bool
+    negligible: float
+    """Differences up to this size do not count."""
     cases_needed: int | None
     """Cases needed to show a difference of this size if it is real; None if it was shown or no number would do."""
 
@@ -179,12 +184,14 @@ class Comparison:
             return (
                 f"The second is {'better' if better else 'worse'}: {numbers}. This exceeds noise."
             )
+        verdict = f"No difference beyond noise: {numbers}."
+        if self.negligible:
+            verdict += (
+                f" Up to {self.negligible:g} does not count: another seed may change as much."
+            )
         if self.cases_needed is None:
-            return f"No difference beyond noise: {numbers}."
-        return (
-            f"No difference beyond noise: {numbers}. If it is real, about {self.cases_needed} cases "
-            f"would show it ({POWER:.0%} power)."
-        )
+            return verdict
+        return f"{verdict} If it is real, about {self.cases_needed} cases would show it ({POWER:.0%} power)."
 
 
 def compare(
@@ -260,6 +267,7 @@ def compare(
         unpaired_labels=tuple(odd_labels),
         exceeds_noise=exceeds,
         higher_is_better=higher_is_better,
+        negligible=negligible,
         cases_needed=None if exceeds else _cases_needed(overall_mean, change, negligible),
     )
 

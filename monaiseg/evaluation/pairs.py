@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from monaiseg.data import check_ids, is_volume_name, read_list_file, volume_stem
-from monaiseg.errors import DataError, listed
+from monaiseg.errors import DataError
 from monaiseg.files import is_folder
 
 
@@ -23,20 +23,17 @@ def pair_label_maps(predictions: Path, references: Path) -> dict[str, tuple[Path
     predicted = _by_name(predictions, "_pred")
     referenced = _by_name(references, "")
     lonely = [
-        f"{path}: has no reference in {references}"
-        for name, path in predicted.items()
-        if name not in referenced
-    ]
-    lonely += [
-        f"{path}: has no prediction in {predictions}"
-        for name, path in referenced.items()
-        if name not in predicted
+        f"{source}: no {what} in {other} for {', '.join(sorted(names))}"
+        for source, what, other, names in (
+            (predictions, "reference", references, predicted.keys() - referenced.keys()),
+            (references, "prediction", predictions, referenced.keys() - predicted.keys()),
+        )
+        if names
     ]
     if lonely:
         paired = len(referenced.keys() & predicted.keys())
-        raise DataError(
-            f"{listed(lonely)}\n{paired} cases pair; give the others the same name, or leave them out"
-        )
+        advice = f"{paired} cases pair; give the others the same name, or list the files to score"
+        raise DataError("\n".join([*lonely, advice]))
     return {name: (predicted[name], referenced[name]) for name in predicted}
 
 

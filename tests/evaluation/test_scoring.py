@@ -256,8 +256,8 @@ def test_label_maps_without_a_partner_are_named(tmp_path):
     done = call("evaluate", *folders, "--report", tmp_path / "out")
 
     assert done.exit_code == 2
-    assert "S03.nii.gz: has no reference" in done.output
-    assert "S02.nii.gz: has no prediction" in done.output
+    assert f"no reference in {tmp_path / 'truth'} for S03" in done.output
+    assert f"no prediction in {tmp_path / 'made'} for S02" in done.output
     assert not (tmp_path / "out").exists()
 
 
@@ -312,6 +312,20 @@ def test_equal_scores_are_no_difference_and_better_ones_are(tmp_path):
         "has no column 'hd_mm'"
         in call("compare", tmp_path / "a.csv", tmp_path / "b.csv", "--metric", "hd_mm").output
     )
+
+
+def test_what_another_seed_changes_is_noise_unless_the_user_says_otherwise(tmp_path):
+    """Every case is worse by 0.003, so the interval over cases is far from 0."""
+    for name, loss in (("a", 0.0), ("b", 0.003)):
+        rows = [f"S{n:02d},1,hip,found,{0.8 + 0.01 * n - loss + 1e-5 * n:.6f}" for n in range(20)]
+        (tmp_path / f"{name}.csv").write_text("case,value,name,status,dice\n" + "\n".join(rows))
+    sets = tmp_path / "a.csv", tmp_path / "b.csv"
+
+    seeds, strict = call("compare", *sets), call("compare", *sets, "--negligible", "0")
+
+    assert "No difference beyond noise" in seeds.output
+    assert "Up to 0.005 does not count: another seed may change as much." in seeds.output
+    assert "The second is worse" in strict.output
 
 
 # ---------------------------------------------------------------- groups, tolerances, lesions
