@@ -290,7 +290,7 @@ def test_the_summary_keeps_to_its_schema(trained, data_task):
 def test_the_worst_cases_are_drawn(trained):
     run = trained.run_folder
 
-    done = call("evaluate", run, "--pictures", 1, "--device", "cpu")
+    done = call("evaluate", run, "--pictures", "worst:1", "--device", "cpu")
 
     assert done.exit_code == 0, done.output
     (picture,) = (run / "records" / "test" / "pictures").iterdir()
