@@ -56,7 +56,7 @@ def runtime(session: nox.Session, *more: str) -> Path:
     python = str(bin_folder / "python")
     if not bin_folder.exists():
         session.run(sys.executable, "-m", "venv", str(bin_folder.parent), external=True)
-    wanted = ("--editable", ".", *group("test"), *group("types"), *more)
+    wanted = ("--editable", ".[onnx]", *group("test"), *group("types"), *more)
     session.run_install(python, "-m", "pip", "install", "-q", *CONSTRAINTS, *wanted, external=True)
     return bin_folder
 

@@ -11,6 +11,7 @@ from monaiseg.cli import (
     demo,
     eval_seg,
     evaluate,
+    export,
     fit,
     plan,
     predict,
@@ -46,6 +47,12 @@ app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=examples(predic
 )
 app.command(no_args_is_help=True, rich_help_panel="More", epilog=examples(compare.EXAMPLES))(
     compare.compare
+)
+app.command(no_args_is_help=True, rich_help_panel="More", epilog=examples(export.EXPORT_EXAMPLES))(
+    export.export
+)
+app.command(no_args_is_help=True, rich_help_panel="More", epilog=examples(export.VERIFY_EXAMPLES))(
+    export.verify
 )
 app.command("eval-seg", rich_help_panel="More")(eval_seg.eval_seg)
 app.add_typer(settings.settings_app, name="settings", rich_help_panel="More")

@@ -71,7 +71,12 @@ def eval_seg(
     predictor = Predictor(checkpoint, device=device_of(settings, gpu_id))
     records = task_output_path / "seg" / "res" / "records"
     assert checkpoint.path is not None
-    network = (sha256_of(checkpoint.path), dump_settings(predictor.settings), str(predictor.device))
+    network = (
+        sha256_of(checkpoint.path),
+        dump_settings(predictor.settings),
+        str(predictor.rules),
+        str(predictor.device),
+    )
     known = [case for case in cases if case.label is not None]
     unknown = [case.images for case in cases if case.label is None]
     check_references(known)

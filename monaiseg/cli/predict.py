@@ -9,6 +9,14 @@ import typer
 
 from monaiseg.cli.display import progress_bar
 from monaiseg.cli.options import Device, ModelGpu, device_named, given
+from monaiseg.cli.postprocessing import (
+    Chosen,
+    DropBelow,
+    FillHoles,
+    KeepLargest,
+    Rules,
+    set_rules,
+)
 from monaiseg.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -34,7 +42,8 @@ def predict(
         Optional[list[Path]],  # noqa: UP045
         typer.Argument(
             metavar="MODEL IMAGES...",
-            help="Run folder or checkpoint, then images, folders of images, list files (.txt), or patterns in quotes. "
+            help="Run folder, checkpoint or portable model (.onnx), then images, folders of images, list files (.txt), or "
+            "patterns in quotes. "
             "Give several channels as NAME_0000, NAME_0001, ... in a folder, or as files in order.",
             show_default=False,
         ),
@@ -98,6 +107,10 @@ def predict(
             help="Also write the names and colours of the labels to --output, for this program. May be repeated.",
         ),
     ] = None,
+    keep_largest: KeepLargest = None,
+    drop_below: DropBelow = None,
+    fill_holes: FillHoles = None,
+    postprocessing: Chosen = True,
     device: Device = None,
     model: Annotated[
         Optional[Path],  # noqa: UP045
@@ -141,7 +154,10 @@ def predict(
         set_threads(threads)
         alone = device is not None or gpu_id is not None or not distributed.is_launched()
         chosen = device_named(device, gpu_id) if alone else distributed.local_device()
-        _predict(model, images, output, chosen, overlap, flips, label_table_format or [], options)
+        rules = (keep_largest, drop_below, fill_holes, postprocessing)
+        _predict(
+            model, images, output, chosen, overlap, flips, rules, label_table_format or [], options
+        )
 
 
 def _predict(
@@ -151,6 +167,7 @@ def _predict(
     device: Any,
     overlap: float | None,
     flips: bool,
+    rules: Rules,
     table_formats: list[str],
     options: dict[str, Any],
 ) -> None:
@@ -160,6 +177,7 @@ def _predict(
     from monaiseg.training import distributed
 
     predictor = Predictor(model, device=device, overlap=overlap, flips=None if flips else ())
+    set_rules(predictor, *rules, show=distributed.is_first())
     tables = _table_files(predictor.table, table_formats, output)
     cases = find_images(images, output, predictor.settings.dataset.num_channels)
 

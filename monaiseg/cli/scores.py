@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import typer
 
 from monaiseg.cli.display import progress_bar, show_scores
+from monaiseg.cli.postprocessing import show_rules
 from monaiseg.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -59,7 +60,13 @@ def score_split(
     make_folder(folder)
     predictions = folder / "predictions" if save_predictions else None
     assert checkpoint.path is not None
-    network = (sha256_of(checkpoint.path), dump_settings(predictor.settings), str(device))
+    show_rules(predictor)
+    network = (
+        sha256_of(checkpoint.path),
+        dump_settings(predictor.settings),
+        str(predictor.rules),
+        str(device),
+    )
     with progress_bar("evaluating") as advance:
         counter = itertools.count(1)
         evaluation = evaluate_cases(

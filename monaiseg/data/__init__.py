@@ -92,6 +92,16 @@ from monaiseg.data.nifti import (
 )
 from monaiseg.data.pairing import check_ids
 from monaiseg.data.phantoms import make_phantom, write_phantom, write_phantom_dataset
+from monaiseg.data.postprocessing import (
+    ChosenRule,
+    apply_rules,
+    read_rules,
+    rule_records,
+    rules_file,
+    rules_from_words,
+    rules_in_words,
+    write_rules,
+)
 from monaiseg.data.profiles import ChannelProfile
 from monaiseg.data.resampling import resampling_doubt
 from monaiseg.data.sides import side_of
@@ -120,6 +130,7 @@ __all__ = [
     "CaseFacts",
     "ChannelFacts",
     "ChannelProfile",
+    "ChosenRule",
     "DataTask",
     "FoundCases",
     "Grid",
@@ -139,6 +150,7 @@ __all__ = [
     "absent_note",
     "alike_note",
     "alike_pairs",
+    "apply_rules",
     "axis_rotation",
     "case_id_of",
     "check_apart",
@@ -184,10 +196,15 @@ __all__ = [
     "read_header",
     "read_label_map",
     "read_list_file",
+    "read_rules",
     "read_volume",
     "repeats_note",
     "resampled_shape",
     "resampling_doubt",
+    "rule_records",
+    "rules_file",
+    "rules_from_words",
+    "rules_in_words",
     "scan_labels",
     "side_of",
     "split_cases",
@@ -201,4 +218,5 @@ __all__ = [
     "write_lists",
     "write_phantom",
     "write_phantom_dataset",
+    "write_rules",
 ]

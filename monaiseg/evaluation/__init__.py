@@ -36,6 +36,7 @@ from monaiseg.evaluation.tables import (
     worst_first,
     write_report,
 )
+from monaiseg.evaluation.tuning import choose_rules
 from monaiseg.evaluation.unfinished import UNFINISHED, Unfinished
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "Summary",
     "Unfinished",
     "check_references",
+    "choose_rules",
     "class_counts",
     "compare",
     "deepest_voxel",

@@ -54,7 +54,7 @@ class HasFeatures(Protocol):
 
 @torch.inference_mode()
 def sliding_window_class_map(
-    network: Callable[[Tensor], Tensor],
+    network: Callable[[Tensor], Tensor] | HasFeatures,
     image: Tensor,
     patch_shape: Shape,
     *,

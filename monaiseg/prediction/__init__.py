@@ -3,6 +3,7 @@
 from monaiseg.prediction.adaptation import as_evaluated, with_settings
 from monaiseg.prediction.cohort import predict_files
 from monaiseg.prediction.jobs import Job, Share, jobs_of
+from monaiseg.prediction.portable import read_portable
 from monaiseg.prediction.predictor import (
     PredictedFile,
     Predictor,
@@ -26,6 +27,7 @@ __all__ = [
     "predict_cohort",
     "predict_files",
     "prediction_bytes",
+    "read_portable",
     "volumes_csv",
     "with_settings",
     "write_volumes",

@@ -21,28 +21,26 @@ from monaiseg.data import (
     Case,
     ChannelProfile,
     Grid,
-    InputRange,
-    LabelTable,
+    apply_rules,
     case_id_of,
     files_of,
     read_header,
     write_label_map,
 )
 from monaiseg.errors import (
-    CheckpointError,
-    DataError,
     MonaisegWarning,
     SettingsError,
 )
 from monaiseg.networks import (
     count_windows,
-    network_of,
     sliding_window_class_map,
     window_options,
     window_shape,
 )
-from monaiseg.settings import Settings, parse_settings
-from monaiseg.training import Checkpoint, check_weights, choose_device, load_checkpoint
+from monaiseg.portable import LabelRule
+from monaiseg.prediction.models import opened
+from monaiseg.settings import Settings
+from monaiseg.training import Checkpoint
 from monaiseg.transforms import (
     Item,
     case_item,
@@ -99,11 +97,13 @@ class Predictor:
     """A trained network with everything needed to use it: settings, label table and transform chain.
 
     Args:
-        checkpoint: a checkpoint, its file, or the folder of a training run (then the best checkpoint is used).
+        checkpoint: a checkpoint, its file, the folder of a training run (then the best checkpoint is used), or a portable
+            model (.onnx).
         device: "cpu", "cuda:0", ...; None for the first GPU if there is one, else the CPU.
         overlap: share of the patch that neighbouring windows have in common; None for that of the training run.
         flips: axes (0 X, 1 Y, 2 Z) along which windows are also flipped, averaging the scores (test-time augmentation);
             None for those in the settings of the training run.
+        postprocessing: rules for the components of labels; None for those that were chosen on validation cases, if any.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or its weights do not fit the network that it describes.
@@ -117,13 +117,13 @@ class Predictor:
         device: str | torch.device | None = None,
         overlap: float | None = None,
         flips: Sequence[int] | None = None,
+        postprocessing: Sequence[LabelRule] | None = None,
     ) -> None:
-        if not isinstance(checkpoint, Checkpoint):
-            checkpoint = load_checkpoint(checkpoint)
-        self.settings, self.table = _described(checkpoint)
-        self.device = choose_device(device)
-        self.spacing = checkpoint.spacing
-        self.inputs = _input_range(checkpoint)
+        model = opened(checkpoint)
+        self.rules = model.rules if postprocessing is None else tuple(postprocessing)
+        self.settings, self.table = model.settings, model.table
+        self.spacing, self.channels = model.spacing, model.channels
+        self.inputs = model.inputs
         if overlap is not None and not 0 <= overlap < 1:
             raise SettingsError(f"overlap: {overlap} is no share of the patch; use 0 to 0.95")
         if strange := set(flips or ()) - {0, 1, 2}:
@@ -133,9 +133,7 @@ class Predictor:
         )
         if overlap is not None:
             self._window["overlap"] = (overlap,) * 3
-        network = network_of(self.settings, self.table, checkpoint.spacing)
-        network.load_state_dict(checkpoint.weights)
-        self.network = network.to(self.device).eval()
+        self.network, self.device = model.on(device)
         self._chain = inference_chain(self.settings, profiled=True)
 
     def predict(
@@ -205,7 +203,8 @@ class Predictor:
         """Label values (X, Y, Z) on the grid of the scan's files."""
         classes = to_file_grid(found.classes, scan.item, self._chain)
         assert classes.shape == scan.grid.shape, f"{classes.shape} for {scan.grid.shape}"
-        return self.table.label_values(classes)
+        labels = self.table.label_values(classes)
+        return apply_rules(labels, self.rules, scan.grid.voxel_volume_mm3)
 
     def confidence_map(self, scan: Scan, found: Inference) -> NDArray[np.uint8]:
         """Confidences (X, Y, Z) in 255ths on the grid of the scan's files."""
@@ -261,36 +260,6 @@ def outside_note(files: Sequence[Path], outside: Sequence[str]) -> str:
     return (
         f"{names}: far outside of the training data: {'; '.join(outside)}; look at what it labels"
     )
-
-
-def _input_range(checkpoint: Checkpoint) -> InputRange:
-    """What the training saw; only its voxel size, if the checkpoint does not say more."""
-    if checkpoint.inputs is None:
-        return InputRange.of_spacing(checkpoint.spacing)
-    try:
-        return InputRange.from_record(checkpoint.inputs)
-    except ValueError as error:
-        raise CheckpointError(
-            f"{checkpoint.path}: what it says of the training scans cannot be read ({error}); use another checkpoint"
-        ) from error
-
-
-def _described(checkpoint: Checkpoint) -> tuple[Settings, LabelTable]:
-    """Settings and label table of a checkpoint, after checking that its weights fit the network they describe.
-
-    The network is first built on the meta device, without memory: a file may describe one too large for any computer.
-    """
-    try:
-        settings = parse_settings(checkpoint.settings, source="its settings")
-        table = LabelTable.from_records(checkpoint.labels)
-        with torch.device("meta"):
-            network = network_of(settings, table, checkpoint.spacing)
-    except (SettingsError, DataError) as error:
-        raise CheckpointError(
-            f"{checkpoint.path}: describes no network that can be built: {error}; use another checkpoint"
-        ) from error
-    check_weights(checkpoint.weights, network.state_dict(), checkpoint.path)
-    return settings, table
 
 
 def prediction_bytes(settings: Settings, grid: Grid) -> int:

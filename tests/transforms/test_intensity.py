@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from cached_items import FLOOR, cached, settings_of, written
 from monaiseg.data.cases import Case
+from monaiseg.portable.intensity import normalised
 from monaiseg.settings.dataset import IntensitySettings
 from monaiseg.transforms import intensity
 from monaiseg.transforms.chains import (
     inference_chain,
 )
-from monaiseg.transforms.intensity import normalised
 from monaiseg.transforms.items import case_item
 
 VALUES = np.array([0, 0, 0, 10, 20, 30, 40, 50], np.float32).reshape(2, 2, 2)

@@ -1,0 +1,85 @@
+"""The network as an ONNX graph: from windows of any number and size to features."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from monaiseg.errors import CheckpointError
+from monaiseg.networks import ResidualUNet
+from monaiseg.portable import OPERATORS
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 18
+"""Version of the standard's operators; runtimes from 2023 on know it."""
+
+
+class _Body(nn.Module):
+    """A network without its head, which the sliding window applies after blending."""
+
+    def __init__(self, network: ResidualUNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network.features(image)
+
+
+def onnx_network(network: ResidualUNet, num_channels: int) -> onnx.ModelProto:
+    """The network's body with the input `image` (B, C, X, Y, Z) and the output `features` (B, F, X / x, Y / y, Z / z).
+
+    B is free, and X, Y, Z are any multiples of the network's total stride.
+
+    Raises:
+        CheckpointError: the network has an operator that portable models do not have.
+    """
+    body = _Body(network.cpu()).eval()
+    stride = network.topology.total_stride
+    image = torch.zeros(2, num_channels, *(2 * step for step in stride))
+    free = {2 + axis: step * torch.export.Dim(name) for axis, (name, step) in enumerate(zip("xyz", stride, strict=True))}  # fmt: skip
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns of packages that are not needed
+    try:
+        program = torch.onnx.export(
+            body,
+            (image,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=["features"],
+            dynamic_shapes={"image": {0: torch.export.Dim("batch"), **free}},
+            verbose=False,
+        )
+    finally:
+        log.setLevel(level)
+    assert program is not None
+    model = program.model_proto
+    _without_traces(model)
+    if strange := {node.op_type for node in model.graph.node} - OPERATORS:
+        raise CheckpointError(
+            f"the network has the operators {', '.join(sorted(strange))}, which portable models do not have yet; use the "
+            "checkpoint itself"
+        )
+    return model
+
+
+def _without_traces(model: onnx.ModelProto) -> None:
+    """Remove what the exporter notes for debugging: lines of source code, with the paths of this computer."""
+    parts = [
+        model,
+        model.graph,
+        *model.graph.node,
+        *model.graph.initializer,
+        *model.graph.input,
+        *model.graph.output,
+    ]
+    for part in parts:
+        part.doc_string = ""
+        del part.metadata_props[:]
+    del model.graph.value_info[:]

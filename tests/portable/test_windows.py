@@ -1,0 +1,76 @@
+"""The sliding window in NumPy chooses the classes that torch's does."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import settings as rules
+from hypothesis import strategies as st
+
+from monaiseg.networks.residual_unet import build_network
+from monaiseg.networks.sliding_window import sliding_window_class_map
+from monaiseg.networks.sliding_window import window_weights as torchs_weights
+from monaiseg.networks.topology import plan_topology
+from monaiseg.portable.windows import Head, class_map, every_mirror, mirrored, window_weights
+from monaiseg.settings import NetworkSettings
+
+
+def network(variant, num_classes):
+    torch.manual_seed(0)
+    settings = NetworkSettings(variant=variant, channels=4, num_stages=2)
+    return build_network(settings, plan_topology(settings, (16, 16, 16), (1, 1, 1)), 2, num_classes).eval()  # fmt: skip
+
+
+@rules(max_examples=12)
+@given(
+    variant=st.sampled_from(["standard", "folded"]),
+    num_classes=st.sampled_from([2, 3, 30]),
+    size=st.tuples(*[st.sampled_from([16, 24, 32])] * 3),
+    overlap=st.tuples(*[st.sampled_from([0.0, 0.3, 0.5, 0.7])] * 3),
+    blending=st.sampled_from(["gaussian", "constant"]),
+    flips=st.sets(st.integers(0, 2), max_size=2).map(sorted),
+)
+def test_the_class_maps_are_those_of_torch(variant, num_classes, size, overlap, blending, flips):
+    net = network(variant, num_classes)
+    image = torch.randn(1, 2, *size, generator=torch.Generator().manual_seed(1))
+    partners = [0, *range(num_classes - 1, 0, -1)]
+    expected = sliding_window_class_map(
+        net,
+        image,
+        (16, 16, 16),
+        overlap=overlap,
+        num_classes=num_classes,
+        blending=blending,
+        flips=flips,
+        partner_classes=partners,
+    )
+
+    @torch.inference_mode()
+    def features(windows):
+        return net.features(torch.from_numpy(windows)).numpy()
+
+    weight, bias = (part.numpy() for part in net.head_matrix())
+    mirrors = every_mirror(flips)
+    found = class_map(
+        mirrored(features, mirrors),
+        image[0].numpy(),
+        Head(weight, bias).with_mirrors(mirrors, partners),
+        (16, 16, 16),
+        overlap,
+        blending=blending,
+    )
+
+    assert found.dtype == expected.numpy().dtype
+    assert (found != expected.numpy()).mean() < 1e-3  # scores that are equal but for rounding
+
+
+@given(
+    patch=st.tuples(*[st.sampled_from([4, 10, 16])] * 3),
+    block=st.sampled_from([(1, 1, 1), (2, 2, 2), (2, 2, 1)]),
+    blending=st.sampled_from(["gaussian", "constant"]),
+)
+def test_windows_are_weighted_as_by_monai(patch, block, blending):
+    expected = torchs_weights(patch, block, blending, torch.device("cpu")).numpy()
+
+    assert np.allclose(window_weights(patch, block, blending), expected, rtol=1e-5)
