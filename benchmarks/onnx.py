@@ -151,7 +151,8 @@ def runtimes(model: Path, threads: int) -> None:
 
     portable = PortableModel(model, threads=threads)
     recipe = portable.recipe
-    window = np.random.default_rng(0).normal(size=(1, len(recipe.channels), *recipe.patch)).astype(np.float32)  # fmt: skip
+    shape = (1, len(recipe.channels), *recipe.patch)
+    window = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     compiled = openvino.Core().compile_model(
         str(model), "CPU", {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     )

@@ -33,7 +33,8 @@ def export_onnx(predictor: Predictor, output: str | Path) -> Replay:
     if not isinstance(predictor.network, ResidualUNet):
         raise SettingsError(f"{output}: the model is a portable one already; give a checkpoint")
     channels = predictor.settings.dataset.num_channels
-    payload = payload_of(onnx_network(predictor.network, channels), recipe(predictor, golden_scan(predictor)))  # fmt: skip
+    network = onnx_network(predictor.network, channels)
+    payload = payload_of(network, recipe(predictor, golden_scan(predictor)))
     replay = PortableModel(payload).replay()
     if not replay.passed:
         raise CheckpointError(

@@ -41,7 +41,8 @@ def onnx_network(network: ResidualUNet, num_channels: int) -> onnx.ModelProto:
     body = _Body(network.cpu()).eval()
     stride = network.topology.total_stride
     image = torch.zeros(2, num_channels, *(2 * step for step in stride))
-    free = {2 + axis: step * torch.export.Dim(name) for axis, (name, step) in enumerate(zip("xyz", stride, strict=True))}  # fmt: skip
+    x, y, z = (step * torch.export.Dim(name) for name, step in zip("xyz", stride, strict=True))
+    free = {0: torch.export.Dim("batch"), 2: x, 3: y, 4: z}
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)  # it warns of packages that are not needed
@@ -53,7 +54,7 @@ def onnx_network(network: ResidualUNet, num_channels: int) -> onnx.ModelProto:
             opset_version=OPSET,
             input_names=["image"],
             output_names=["features"],
-            dynamic_shapes={"image": {0: torch.export.Dim("batch"), **free}},
+            dynamic_shapes={"image": free},
             verbose=False,
         )
     finally:

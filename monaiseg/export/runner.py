@@ -7,11 +7,23 @@ that it was written with, and whoever has to allow it on a computer can read all
 from __future__ import annotations
 
 import ast
+import re
 from importlib.resources import files
 
 from monaiseg import __version__
 
-MODULES = ("intensity", "resampling", "route", "windows", "postprocessing", "protobuf", "recipe", "model", "nifti", "program")  # fmt: skip
+MODULES = (
+    "intensity",
+    "resampling",
+    "route",
+    "windows",
+    "postprocessing",
+    "protobuf",
+    "recipe",
+    "model",
+    "nifti",
+    "program",
+)
 """Modules in an order in which each uses only names of those before it."""
 HEAD = '''\
 """Label scans with a model that `monaiseg export` wrote, without monaiseg, torch or MONAI.
@@ -26,6 +38,7 @@ Written by monaiseg {version} from its package `monaiseg.portable`. Licence: Apa
 from __future__ import annotations
 
 '''
+_TO_LINTERS = re.compile(r"  # (noqa|fmt|type):[^\n]*")
 FOOT = """
 
 if __name__ == "__main__":
@@ -43,15 +56,19 @@ def runner_script(name: str = "runner.py") -> str:
         at_top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
         imports |= {line for node in at_top for line in _kept(node)}
         rest = source.splitlines()[at_top[-1].end_lineno :]
-        parts.append("\n".join([f"\n\n# {' ' * 0}{'-' * 66} {module}", _comment(tree), *rest]))
+        parts.append("\n".join([f"\n\n# {'-' * 66} {module}", _comment(tree), *rest]))
     head = HEAD.format(name=name, version=__version__)
-    return head + "\n".join(sorted(imports, key=_order)) + "\n".join(parts) + FOOT
+    text = head + "\n".join(sorted(imports, key=_order)) + "\n".join(parts) + FOOT
+    return _TO_LINTERS.sub("", text)
 
 
 def _kept(node: ast.Import | ast.ImportFrom) -> list[str]:
     """One line for each name that a statement imports; none for those of this package."""
     if isinstance(node, ast.Import):
-        return [f"import {alias.name}" + (f" as {alias.asname}" if alias.asname else "") for alias in node.names]  # fmt: skip
+        return [
+            f"import {alias.name}" + (f" as {alias.asname}" if alias.asname else "")
+            for alias in node.names
+        ]
     if node.module == "__future__" or (node.module or "").startswith("monaiseg."):
         return []
     return [f"from {node.module} import {alias.name}" for alias in node.names]

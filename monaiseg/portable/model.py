@@ -140,20 +140,28 @@ def checked_recipe(payload: bytes) -> Recipe:
     """
     text = metadata_of(payload).get(KEY)
     if text is None:
-        raise ModelError("was not exported by monaiseg; use a file that `monaiseg export` has written")  # fmt: skip
+        raise ModelError(
+            "was not exported by monaiseg; use a file that `monaiseg export` has written"
+        )
     recipe = recipe_of(text)
     written = str(json.loads(text).get("sha256", ""))
     if len(written) != 64 or digest_of(payload, written) != written:
-        raise ModelError("is damaged: its bytes do not have the SHA-256 that it names; copy it again")  # fmt: skip
+        raise ModelError(
+            "is damaged: its bytes do not have the SHA-256 that it names; copy it again"
+        )
     return recipe
 
 
 def _read(path: Path) -> bytes:
     try:
         if not path.is_file():
-            raise ModelError(f"{path}: is no file; give the ONNX file that `monaiseg export` has written")  # fmt: skip
+            raise ModelError(
+                f"{path}: is no file; give the ONNX file that `monaiseg export` has written"
+            )
         if path.stat().st_size > MAX_BYTES:
-            raise ModelError(f"{path}: has {path.stat().st_size} bytes; at most {MAX_BYTES} are read")  # fmt: skip
+            raise ModelError(
+                f"{path}: has {path.stat().st_size} bytes; at most {MAX_BYTES} are read"
+            )
         return path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); check the path") from error
@@ -175,11 +183,17 @@ def _network(
         session = onnxruntime.InferenceSession(payload, options, ["CPUExecutionProvider"])
         inputs, outputs = session.get_inputs(), session.get_outputs()
     except Exception as error:  # onnxruntime's own, which are no class of its interface
-        raise ModelError(f"cannot be run by onnxruntime {onnxruntime.__version__} ({error})") from error  # fmt: skip
+        raise ModelError(
+            f"cannot be run by onnxruntime {onnxruntime.__version__} ({error})"
+        ) from error
     if [item.name for item in (*inputs, *outputs)] != ["image", "features"]:
-        raise ModelError("has other inputs and outputs than `image` and `features`; export it again")  # fmt: skip
+        raise ModelError(
+            "has other inputs and outputs than `image` and `features`; export it again"
+        )
     if inputs[0].shape[1] != len(recipe.channels):
-        raise ModelError(f"takes {inputs[0].shape[1]} channels, but names {len(recipe.channels)}; export it again")  # fmt: skip
+        raise ModelError(
+            f"takes {inputs[0].shape[1]} channels, but names {len(recipe.channels)}; export it again"
+        )
 
     def features(windows: NDArray[np.float32]) -> NDArray[np.float32]:
         (found,) = session.run(["features"], {"image": np.ascontiguousarray(windows)})

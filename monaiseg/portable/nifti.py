@@ -36,8 +36,12 @@ def read_scan(
     images = [_opened(file) for file in files]
     channels: list[NDArray[np.float32]] = []
     for file, image in zip(files, images, strict=True):
-        if image.shape[:3] != images[0].shape[:3] or not np.allclose(image.affine, images[0].affine, atol=0.05):  # fmt: skip
-            raise ScanError(f"{file}: lies on another grid than {files[0]}; resample one onto the other")  # fmt: skip
+        if image.shape[:3] != images[0].shape[:3] or not np.allclose(
+            image.affine, images[0].affine, atol=0.05
+        ):
+            raise ScanError(
+                f"{file}: lies on another grid than {files[0]}; resample one onto the other"
+            )
         voxels = _voxels(file, image)
         channels += list(np.moveaxis(voxels.reshape(*voxels.shape[:3], -1), -1, 0))
     if len(channels) != num_channels:
@@ -60,9 +64,13 @@ def _opened(file: Path) -> nib.Nifti1Image:
             raise
         raise ScanError(f"{file}: cannot be read ({error}); check the path") from error
     if len(image.shape) not in (3, 4) or declared > most + (1 << 20):
-        raise ScanError(f"{file}: has the shape {image.shape} in {file.stat().st_size} bytes; give a volume")  # fmt: skip
+        raise ScanError(
+            f"{file}: has the shape {image.shape} in {file.stat().st_size} bytes; give a volume"
+        )
     if int(image.header["sform_code"]) == 0 and int(image.header["qform_code"]) == 0:
-        raise ScanError(f"{file}: says nothing of orientation (sform_code and qform_code are 0); copy the geometry from the original scan")  # fmt: skip
+        raise ScanError(
+            f"{file}: says nothing of orientation (sform_code and qform_code are 0); copy the geometry from the original scan"
+        )
     return image
 
 
@@ -114,7 +122,9 @@ def scans_at(paths: Sequence[Path], num_channels: int) -> list[tuple[str, list[P
         scans.setdefault((file.parent, scan_name(file, num_channels)), []).append(file)
     for (_, name), channels in scans.items():
         if len(channels) not in (1, num_channels):
-            raise ScanError(f"{name}: has {len(channels)} files for {num_channels} channels; add the others")  # fmt: skip
+            raise ScanError(
+                f"{name}: has {len(channels)} files for {num_channels} channels; add the others"
+            )
     return [(name, sorted(channels)) for (_, name), channels in scans.items()]
 
 
@@ -129,6 +139,8 @@ def scan_name(file: Path, num_channels: int) -> str:
     >>> scan_name(Path("scans/S01_0001.nii.gz"), 2)
     'S01'
     """
-    name = next((file.name[: -len(s)] for s in SUFFIXES if file.name.lower().endswith(s)), file.name)  # fmt: skip
+    name = next(
+        (file.name[: -len(s)] for s in SUFFIXES if file.name.lower().endswith(s)), file.name
+    )
     stem, _, number = name.rpartition("_")
     return stem if num_channels > 1 and stem and len(number) == 4 and number.isdigit() else name

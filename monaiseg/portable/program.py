@@ -34,14 +34,20 @@ def _parser() -> argparse.ArgumentParser:
         description="Label scans with a model that `monaiseg export` wrote.",
         epilog="Needs Python 3.10 or later and: pip install numpy nibabel onnxruntime",
     )
-    parser.add_argument("model", type=Path, help="the .onnx file")
-    parser.add_argument("scans", type=Path, nargs="*", help="NIfTI files, or folders of them; channels are NAME_0000, NAME_0001, ...")  # fmt: skip
-    parser.add_argument("-o", "--output", type=Path, help="folder for the label maps, NAME_pred.nii.gz")  # fmt: skip
-    parser.add_argument("--verify", action="store_true", help="label the scan inside the model and compare")  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="replace label maps that are there already")  # fmt: skip
-    parser.add_argument("--threads", type=int, help="threads for computation; default: one per core")  # fmt: skip
-    parser.add_argument("--overlap", type=_share, help="share of the window that neighbouring windows have in common")  # fmt: skip
-    parser.add_argument("--no-flips", dest="flips", action="store_false", help="no mirrored windows")  # fmt: skip
+    add = parser.add_argument
+    add("model", type=Path, help="the .onnx file")
+    add(
+        "scans",
+        type=Path,
+        nargs="*",
+        help="NIfTI files, or folders of them; channels are NAME_0000, NAME_0001, ...",
+    )
+    add("-o", "--output", type=Path, help="folder for the label maps, NAME_pred.nii.gz")
+    add("--verify", action="store_true", help="label the scan inside the model and compare")
+    add("--overwrite", action="store_true", help="replace label maps that are there already")
+    add("--threads", type=int, help="threads for computation; default: one per core")
+    add("--overlap", type=_share, help="share of the window that its neighbours have in common")
+    add("--no-flips", dest="flips", action="store_false", help="no mirrored windows")
     return parser
 
 
@@ -56,7 +62,9 @@ def _verify(model: PortableModel) -> int:
     replay = model.replay()
     seconds = time.perf_counter() - started
     verdict = "as exported" if replay.passed else "NOT as exported: do not use this installation"
-    print(f"{replay.voxels - replay.differing} of {replay.voxels} voxels agree, {seconds:.1f} s: {verdict}")  # fmt: skip
+    print(
+        f"{replay.voxels - replay.differing} of {replay.voxels} voxels agree, {seconds:.1f} s: {verdict}"
+    )
     return 0 if replay.passed else 2
 
 
@@ -69,7 +77,7 @@ def _label(model: PortableModel, options: argparse.Namespace) -> int:
     for name, files in scans_at(options.scans, num_channels):
         output = options.output / f"{name}_pred.nii.gz"
         if output.exists() and not options.overwrite:
-            print(f"{output}: is there already; --overwrite repeats it", file=sys.stderr)  # fmt: skip
+            print(f"{output}: is there already; --overwrite repeats it", file=sys.stderr)
             continue
         started = time.perf_counter()
         try:
