@@ -26,12 +26,17 @@ def export_onnx(predictor: Predictor, output: str | Path) -> Replay:
     """Write a trained network as one ONNX file, after replaying its golden scan with onnxruntime.
 
     Raises:
-        SettingsError: the predictor is of a portable model.
+        SettingsError: the predictor is of a portable model, or its network has an atlas.
         CheckpointError: onnxruntime does not give the golden scan its label map; nothing is written.
         StorageError: `output` cannot be written.
     """
     if not isinstance(predictor.network, ResidualUNet):
         raise SettingsError(f"{output}: the model is a portable one already; give a checkpoint")
+    if getattr(predictor.network, "prior", None) is not None:
+        raise SettingsError(
+            f"{output}: the network has an atlas, to which scans are registered, and portable models cannot do that yet; "
+            "use the checkpoint"
+        )
     channels = predictor.settings.dataset.num_channels
     network = onnx_network(predictor.network, channels)
     payload = payload_of(network, recipe(predictor, golden_scan(predictor)))

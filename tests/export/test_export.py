@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from monaiseg.cli import app
 from monaiseg.data.volumes import read_label_map, read_label_table
-from monaiseg.errors import CheckpointError
+from monaiseg.errors import CheckpointError, SettingsError
 from monaiseg.export import export_onnx, runner_script
 from monaiseg.export.network import onnx_network
 from monaiseg.portable import ModelError, PortableModel, digest_of
@@ -126,6 +126,16 @@ def test_any_number_and_size_of_windows_runs(predictor, model):
     network = read_portable(model).network
     for shape in [(1, 1, 32, 32, 32), (3, 1, 64, 32, 48)]:
         assert network(np.zeros(shape, np.float32)).shape[0] == shape[0]
+
+
+def test_a_network_with_an_atlas_is_refused_rather_than_exported_without_it(
+    predictor, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(predictor.network, "prior", object(), raising=False)
+
+    with pytest.raises(SettingsError, match="has an atlas"):
+        export_onnx(predictor, tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
 
 
 def test_nothing_of_this_computer_is_in_the_file(model):
