@@ -56,4 +56,5 @@ def _labelled(predictor: Predictor, seed: int) -> GoldenScan:
         for file, channel in zip(files, image, strict=True):
             write_image(file, channel, channels[0].grid)
         affine = read_header(files[0]).grid.array
-        return GoldenScan(image, affine, predictor.predict(files))
+        scan = predictor.read(files)  # step by step: that it is no training scan is no news
+        return GoldenScan(image, affine, predictor.label_map(scan, predictor.infer(scan)))

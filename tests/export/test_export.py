@@ -50,12 +50,18 @@ def agreement(one, other):
     return (one == other).mean()
 
 
+def labelled(predictor, image):
+    """The label map of a scan that may be larger than those of the training."""
+    scan = predictor.read(image)
+    return predictor.label_map(scan, predictor.infer(scan))
+
+
 @pytest.mark.parametrize("orientation", ["RAS", "PIR"])
 def test_the_file_labels_scans_as_the_checkpoint_does(orientation, predictor, model, phantom):
     image = phantom((36, 24, 40), (1.0, 1.1, 0.9), orientation, label_values=(1, 4)).image
 
-    expected = predictor.predict(image)
-    found = Predictor(model).predict(image)
+    expected = labelled(predictor, image)
+    found = labelled(Predictor(model), image)
 
     assert len(np.unique(expected)) == 3
     assert found.dtype == expected.dtype
@@ -78,7 +84,7 @@ def test_the_runner_alone_labels_scans_alike(predictor, model, phantom, tmp_path
 
     assert done.returncode == 0, done.stderr
     found, header = read_label_map(tmp_path / "out" / f"{image.name[:-7]}_pred.nii.gz")
-    assert agreement(found, predictor.predict(image)) > 0.9999
+    assert agreement(found, labelled(predictor, image)) > 0.9999
     assert header.grid.orientation == "LPS"
 
 
