@@ -1,6 +1,6 @@
 """The documentation site: `nox -s docs` builds it into build/docs, a folder that needs no server.
 
-Sphinx with MyST, because the pages stay plain Markdown that GitHub shows and the tests run, and every link between pages,
+Sphinx with MyST and MyST-NB, because the pages stay plain Markdown that GitHub shows and the tests run, and every link between pages,
 down to the heading, is checked as the site is built. The source folder is the repository, so that a link leads to
 the same place on GitHub and on the site.
 """
@@ -14,7 +14,7 @@ project = "monaiseg"
 copyright = "the monaiseg authors, Apache-2.0"  # noqa: A001 - Sphinx's name
 release = re.search(r'__version__ = "(.+)"', (REPOSITORY / "monaiseg/__init__.py").read_text())[1]
 
-extensions = ["myst_parser", "sphinx_copybutton"]
+extensions = ["myst_nb", "sphinx_copybutton"]
 root_doc = "docs/index"
 include_patterns = [
     "docs/**",
@@ -28,6 +28,9 @@ exclude_patterns = [".*", "build", "dist", "**/__pycache__"]
 nitpicky = True
 smartquotes = False  # quotation marks in the reference are code
 
+nb_execution_mode = (
+    "off"  # the tests run the notebook; the site shows the outputs that it was saved with
+)
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
 myst_links_external_new_tab = False

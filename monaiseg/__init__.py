@@ -24,6 +24,7 @@ _HOMES = {
     "plan": "monaiseg.planning",
     "prepare": "monaiseg.preparation",
     "train": "monaiseg.training",
+    "write_dataset": "monaiseg.data",
     "write_report": "monaiseg.evaluation",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from monaiseg.evaluation import (
 )
 from monaiseg.prediction import Predictor
 from monaiseg.preparation import prepare
+from monaiseg.progress import progress_bar
 from monaiseg.report import REPORT_FILE, read_score_folder, write_page
 from monaiseg.settings import Settings, settings_from_dict
 from monaiseg.training import train
@@ -57,7 +59,12 @@ def demo_settings(epochs: int, seed: int) -> Settings:
 
 
 def run_demo(
-    output: str | Path, *, epochs: int = 24, seed: int = 0, say: Callable[[str], None]
+    output: str | Path,
+    *,
+    epochs: int = 24,
+    seed: int = 0,
+    say: Callable[[str], None],
+    show_progress: bool = True,
 ) -> tuple[Evaluation, list[Path]]:
     """Make synthetic brains, train on them and evaluate on held-out ones; returns the scores, and pictures and report.
 
@@ -68,10 +75,10 @@ def run_demo(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise SettingsError(f"{output}: is not empty; give the demo a new folder")
     data, table = output / "brains", load_label_table("lpba40")
-    say(f"making {NUM_BRAINS} brains of {table.num_classes - 1} structures in {data}")
+    say(f"writing {NUM_BRAINS} synthetic brains with {table.num_classes - 1} structures to {data}")
     write_phantom_dataset(data, NUM_BRAINS, table=table, shape=SHAPE, seed=seed)
 
-    say("preparing: pair, check, split")
+    say("preparing the data: pairing, checking and splitting")
     task = prepare(data, output / "work", "brains", seed=seed, label_table="lpba40")
 
     say(f"training for {epochs} epochs")
@@ -81,22 +88,26 @@ def run_demo(
         data_task_name="brains",
         task_name="demo",
         say=say,
+        show_progress=show_progress,
     )
     if result.interrupted:
         raise KeyboardInterrupt
 
-    say("evaluating on the held-out brains")
+    say("evaluating on held-out brains")
     predictor = Predictor(result.run_folder)
     held_out = task.cases["test"]
     scores_folder = output / "scores"
     predictions = scores_folder / "predictions"
-    evaluation = evaluate(
-        predictor,
-        held_out,
-        model=str(result.run_folder),
-        data_task=str(task.folder),
-        predictions=predictions,
-    )
+    scored = itertools.count(1)
+    with progress_bar("evaluating", show=show_progress) as advance:
+        evaluation = evaluate(
+            predictor,
+            held_out,
+            model=str(result.run_folder),
+            data_task=str(task.folder),
+            predictions=predictions,
+            on_case=lambda _: advance(next(scored), len(held_out)),
+        )
     write_report(evaluation, scores_folder)
     files = {
         case.id: (case.images[0], Path(case.label or ""), predictions / prediction_name(case.id))

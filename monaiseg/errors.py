@@ -75,6 +75,15 @@ def listed(problems: Sequence[str], cap: int = 50) -> str:
     return "\n".join([*problems[:cap], *([f"... and {rest} more"] if rest > 0 else [])])
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun in the singular or the plural.
+
+    >>> counted(1, "case"), counted(3, "case")
+    ('1 case', '3 cases')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 @contextmanager
 def collecting(problems: list[str], prefix: str = "") -> Iterator[None]:
     """Append DataErrors raised in the block to `problems`, so that all of them can be reported at once."""

@@ -38,11 +38,11 @@ MAX_LETTERS = 128
 MAX_TEXT_BYTES = 256 << 20
 """Largest text file that is read (256 MiB)."""
 _ADVICE = {
-    errno.ENOSPC: "make room, or choose a folder on another disk",
-    errno.EDQUOT: "make room within your quota, or choose a folder on another disk",
+    errno.ENOSPC: "free some space, or choose a folder on another disk",
+    errno.EDQUOT: "your quota is full; free some space, or choose a folder on another disk",
     errno.EROFS: "the file system is read-only; choose another folder",
-    errno.EACCES: "ask for the right to write there, or choose another folder",
-    errno.EPERM: "ask for the right to write there, or choose another folder",
+    errno.EACCES: "change its permissions, or choose another folder",
+    errno.EPERM: "change its permissions, or choose another folder",
     errno.ENOENT: "create the folder first",
 }
 
@@ -130,7 +130,7 @@ def check_room(folder: str | Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise StorageError(
-            f"{folder}: {what} need {needed} bytes, {free} bytes are free; {_ADVICE[errno.ENOSPC]}"
+            f"{folder}: {what} need {needed} bytes, but {free} bytes are free; {_ADVICE[errno.ENOSPC]}"
         )
 
 
@@ -178,9 +178,13 @@ def valid_name(name: str, what: str) -> str:
     """
     if not _NAME.fullmatch(name) or name[-1] in ". " or _WINDOWS_DEVICE.fullmatch(name):
         raise SettingsError(
-            f"{what}: {name[:80]!r} cannot be a name; use 1 to 64 letters, digits, spaces, '_', '-' and '.', the "
-            "first a letter, a digit or '_', the last neither '.' nor a space"
-            + (" (Windows keeps this one for a device)" if _WINDOWS_DEVICE.fullmatch(name) else "")
+            f"{what}: {name[:80]!r} is not a valid name; use 1 to 64 letters, digits, spaces, '_', '-' and '.'; the "
+            "first must be a letter, a digit or '_', and the last not '.' or a space"
+            + (
+                " (this one is the name of a device on Windows)"
+                if _WINDOWS_DEVICE.fullmatch(name)
+                else ""
+            )
         )
     return name
 
@@ -206,12 +210,12 @@ def checked_text(text: str, what: str) -> str:
         or not text.isprintable()
     ):
         raise DataError(
-            f"{what}: {text[:80]!r} cannot be a name; use 1 to {MAX_LETTERS} printable letters, with no space at "
+            f"{what}: {text[:80]!r} is not a valid name; use 1 to {MAX_LETTERS} printable letters, with no space at "
             "either end"
         )
     if code := set(text) & set("$@%"):
         raise DataError(
-            f"{what}: {text!r} holds {min(code)}, which could run as code in a MONAI bundle; rename it"
+            f"{what}: {text!r} contains {min(code)}, which could run as code in a MONAI bundle; rename it"
         )
     return text
 
@@ -280,7 +284,7 @@ def read_bytes(path: Path, most: int = MAX_TEXT_BYTES) -> bytes:
             raise DataError(f"{path}: is not a regular file; give a file")
         if status.st_size > most:
             raise DataError(
-                f"{path}: has {status.st_size} bytes, at most {most} are read; is it the right file?"
+                f"{path}: has {status.st_size} bytes, but at most {most} are read; is it the right file?"
             )
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -309,7 +313,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path}: is not JSON ({error}); mend it or write it again") from error
+        raise DataError(f"{path}: is not JSON ({error}); correct it or write it again") from error
     if not isinstance(document, dict):
-        raise DataError(f"{path}: holds no JSON object; mend it or write it again")
+        raise DataError(f"{path}: is not a JSON object; correct it or write it again")
     return document

@@ -52,7 +52,7 @@ from monaiseg.data import (
     write_label_map,
     write_lists,
 )
-from monaiseg.errors import SettingsError
+from monaiseg.errors import SettingsError, counted
 from monaiseg.files import valid_name
 from monaiseg.machine import reading_threads
 from monaiseg.settings import Settings, find_settings, load_settings
@@ -114,10 +114,10 @@ def prepare(
         StorageError: the data task cannot be written; nothing of it is left behind.
     """
     if task_type != "seg":
-        raise SettingsError(f"task_type: {task_type!r} is not a kind of task here; use seg")
+        raise SettingsError(f"task_type: {task_type!r} is not available; use seg")
     folder = Path(output_root_path).absolute() / valid_name(data_task_name, "data_task_name")
     if overlaps not in OVERLAP_RULES:
-        raise SettingsError(f"overlaps: {overlaps!r} is no rule; use {', '.join(OVERLAP_RULES)}")
+        raise SettingsError(f"overlaps: {overlaps!r} is not a rule; use {', '.join(OVERLAP_RULES)}")
     source = _Source(Path(dataset_path), overlaps if masks else None, assume_orientation)
     plan = _Plan(
         folder,
@@ -255,12 +255,12 @@ def _check_apart(folder: Path, dataset: Path, files: Sequence[Path]) -> None:
     target, source = folder.resolve(), dataset.resolve()
     if target == source or source in target.parents or target in source.parents:
         raise SettingsError(
-            f"output {folder} and dataset {dataset} lie in one another; choose an output_root_path outside of the "
+            f"the output {folder} and the dataset {dataset} overlap; choose an output_root_path outside the "
             "dataset"
         )
     inside = [path for path in files if target in path.resolve().parents]
     if inside:
-        raise SettingsError(f"{inside[0]} lies inside of the output {folder}; choose another name")
+        raise SettingsError(f"{inside[0]} is inside the output {folder}; choose another name")
 
 
 def _splits(
@@ -289,7 +289,7 @@ def _label_table(
     if table.ignored_value is not None:
         voxels = sum(found.label_voxels.get(table.ignored_value, 0) for found in facts.values())
         notes.append(
-            f"label value {table.ignored_value} is ignored: {voxels} voxels count in no sampling, loss or score"
+            f"label value {table.ignored_value} is ignored: {counted(voxels, 'voxel')} left out of sampling, loss and scores"
         )
     return table, [*notes, *filter(None, [table.side_note()])]
 
@@ -302,7 +302,9 @@ def _channel_names(
     if len(found.channel_names) in (0, count):
         return found.channel_names, []
     names = ", ".join(found.channel_names)
-    return (), [f"dataset.json names the channels {names}, and images have {count}; names left out"]
+    return (), [
+        f"dataset.json names the channels {names}, but images have {count}; the names are left out"
+    ]
 
 
 def _check_settings(task: DataTask, settings: Settings) -> None:
@@ -311,7 +313,7 @@ def _check_settings(task: DataTask, settings: Settings) -> None:
     count = len(next(iter(task.facts.values())).intensity)
     if settings.dataset.num_channels != count:
         raise SettingsError(
-            f"dataset.num_channels: is {settings.dataset.num_channels}, and the cases have {count} channels; use {count}"
+            f"dataset.num_channels: is {settings.dataset.num_channels}, but the cases have {counted(count, 'channel')}; use {count}"
         )
 
 

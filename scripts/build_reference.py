@@ -141,8 +141,16 @@ def command_page() -> str:
 
 
 COMMON_TO_COMMANDS = """\
-`monaiseg --install-completion` teaches your shell to complete commands and options. Long options may be written with `_`
-in place of `-`, as in EasyReg.
+`monaiseg --install-completion` installs completion of commands and options in your shell. Long options may be written
+with `_` instead of `-`, as in EasyReg.
+
+Every command takes these options:
+
+| name | meaning |
+| --- | --- |
+| `--quiet`, `-q` | Print only results, warnings and errors. |
+| `--verbose`, `-v` | Also print versions, messages of libraries, and where an error arose. |
+| `--help`, `-h` | Show the command's options and examples. |
 
 Exit codes: 0 done; 2 something that you can put right, and the message says how; 1 a bug, please report the traceback;
 130 interrupted."""
@@ -204,9 +212,29 @@ def _examples(epilog: str) -> str:
 # ---------------------------------------------------------------- Python
 
 
+PYTHON_SETUP = """\
+<!-- before running
+python -c "
+from monaiseg.data import make_phantom, write_phantom
+for n in range(10):
+    write_phantom('scans', f'scan_{n}', make_phantom((24, 24, 24), label_values=(1, 2), seed=n))
+"
+monaiseg prepare scans
+echo '{"dataset": {"seg": {"patch_size": [16, 16, 16]}}, "tsk_set": {"epochs": 1, "num_workers": 0, "network": {"channels": 8}}}' > work/scans/settings.json
+monaiseg train work/scans --name first
+cp scans/images/scan_0.nii.gz scan.nii.gz
+-->"""
+"""What the examples of docstrings find when the tests run the page."""
+
+
 def python_page() -> str:
     """Every public name with its signature and docstring."""
-    parts = ["# Python", GENERATED, "Everything below is imported from `monaiseg` itself."]
+    parts = [
+        "# Python",
+        GENERATED,
+        "Everything below is imported from `monaiseg` itself.",
+        PYTHON_SETUP,
+    ]
     for name in sorted(set(monaiseg.__all__) - {"__version__"}, key=str.lower):
         item = getattr(monaiseg, name)
         parts += [f"## `{name}`", f"```text\n{name}{_signature(item)}\n```", _prose(item)]

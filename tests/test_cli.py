@@ -248,7 +248,7 @@ def test_the_scripts_are_doors_to_the_same_commands(dataset, tmp_path):
         ({"dataset": {"seg": {"patch_size": [100, 96, 96]}}}, "use 96 or 112"),
         (
             {"tsk_set": {"continue_train": True}},
-            "continue_train is true and tsk_set.model_path empty",
+            "continue_train is true but tsk_set.model_path is empty",
         ),
     ],
 )
@@ -319,14 +319,14 @@ def test_paths_do_what_easyregs_three_names_do(dataset, small, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "work/scans"], "work/scans: the run needs a name; add --name first"),
-        (["train", "work/scans", "--name", "a"], "run `monaiseg plan work/scans --minutes 60`"),
-        (["train", "work/scans", "-o", "work", "--name", "a"], "not by both"),
-        (["train", "-o", "work", "--name", "a"], "name the prepared dataset by its folder"),
-        (["predict", "model", "-o", "labels"], "no images: name files or folders of them"),
-        (["predict", "model", "a.nii.gz"], "name the folder for the label maps with --output"),
-        (["evaluate", "work/scans/first"], "there is no such run folder or checkpoint"),
-        (["evaluate", "a", "-m", "b"], "the model is named twice"),
+        (["train", "work/scans"], "work/scans: the run needs a name; add for example --name first"),
+        (["train", "work/scans", "--name", "a"], "work/scans: is not a prepared dataset"),
+        (["train", "work/scans", "-o", "work", "--name", "a"], "not both"),
+        (["train", "-o", "work", "--name", "a"], "give the prepared dataset as a folder"),
+        (["predict", "model", "-o", "labels"], "there are no images; give files or folders"),
+        (["predict", "model", "a.nii.gz"], "give a folder for the label maps with --output"),
+        (["evaluate", "work/scans/first"], "this run folder or checkpoint does not exist"),
+        (["evaluate", "a", "-m", "b"], "the model is given twice"),
         (["predict", "m", "a.nii.gz", "-o", "x", "--device", "gpu"], "use cpu, cuda or cuda:1"),
         (
             ["predict", "m", "a.nii.gz", "-o", "x", "--device", "cpu", "-g", 0],
@@ -357,19 +357,3 @@ def test_fit_goes_on_where_it_was_stopped(dataset, small, tmp_path, monkeypatch)
     assert "$ monaiseg prepare" not in first.output
     assert "$ monaiseg train work/scans --name first\n" in first.output
     assert "already complete" in second.output
-
-
-def test_progress_without_a_terminal_is_a_line_now_and_then(capsys, monkeypatch):
-    from monaiseg.cli import display
-
-    clock = iter([0.0, 5.0, 25.0, 30.0, 50.0])
-    monkeypatch.setattr(display.time, "monotonic", lambda: next(clock))
-
-    with display.progress_bar("reading cases") as advance:
-        for done in (1, 5, 6, 10):
-            advance(done, 20)
-
-    assert capsys.readouterr().err.splitlines() == [
-        "reading cases: 5 of 20, about 1.2 minutes left",
-        "reading cases: 10 of 20, about 0.8 minutes left",
-    ]

@@ -258,7 +258,7 @@ def test_defect_11_a_data_task_that_easyreg_leaked_into_is_refused(tmp_path):
     cases = [with_values(tmp_path, f"S{n}", 0, 1, seed=n) for n in range(3)]
     folder = listed_by_easyreg(tmp_path / "task", {"train": cases[:2], "val": cases})
 
-    with pytest.raises(DataError, match="'s0' stands in train and val; keep it in one"):
+    with pytest.raises(DataError, match="'s0' is in train and val; keep it in one"):
         read_data_task(folder)
 
 

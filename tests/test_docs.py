@@ -20,6 +20,8 @@ import sysconfig
 from pathlib import Path
 from typing import NamedTuple
 
+import nbclient
+import nbformat
 import pytest
 
 from monaiseg.settings.reading import settings_from_dict
@@ -199,3 +201,26 @@ def test_blocks_are_found_with_their_lines_and_reasons():
 def test_a_bash_block_that_does_not_run_is_named_with_its_line():
     with pytest.raises(AssertionError, match=r"page\.md:14: exit code 1"):
         run_bash(blocks(REPOSITORY / "docs" / "page.md", PAGE)[2])
+
+
+NOTEBOOK = REPOSITORY / "docs" / "tutorials" / "notebook.ipynb"
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    """On the hippocampus if `MONAISEG_HIPPOCAMPUS` names its folder, otherwise on synthetic shapes."""
+    monkeypatch.setenv("MONAISEG_MINUTES", "1")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+
+    nbclient.NotebookClient(
+        notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+
+    cells = {cell["id"]: cell for cell in notebook.cells if cell["cell_type"] == "code"}
+    shown = [
+        output["data"]["text/plain"]
+        for cell in cells.values()
+        for output in cell["outputs"]
+        if output["output_type"] == "display_data" and "text/plain" in output["data"]
+    ]
+    assert any(text.startswith("reading cases: ") for text in shown)
+    assert any(text.startswith("epoch ") and "0:00 left" in text for text in shown)

@@ -66,7 +66,7 @@ def test_a_full_disk_is_told_with_path_needed_and_free_bytes(tmp_path, monkeypat
     fail_at(monkeypatch, 2, errno.ENOSPC)
 
     with pytest.raises(
-        StorageError, match=rf"{tmp_path}/a: .*needs 3 bytes, \d+ bytes are free; make room"
+        StorageError, match=rf"{tmp_path}/a: .*needs 3 bytes, \d+ bytes are free; free some space"
     ):
         write_atomic(tmp_path / "a", b"new")
 
@@ -137,7 +137,7 @@ def test_a_disk_without_room_is_told_with_both_numbers(tmp_path):
     check_room(tmp_path, 1000, "checkpoints")
 
     with pytest.raises(
-        StorageError, match=rf"{tmp_path}: checkpoints need {10**18} bytes, \d+ bytes"
+        StorageError, match=rf"{tmp_path}: checkpoints need {10**18} bytes, but \d+ bytes"
     ):
         check_room(tmp_path, 10**18, "checkpoints")
 
@@ -173,5 +173,7 @@ def test_a_good_name_is_given_back(name):
     ],
 )  # fmt: skip
 def test_a_name_that_leads_elsewhere_or_reads_as_code_is_refused(name):
-    with pytest.raises(SettingsError, match="task name: .* cannot be a name; use 1 to 64 letters"):
+    with pytest.raises(
+        SettingsError, match="task name: .* is not a valid name; use 1 to 64 letters"
+    ):
         valid_name(name, "task name")

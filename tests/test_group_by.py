@@ -52,7 +52,7 @@ def test_visits_of_one_person_stay_in_one_split(visits, tmp_path):
     )
 
     assert result.exit_code == 0, result.output
-    assert "12 cases in 6 groups of 2, each kept in one split" in result.output
+    assert "12 cases in 6 groups of 2; each group is in one split" in result.output
     persons = persons_by_split(read_data_task(tmp_path / "t"))
     assert sum(map(len, persons.values())) == 6
 
@@ -60,7 +60,7 @@ def test_visits_of_one_person_stay_in_one_split(visits, tmp_path):
 def test_without_it_a_note_says_that_names_suggest_repeats(visits, tmp_path):
     task = prepare(visits, tmp_path / "out", "t")
 
-    assert sum("names suggest that cases belong to one person" in note for note in task.notes) == 1
+    assert sum("some cases belong to the same person" in note for note in task.notes) == 1
 
 
 def test_two_raters_of_one_image_stay_together(visits, tmp_path):

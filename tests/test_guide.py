@@ -130,7 +130,7 @@ def test_prepare_makes_lists_of_both_layouts(guide):
 def test_train_leaves_a_network_and_says_where_it_computes(guide):
     run = guide.task / "segmentation_with_unet"
     assert checkpoints.load_checkpoint(run / "checkpoints").epoch in (1, 2)
-    assert torch.cuda.is_available() or "computing on the CPU" in guide.said.train
+    assert torch.cuda.is_available() or "the CPU is used" in guide.said.train
     assert "57 classes" in guide.said.train
 
 

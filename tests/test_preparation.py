@@ -87,12 +87,12 @@ def test_a_label_table_names_the_labels_and_must_name_all(dataset, tmp_path):
     task = prepare(dataset, tmp_path / "out", "atlas", label_table=csv)
     assert task.table.values == (0, 1, 4)
     assert task.notes == (
-        "the label table names 7 (absent lobe): no label map has them, so they are left out",
+        "the label table names 7 (absent lobe), which no label map has; they are left out",
     )
 
     csv.write_text("value,name\n1,lobe\n")
     with pytest.raises(
-        DataError, match=r"case 'case_5': its label map has values 4 \(\d+ voxels\)"
+        DataError, match=r"case 'case_5': its label map has the values 4 \(\d+ voxels\)"
     ):
         prepare(dataset, tmp_path / "out", "other", label_table=csv)
     assert not (tmp_path / "out" / "other").exists()
@@ -115,7 +115,9 @@ def test_nothing_is_written_where_a_case_is_bad(dataset, tmp_path):
         path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match="2 of 5 cases cannot be used") as caught:
         prepare(dataset, tmp_path / "out", "brains")
-    assert all(f"case_{n}.nii.gz: its gzip data end too early" in str(caught.value) for n in (2, 4))
+    assert all(
+        f"case_{n}.nii.gz: its compressed data end too early" in str(caught.value) for n in (2, 4)
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -123,7 +125,7 @@ def test_an_image_that_all_cases_share_cannot_be_split(dataset, tmp_path):
     for kind in ("images", "labels"):
         for n in (2, 3, 4, 5):
             shutil.copy(dataset / kind / "case_1.nii.gz", dataset / kind / f"case_{n}.nii.gz")
-    with pytest.raises(DataError, match="5 cases, which stay together as 1, cannot fill"):
+    with pytest.raises(DataError, match="5 cases in 1 group cannot fill"):
         prepare(dataset, tmp_path / "out", "brains")
     assert not (tmp_path / "out").exists()
 
@@ -154,7 +156,7 @@ def test_output_and_dataset_may_not_lie_in_one_another(dataset, tmp_path):
         (tmp_path / "link", "brains"),
         (dataset / "images", "brains"),
     ]:
-        with pytest.raises(SettingsError, match="lie in one another"):
+        with pytest.raises(SettingsError, match="overlap; choose"):
             prepare(dataset, root, name)
     (tmp_path / "link").unlink()
     assert contents(tmp_path) == before
@@ -167,7 +169,7 @@ def test_scans_that_links_lead_to_are_not_overwritten(dataset, tmp_path):
         (tmp_path / "linked" / kind).mkdir(parents=True)
         for path in (tmp_path / "out" / "brains" / kind).iterdir():
             (tmp_path / "linked" / kind / path.name).symlink_to(path)
-    with pytest.raises(SettingsError, match="lies inside of the output"):
+    with pytest.raises(SettingsError, match="is inside the output"):
         prepare(tmp_path / "linked", tmp_path / "out", "brains")
     assert len(list((tmp_path / "out" / "brains").rglob("*.nii.gz"))) == 10
 
@@ -251,7 +253,10 @@ def test_test_cases_stay_the_original_scans(dataset, resampled):
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"dataset": {"num_channels": 2}}, "dataset.num_channels: is 2, and the cases have 1"),
+        (
+            {"dataset": {"num_channels": 2}},
+            "dataset.num_channels: is 2, but the cases have 1 channel",
+        ),
         ({"dataset": {"seg": {"interested_label_list": [9]}}}, "has no labels 9"),
         ({"tsk_set": {"seg": {"class_num": 57}}}, "use 3, or -1"),
     ],

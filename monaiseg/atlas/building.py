@@ -20,7 +20,7 @@ from monaiseg.atlas.scans import extent_of, foreground_of, scan_of
 from monaiseg.atlas.template import Template
 from monaiseg.atlas.votes import Votes, added, count_votes, mirrored, smoothed, taken_back
 from monaiseg.data import Spacing
-from monaiseg.errors import DataError
+from monaiseg.errors import DataError, counted
 
 SCANS_FOR_SIZE = 5
 """Number of scans that determine the size of a typical foreground."""
@@ -64,7 +64,7 @@ class TrainedAtlas:
         """
         if len(self.votes_by_person) < 2:
             raise DataError(
-                f"all {len(self.persons)} cases are of {person!r}; an atlas without a person needs another's cases"
+                f"the only person in {counted(len(self.persons), 'case')} is {person!r}; an atlas without this person needs cases of another"
             )
         return atlas_of(taken_back(self.total, smoothed(self.votes_by_person[person])))
 

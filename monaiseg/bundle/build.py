@@ -83,7 +83,7 @@ def build_bundle(
     once = {
         "LICENSE": distribution("monaiseg").read_text("licenses/LICENSE") or "Apache-2.0\n",
         "docs/README.md": _card(metadata),
-        "docs/data_license.txt": f"Data: {metadata['data_source']}. Its licence is its owner's to say.\n",
+        "docs/data_license.txt": f"Data: {metadata['data_source']}. See its owner for the licence.\n",
         "models/.gitignore": "*\n!.gitignore\n",
     }
     files |= {name: text for name, text in once.items() if not (folder / name).exists()}
@@ -131,7 +131,7 @@ def _take_documents(bundle: str | Path | None, folder: Path) -> None:
     if bundle is None:
         return
     if not (Path(bundle) / ABOUT_FILE).is_file():
-        raise SettingsError(f"{bundle}: is no bundle; give the folder that holds {ABOUT_FILE}")
+        raise SettingsError(f"{bundle}: is not a bundle; give the folder that has {ABOUT_FILE}")
     _check_replaceable(folder)
     for name in DOCUMENTS:
         if (Path(bundle) / name).is_file():
@@ -186,7 +186,7 @@ def _check_replaceable(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise SettingsError(f"{folder}: is a file; give a folder, or a name that ends in .zip")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / ABOUT_FILE).is_file():
-        raise SettingsError(f"{folder}: holds something that is no bundle; give a new folder")
+        raise SettingsError(f"{folder}: has files in it but is not a bundle; give a new folder")
 
 
 def _json(document: Any) -> str:
@@ -202,7 +202,9 @@ def _card(metadata: Mapping[str, Any]) -> str:
 
 Intended use: {metadata["intended_use"]}
 
-Data: {metadata["data_source"]}. This measures it on held-out scans:
+Data: {metadata["data_source"]}.
+
+Evaluate the network on held-out scans:
 
 ```bash
 python -m monai.bundle run --config_file configs/evaluate.json --dataset_dir SCANS
@@ -215,7 +217,7 @@ python -m monai.bundle run --config_file configs/train.json --dataset_dir SCANS
 python -m monai.bundle run --config_file configs/inference.json --dataset_dir NEW_SCANS
 ```
 
-`configs/settings.json` holds every choice; `monaiseg bundle lint .` finds faults.
+All settings are in `configs/settings.json`. `monaiseg bundle lint .` checks the bundle.
 """
 
 

@@ -164,7 +164,7 @@ def _refuse(part: str, section: str, changes: Mapping[str, Any]) -> None:
     """Raise SettingsError if `changes` are given: all parts use the settings that are saved with the run."""
     for name, value in changes.items():
         raise SettingsError(
-            f"--{part}#{name}: give it as --settings#{section}.{name} {value}, so that it is saved with the training"
+            f"--{part}#{name}: give it as --settings#{section}.{name} {value}, so that it is saved with the run"
         )
 
 
@@ -190,13 +190,13 @@ def data_task(
         task = read_data_task(folder)
         if task.label_table(settings).digest() != labels.digest():
             raise SettingsError(
-                f"{folder}: has other labels than {LABELS_FILE} (values, names or partners); prepare the data with "
+                f"{folder}: does not have the labels of {LABELS_FILE} (values, names or partners); prepare the data with "
                 f"`--label-table {LABELS_FILE}`, or build the bundle for these data with `monaiseg bundle build`"
             )
         return task
     if not folder.is_dir():
         raise DataError(
-            f"{folder}: is no folder; give that of a dataset or of a data task as --dataset_dir"
+            f"{folder}: is not a folder; give the folder of a dataset, raw or prepared, as --dataset_dir"
         )
     if distributed.is_first():
         prepare(folder, output_dir, DATA_FOLDER, label_table=Path(bundle_root) / LABELS_FILE)
@@ -243,8 +243,8 @@ def evaluation_data(task: DataTask, split: str) -> list[Item]:
     lone = [case.id for case in cases if case.label is None]
     if not cases or lone:
         raise DataError(
-            f"{task.folder}: split {split!r} holds {f'no label map for {lone[0]}' if lone else 'no cases'}; choose "
-            "another split, or prepare the data with one"
+            f"{task.folder}: split {split!r} has {f'no label map for {lone[0]}' if lone else 'no cases'}; choose "
+            "another split, or prepare the data again"
         )
     check_unchanged(cases, task.facts)
     return [
@@ -265,7 +265,9 @@ def inference_data(dataset_dir: str, output_dir: str, settings: Settings) -> lis
     """
     folder = Path(dataset_dir)
     if not folder.is_dir():
-        raise SettingsError(f"{folder}: is no folder; give that of the images as --dataset_dir")
+        raise SettingsError(
+            f"{folder}: is not a folder; give the folder of the images as --dataset_dir"
+        )
     images = find_images([folder], Path(output_dir), settings.dataset.num_channels)
     planned_outputs(images, output_dir)
     return [case_item(case) for case in images]
@@ -329,7 +331,7 @@ class BundleTraining:
         if result.interrupted:
             step = self.trainer.state.iteration
             self._say(
-                f"stopped and committed after step {step}; the same command with --resume True goes on"
+                f"stopped and saved after step {step}; to continue, add --resume True to the same command"
             )
             distributed.leave()
             raise SystemExit(130)

@@ -55,7 +55,9 @@ FREE = {"imports", "initialize", "run", "finalize", "_meta_"}
 def lint_bundle(folder: str | Path) -> list[str]:
     """Faults of the bundle in a folder, one line each; an empty list if there are none."""
     if not (Path(folder) / "configs").is_dir():
-        return [f"{folder}: has no configs, so it is no bundle; write one: `monaiseg bundle build`"]
+        return [
+            f"{folder}: has no configs, so it is not a bundle; write one with `monaiseg bundle build`"
+        ]
     return list(dict.fromkeys(_faults(Path(folder))))
 
 
@@ -115,7 +117,7 @@ def _configuration(name: str, documents: Mapping[str, Config | None]) -> list[st
     try:
         parser, fresh = _merged(layers), _merged([configurations()[each] for each in names])
     except (LookupError, ValueError, OSError) as error:
-        return [f"{error}; mend it"]
+        return [f"{error}; correct it"]
     return [fault for fault in _part_faults(names[0], parser, fresh) if fault not in known]
 
 
@@ -141,8 +143,8 @@ def _part_faults(name: str, parser: ConfigParser, fresh: ConfigParser) -> Iterat
     for way, found in references.items():
         for reference in found:
             if reference not in items and reference.partition("::")[0] != "_meta_":
-                hint = _did_you_mean(reference, items) or "there is no such part"
-                yield f"{way}: '@{reference}' leads nowhere; {hint}"
+                hint = _did_you_mean(reference, items) or "nothing has that name"
+                yield f"{way}: '@{reference}' refers to nothing; {hint}"
     for way, part in items.items():
         if ConfigComponent.is_instantiable(part) and (fault := _target_fault(part)):
             yield f"{way}: {fault}"
@@ -154,7 +156,7 @@ def _property_faults(name: str, items: Config) -> Iterator[str]:
         way, user_way = told[BundlePropertyConfig.ID], told.get(BundlePropertyConfig.REF_ID)
         if told[BundleProperty.REQUIRED] and way not in items:
             hint = _did_you_mean(str(way), items) or "add it"
-            yield f"{way}: is missing, MONAI's property {prop!r}; {hint}"
+            yield f"{way}: is missing (MONAI's property {prop!r}); {hint}"
         user = items.get(str(user_way))
         if isinstance(user, str) and user[:1] != "$" and user != f"@{way}":
             yield f"{user_way}: is {user!r}; use '@{way}'"
@@ -182,7 +184,7 @@ def _target_fault(part: Config) -> str | None:
         place, _, name = target.rpartition(".")
         names = [other for other in dir(pydoc.locate(place)) if not other.startswith("_")]
         hint = _did_you_mean(name, names)
-        return f"there is no function or class {target!r}; {hint or 'name one with its module'}"
+        return f"there is no function or class {target!r}; {hint or 'give its full name, with the module'}"
     given = {key: it for key, it in part.items() if key not in ConfigComponent.non_arg_keys}
     try:
         signature = inspect.signature(made)
@@ -221,8 +223,8 @@ def _network(
             yield f"configs/{name}.json: spacing: is {given}; give three numbers above 0, in mm"
         elif given and spacings and tuple(given) != spacings[0]:
             yield (
-                f"configs/{name}.json: spacing: is {given}, but {list(spacings[0])} in train.json; the network's "
-                "layout follows from it, so use one"
+                f"configs/{name}.json: spacing: is {given}, but {list(spacings[0])} in train.json; the layout of "
+                "the network depends on it, so use the same everywhere"
             )
         elif given:
             spacings.append((given[0], given[1], given[2]))

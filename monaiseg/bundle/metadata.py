@@ -226,7 +226,7 @@ def _check_texts(texts: Sequence[Any]) -> None:
     if hostile := [text for text in texts if isinstance(text, str) and _CODE.search(text)]:
         shown = ", ".join(repr(text[:60]) for text in hostile[:10])
         raise SettingsError(
-            f"{shown}: cannot stand in a bundle, where '$' begins code, '@' and '%' references; write another name"
+            f"{shown}: cannot be used in a bundle, where '$' begins code, and '@' and '%' references; use another name"
         )
 
 
@@ -240,9 +240,9 @@ def metadata_faults(
         yield from (_in_words(fault, document, Metadata) for fault in error.errors())
     versions_told = document.get("changelog")
     if isinstance(versions_told, Mapping) and document.get("version") not in versions_told:
-        yield f"changelog: says nothing of version {document.get('version')}; add it"
+        yield f"changelog: has no entry for version {document.get('version')}; add it"
     for text in filter(_CODE.search, _texts_in(document)):
-        yield f"{text[:60]!r} is code to MONAI's runner; write it without '$', '@' or '%'"
+        yield f"{text[:60]!r} would be run as code by MONAI; write it without '$', '@' or '%'"
     formats = document.get("network_data_format")
     if settings is not None and labels is not None and isinstance(formats, Mapping):
         yield from _disagreements(formats, settings, labels)
@@ -306,7 +306,7 @@ def _in_words(fault: Any, document: Mapping[str, Any], model: Any) -> str:
             model = model.model_fields[name].annotation
         known = [field.alias or name for name, field in model.model_fields.items()]
         guess = nearest(location[-1], known)
-        words = f"did you mean {guess!r}?" if guess else f"there are {', '.join(known)}"
+        words = f"did you mean {guess!r}?" if guess else f"the known keys are {', '.join(known)}"
         return f"{path}: unknown key; {words}"
     value: Any = document
     for part in fault["loc"]:

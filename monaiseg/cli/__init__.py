@@ -20,38 +20,26 @@ from monaiseg.cli import (
     settings,
     train,
 )
-from monaiseg.cli.main import app, examples
+from monaiseg.cli.main import app
 
 _SMALL, _STEPS = "Start here", "Step by step"
 
-app.command(no_args_is_help=True, rich_help_panel=_SMALL, epilog=examples(fit.EXAMPLES))(fit.fit)
+app.command(no_args_is_help=True, rich_help_panel=_SMALL, epilog=fit.EXAMPLES)(fit.fit)
 app.command(rich_help_panel=_SMALL)(demo.demo)
-app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=examples(check.EXAMPLES))(
-    check.check
-)
-app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=examples(prepare.EXAMPLES))(
-    prepare.prepare
-)
-app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=examples(plan.EXAMPLES))(plan.plan)
-app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=examples(train.EXAMPLES))(
-    train.train
-)
-app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=examples(evaluate.EXAMPLES))(
+app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=check.EXAMPLES)(check.check)
+app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=prepare.EXAMPLES)(prepare.prepare)
+app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=plan.EXAMPLES)(plan.plan)
+app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=train.EXAMPLES)(train.train)
+app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=evaluate.EXAMPLES)(
     evaluate.evaluate
 )
-app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=examples(report.EXAMPLES))(
-    report.report
-)
-app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=examples(predict.EXAMPLES))(
-    predict.predict
-)
-app.command(no_args_is_help=True, rich_help_panel="More", epilog=examples(compare.EXAMPLES))(
-    compare.compare
-)
-app.command(no_args_is_help=True, rich_help_panel="More", epilog=examples(export.EXPORT_EXAMPLES))(
+app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=report.EXAMPLES)(report.report)
+app.command(no_args_is_help=True, rich_help_panel=_STEPS, epilog=predict.EXAMPLES)(predict.predict)
+app.command(no_args_is_help=True, rich_help_panel="More", epilog=compare.EXAMPLES)(compare.compare)
+app.command(no_args_is_help=True, rich_help_panel="More", epilog=export.EXPORT_EXAMPLES)(
     export.export
 )
-app.command(no_args_is_help=True, rich_help_panel="More", epilog=examples(export.VERIFY_EXAMPLES))(
+app.command(no_args_is_help=True, rich_help_panel="More", epilog=export.VERIFY_EXAMPLES)(
     export.verify
 )
 app.command("eval-seg", rich_help_panel="More")(eval_seg.eval_seg)

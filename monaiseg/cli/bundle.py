@@ -7,7 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from monaiseg.cli.display import show_next
+from monaiseg.cli.display import progress_bar, show_next
+from monaiseg.cli.loudness import say
 from monaiseg.cli.options import LabelTablePath, ModelOption, ModelPath, given, read_settings
 from monaiseg.errors import SettingsError
 
@@ -53,7 +54,7 @@ def bundle_build(
         task = read_data_task(data_task)
         spacing = network_spacing(task, chosen)
         build_bundle(chosen, task.table, output, spacing=spacing, channels=task.channel_names)
-    typer.echo(f"written: {output}")
+    say(f"written: {output}")
     show_next("monaiseg", "bundle", "lint", output)
     config = f"{output}/configs/train.json"
     run = ("python", "-m", "monai.bundle", "run", "--config_file", config)
@@ -70,7 +71,7 @@ def bundle_lint(folder: Annotated[Path, typer.Argument(help="Folder of the bundl
         typer.echo(fault)
     if faults:
         raise typer.Exit(2)
-    typer.echo(f"{folder}: no faults")
+    say(f"{folder}: no faults")
 
 
 @bundle_app.command("pack")
@@ -92,4 +93,6 @@ def bundle_pack(
     """Pack a trained network as a MONAI bundle, with its weights and as TorchScript."""
     from monaiseg.bundle import pack_bundle
 
-    typer.echo(f"written: {pack_bundle(given(run, model, 'model'), output, documents)}")
+    with progress_bar("packing"):
+        packed = pack_bundle(given(run, model, "model"), output, documents)
+    say(f"written: {packed}")

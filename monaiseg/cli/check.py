@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from monaiseg.cli.display import progress_bar, show_next
+from monaiseg.cli.loudness import NOW, Json, print_json, result_as_json, say
 from monaiseg.cli.options import LabelTablePath, read_settings
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ monaiseg check scans
 
 monaiseg check scans --label-table labels.csv --html check.html
 
-monaiseg check work/scans --settings settings.json --json check.json
+monaiseg check work/scans --settings settings.json --json > check.json
 """
 LISTED = 4
 """Cases of a finding that the table lists."""
@@ -53,10 +53,7 @@ def check(
         Optional[Path],  # noqa: UP045
         typer.Option("--html", help="Write a page with pictures of the doubtful cases."),
     ] = None,
-    json_path: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--json", help="Write the findings as JSON."),
-    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Find out what is wrong or doubtful in a dataset, before training.
 
@@ -66,8 +63,8 @@ def check(
     """
     from monaiseg.checks import check as check_dataset
     from monaiseg.checks import summary, write_page
-    from monaiseg.files import write_atomic
 
+    result_as_json(wanted=as_json)
     settings = None if settings_path is None else read_settings(settings_path)
     if settings is not None:
         typer.echo(
@@ -83,17 +80,15 @@ def check(
         )
     if checkup.findings:
         _show_table(checkup.findings)
-    typer.echo(summary(checkup))
+    say(summary(checkup))
     if checkup.estimate is not None:
-        typer.echo(checkup.estimate.in_words())
-    if json_path is not None:
-        text = json.dumps(checkup.to_record(), indent=1, ensure_ascii=False)
-        write_atomic(json_path, f"{text}\n".encode())
-        typer.echo(f"written: {json_path}")
+        say(checkup.estimate.in_words())
+    if as_json:
+        print_json(checkup.to_record())
     if html is not None:
         with progress_bar("drawing cases") as advance:
             write_page(html, checkup, advance)
-        typer.echo(f"written: {html}")
+        say(f"written: {html}")
     if checkup.stops_training:
         raise typer.Exit(2)
     _show_next(checkup, dataset, label_table, group_by)
@@ -116,7 +111,8 @@ def _show_table(findings: Sequence[Finding]) -> None:
         what.append(finding.what, style="bold")
         what.append(f"\n{finding.why}", style="dim")
         table.add_row(what, Text("\n".join(_case_lines(finding))), Text(finding.remedy))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    width = None if sys.stdout.isatty() else 120
+    Console(width=width, stderr=NOW.as_json).print(table)
 
 
 def _case_lines(finding: Finding) -> list[str]:

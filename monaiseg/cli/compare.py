@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from monaiseg.cli.display import print_table
+from monaiseg.cli.loudness import Json, note, print_json, result_as_json
 from monaiseg.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Compare two or more sets of scores, case by case, and say whether the difference exceeds noise.
 
@@ -56,11 +59,13 @@ def compare(
     from monaiseg.evaluation import compare as compare_scores
 
     if len(scores) < 2:
-        raise SettingsError("name at least two sets of scores to compare")
+        raise SettingsError("give at least two sets of scores to compare")
     first, *others = (scores_file(path, split) for path in scores)
     higher = not any(word in metric for word in LOW_IS_GOOD)
     if negligible is None:
         negligible = SEED_NOISE if metric in SHARES else 0.0
+    result_as_json(wanted=as_json)
+    results: dict[str, Any] = {}
     for other in others:
         found = compare_scores(
             read_scores(first, metric),
@@ -69,7 +74,12 @@ def compare(
             negligible=negligible,
             unions=read_unions(first) | read_unions(other),
         )
-        _show(f"{metric}: {other} against {first}", found)
+        if as_json:
+            results[str(other)] = asdict(found)
+        else:
+            _show(f"{metric}: {other} against {first}", found)
+    if as_json:
+        print_json({"metric": metric, "first": first, "others": results})
 
 
 def scores_file(path: Path, split: str) -> Path:
@@ -83,7 +93,7 @@ def scores_file(path: Path, split: str) -> Path:
         if place.is_file():
             return place
     raise SettingsError(
-        f"{path}: holds no scores; run `monaiseg evaluate {path}` first, or name a scores.csv"
+        f"{path}: has no scores; run `monaiseg evaluate {path}` first, or give a scores.csv"
     )
 
 
@@ -117,5 +127,5 @@ def _show(title: str, found: Comparison) -> None:
     for what, names in (("cases", found.unpaired_cases), ("labels", found.unpaired_labels)):
         if names:
             shown = ", ".join(names[:5]) + (", ..." if names[5:] else "")
-            typer.echo(f"note: {len(names)} {what} are in one set only and left out: {shown}")
+            note(f"{len(names)} {what} are in only one of the sets, and left out: {shown}")
     typer.echo(found.verdict)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from monaiseg.cli.display import show_next, show_scores
+from monaiseg.cli.loudness import NOW, say
 
 
 def demo(
@@ -23,8 +24,11 @@ def demo(
     """Try everything on synthetic brains in a few minutes: prepare, train, evaluate, predict, report."""
     from monaiseg.demo import run_demo
 
-    evaluation, (*pictures, page) = run_demo(output, epochs=epochs, seed=seed, say=typer.echo)
+    evaluation, (*pictures, page) = run_demo(
+        output, epochs=epochs, seed=seed, say=say, show_progress=not NOW.quiet
+    )
     show_scores(evaluation, most=12)
-    typer.echo(f"pictures: {', '.join(map(str, pictures))}")
-    typer.echo(f"report: {page}; open it in a browser")
+    for picture in pictures:
+        say(f"written: {picture}")
+    say(f"written: {page}; open it in a browser")
     show_next("tensorboard", "--logdir", output)

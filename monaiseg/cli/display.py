@@ -4,73 +4,28 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
+from monaiseg.cli.loudness import NOW, note, say
 from monaiseg.errors import MonaisegWarning
 
 if TYPE_CHECKING:
     from monaiseg.checks import Finding
     from monaiseg.data import DataTask
     from monaiseg.evaluation import Evaluation
+    from monaiseg.planning import Choice
+    from monaiseg.progress import Advance
 
 
-LINE_SECONDS = 20.0
-"""Seconds between lines of progress if there is no terminal, such as in a log file."""
+def progress_bar(what: str) -> AbstractContextManager[Advance]:
+    """Shows the progress of the work in a block, unless `-q` is given; see `monaiseg.progress`."""
+    from monaiseg.progress import progress_bar as bar
 
-
-@contextmanager
-def progress_bar(what: str) -> Iterator[Callable[..., None]]:
-    """Shows progress and the time left: a bar on a terminal, otherwise a line from time to time on stderr.
-
-    It yields a function to call with the number of parts done, the number of all parts and, if it changes, what is done.
-    """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _lines_now_and_then(what)
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-
-        def advance(done: int, total: int, now: str = what) -> None:
-            bar.update(task, completed=done, total=total, description=now)
-
-        yield advance
-
-
-def _lines_now_and_then(what: str) -> Callable[..., None]:
-    started = last = time.monotonic()
-
-    def advance(done: int, total: int, what: str = what) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last < LINE_SECONDS or not done:
-            return
-        last, left = now, (now - started) / done * (total - done)
-        typer.echo(f"{what}: {done} of {total}, about {left / 60:.1f} minutes left", err=True)
-
-    return advance
+    return bar(what, show=not NOW.quiet)
 
 
 @contextmanager
@@ -80,7 +35,7 @@ def warnings_as_lines() -> Iterator[None]:
 
     def show(message: Any, category: Any, *rest: Any, **named: Any) -> None:
         if issubclass(category, MonaisegWarning):
-            typer.echo(f"note: {message}", err=True)
+            note(str(message))
         else:
             original(message, category, *rest, **named)
 
@@ -93,7 +48,7 @@ def warnings_as_lines() -> Iterator[None]:
 
 def show_next(*words: object) -> None:
     """Print the command to run next, ready to paste into a shell."""
-    typer.echo(f"next: {shlex.join(map(str, words))}")
+    say(f"next: {shlex.join(map(str, words))}")
 
 
 def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
@@ -106,21 +61,38 @@ def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
         table.add_column(name, justify="left" if number == 0 else "right")
     for row in rows:
         table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 110).print(table)
+    width = None if sys.stdout.isatty() else 110
+    Console(width=width, stderr=NOW.as_json).print(table)
+
+
+def show_choices(choices: Sequence[Choice]) -> None:
+    """Print the choices of a plan with their reasons, in two columns."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if NOW.quiet:
+        return
+    table = Table.grid(padding=(0, 2))
+    for choice in choices:
+        table.add_row(choice.what, choice.why)
+    width = None if sys.stdout.isatty() else 140
+    Console(width=width, stderr=NOW.as_json, highlight=False).print(table)
 
 
 def show_data_task(task: DataTask) -> None:
     """Print the contents of a data task: cases of each split, shapes, voxel sizes and labels."""
-    for note in task.notes:
-        typer.echo(f"note: {note}")
+    for text in task.notes:
+        note(text)
+    if NOW.quiet:
+        return
     rows = [[split, str(len(cases))] for split, cases in task.cases.items()]
     print_table(f"{task.name}: cases", ["split", "cases"], rows)
     facts = list(task.facts.values())
     if facts:
-        typer.echo(f"shape (voxels): {_ranges([fact.shape for fact in facts])}")
-        typer.echo(f"spacing (mm): {_ranges([fact.spacing for fact in facts])}")
-    typer.echo(f"labels: {task.table.num_classes - 1} and background")
-    typer.echo(f"written: {shown_path(task.folder)}")
+        say(f"shape (voxels): {_ranges([fact.shape for fact in facts])}")
+        say(f"spacing (mm): {_ranges([fact.spacing for fact in facts])}")
+    say(f"labels: {task.table.num_classes - 1} and background")
+    say(f"written: {shown_path(task.folder)}")
 
 
 def show_findings(findings: Sequence[Finding], folder: Path) -> None:
@@ -129,10 +101,10 @@ def show_findings(findings: Sequence[Finding], folder: Path) -> None:
         cases = [*dict.fromkeys(doubt.case for doubt in finding.doubts if doubt.case)]
         more = f", ... {len(cases) - 5} more" if cases[5:] else ""
         named = f" ({', '.join(cases[:5])}{more})" if cases else ""
-        typer.echo(f"note: {finding.what}{named}")
+        note(f"{finding.what}{named}")
     if findings:
         command = shlex.join(["monaiseg", "check", str(folder), "--html", "check.html"])
-        typer.echo(f"note: `{command}` shows these cases, why they matter and what to do")
+        note(f"`{command}` shows these cases, why they matter and what to do")
 
 
 def shown_path(path: Path) -> Path:
@@ -185,14 +157,14 @@ def show_scores(evaluation: Evaluation, most: int | None = None) -> None:
     header += ["volume error (ml)", *(_LESION_WORDS[name] for name in lesions), "missed", "cases"]
     print_table(f"{evaluation.split}: {summary.cases} cases", header, rows)
     if most is not None and len(summary.labels) > most:
-        typer.echo(f"... and {len(summary.labels) - most} more labels in scores.csv")
+        say(f"... and {len(summary.labels) - most} more labels in scores.csv")
     mean = summary.mean_dice
     interval = (
         ""
         if mean.low is None
         else f" (95 % interval over cases: {mean.low:.4f} to {mean.high:.4f})"
     )
-    typer.echo(f"mean Dice over labels: {evaluation.mean_dice:.4f}{interval}")
+    say(f"mean Dice over labels: {evaluation.mean_dice:.4f}{interval}")
 
 
 def _shown_number(number: float | None) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from monaiseg.cli.display import progress_bar, show_scores
+from monaiseg.cli.loudness import note, say
 from monaiseg.cli.options import Gpu, read_settings
 from monaiseg.errors import SettingsError
 
@@ -62,12 +63,12 @@ def eval_seg(
     model_path = model_path or Path(settings.tsk_set.model_path)
     if not model_path.name:
         raise SettingsError(
-            "no model: give its checkpoint with -m, or as tsk_set.model_path in the settings"
+            "there is no model; give its checkpoint with -m, or as tsk_set.model_path in the settings"
         )
     cases = _listed_cases(file_txt_path, image_list or [], limage_list or [])
     checkpoint, notes = as_evaluated(load_checkpoint(model_path), settings)
-    for note in notes:
-        typer.echo(f"note: {note}", err=True)
+    for text in notes:
+        note(text)
     predictor = Predictor(checkpoint, device=device_of(settings, gpu_id))
     records = task_output_path / "seg" / "res" / "records"
     assert checkpoint.path is not None
@@ -84,7 +85,7 @@ def eval_seg(
         counter = itertools.count(1)
         for file in predict_files(predictor, unknown, records / "3D") if unknown else ():
             advance(next(counter), len(cases))
-            typer.echo(str(file.output))
+            say(str(file.output))
         if known:
             evaluation = evaluate_cases(
                 predictor,
@@ -96,7 +97,7 @@ def eval_seg(
             )
             write_report(evaluation, records)
             show_scores(evaluation)
-    typer.echo(f"written: {records}")
+    say(f"written: {records}")
 
 
 def _listed_cases(
@@ -110,7 +111,7 @@ def _listed_cases(
         return read_list_file(list_file)
     if labels and len(labels) != len(images):
         raise SettingsError(
-            f"{len(images)} images and {len(labels)} label maps; give one label map an image, or none"
+            f"{len(images)} images and {len(labels)} label maps; give one label map for each image, or none"
         )
     known: list[Path | None] = [*labels] if labels else [None] * len(images)
     ids = [volume_stem(image) for image in images]

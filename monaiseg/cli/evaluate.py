@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from monaiseg.cli.display import show_next
+from monaiseg.cli.loudness import Json, result_as_json
 from monaiseg.cli.options import (
     DataTaskName,
     Device,
@@ -124,6 +125,7 @@ def evaluate(
     output_root_path: OutputRoot = None,
     data_task_name: DataTaskName = None,
     gpu_id: ModelGpu = None,
+    as_json: Json = False,
 ) -> None:
     """Score a trained network on cases that it was not trained on.
 
@@ -136,10 +138,11 @@ def evaluate(
     from monaiseg.data import read_data_task
 
     chosen = chosen_pictures(pictures)
+    result_as_json(wanted=as_json)
     if prediction_dir is not None or reference_dir is not None:
         if prediction_dir is None or reference_dir is None or report is None:
             raise SettingsError(
-                "label maps are scored with --prediction-dir, --reference-dir and --report together"
+                "to score label maps, give --prediction-dir, --reference-dir and --report together"
             )
         score_label_maps(
             prediction_dir,
@@ -156,13 +159,15 @@ def evaluate(
     model = given(run, model, "model")
     named = data is not None or output_root_path is not None or data_task_name is not None
     if not named and not model.exists():  # the model's folder gives the path of the data
-        raise SettingsError(f"{model}: there is no such run folder or checkpoint; correct the path")
+        raise SettingsError(
+            f"{model}: this run folder or checkpoint does not exist; correct the path"
+        )
     folder = (
         data_task_at(data, output_root_path, data_task_name) if named else _run_folder(model).parent
     )
     task = read_data_task(folder)
     if split not in task.cases:
-        raise SettingsError(f"split {split!r} is not there; use one of {', '.join(task.cases)}")
+        raise SettingsError(f"split {split!r} does not exist; use one of {', '.join(task.cases)}")
     if tune_postprocessing:
         tune(model, task, device_named(device, gpu_id))
     place = report or _run_folder(model) / "records" / _named_after(task, split, model)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from monaiseg.cli.display import show_next
+from monaiseg.cli.loudness import say
 from monaiseg.cli.options import ModelOption, ModelPath, given
 from monaiseg.errors import CheckpointError, SettingsError
 
@@ -50,16 +51,16 @@ def export(
     from monaiseg.prediction import Predictor
 
     source = given(run, model, "model")
-    typer.echo("exporting, which takes about half a minute", err=True)
+    say("exporting; this takes about half a minute")
     replay = export_onnx(Predictor(source, device="cpu"), output)
-    typer.echo(f"written: {output}  ({output.stat().st_size / 2**20:.1f} MiB)")
+    say(f"written: {output}  ({output.stat().st_size / 2**20:.1f} MiB)")
     typer.echo(
         f"verified: {replay.voxels - replay.differing} of {replay.voxels} voxels of a synthetic scan as by torch"
     )
     if runner:
         program = output.with_name(f"{output.stem}_runner.py")
         write_atomic(program, runner_script(program.name).encode())
-        typer.echo(f"written: {program}")
+        say(f"written: {program}")
         show_next("python", program, output, "SCANS", "-o", "labels")
         return
     show_next("monaiseg", "predict", output, "SCANS", "-o", "labels")

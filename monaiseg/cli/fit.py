@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from monaiseg.cli.evaluate import evaluate
+from monaiseg.cli.loudness import say
 from monaiseg.cli.options import SETTINGS_FILE, Device, LabelTablePath
 from monaiseg.cli.plan import plan
 from monaiseg.cli.prepare import prepare
@@ -56,4 +58,4 @@ def fit(
 
 
 def _show(*words: object) -> None:
-    typer.secho(f"\n$ monaiseg {' '.join(map(str, words))}", bold=True)
+    say(typer.style(f"\n$ monaiseg {shlex.join(map(str, words))}", bold=True))

@@ -122,8 +122,8 @@ def data_task_at(path: Path | None, root: Path | None, name: str | None) -> Path
     if path is None and root is not None and name is not None:
         return root / name
     raise SettingsError(
-        "name the prepared dataset by its folder (work/scans), or by --output-root-path and --data-task-name"
-        + (", not by both" if path is not None else "")
+        "give the prepared dataset as a folder (work/scans), or as --output-root-path and --data-task-name"
+        + (", not both" if path is not None else "")
     )
 
 
@@ -134,8 +134,8 @@ def given(argument: Path | None, option: Path | None, what: str) -> Path:
         SettingsError: neither is given, or both are.
     """
     if (argument is None) == (option is None):
-        how = "twice: once is enough" if option is not None else "nowhere"
-        raise SettingsError(f"the {what} is named {how}; see --help")
+        how = "given twice; give it once" if option is not None else "missing; see --help"
+        raise SettingsError(f"the {what} is {how}")
     path = option if argument is None else argument
     assert path is not None
     return path
@@ -158,10 +158,12 @@ def device_number(device: str | None, gpu_id: int | None) -> int | None:
         return gpu_id
     kind, _, number = device.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise SettingsError(f"--device: {device!r} is not known; use cpu, cuda or cuda:1")
+        raise SettingsError(f"--device: {device!r} is unknown; use cpu, cuda or cuda:1")
     found = -1 if kind == "cpu" else int(number or 0)
     if gpu_id is not None and gpu_id != found:
-        raise SettingsError(f"--device {device} and --gpu-id {gpu_id} contradict; give one of them")
+        raise SettingsError(
+            f"--device {device} and --gpu-id {gpu_id} contradict each other; give one of them"
+        )
     return found
 
 

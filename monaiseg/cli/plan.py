@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from monaiseg.cli.display import show_next
+from monaiseg.cli.display import progress_bar, show_choices, show_next
+from monaiseg.cli.loudness import Json, note, print_json, result_as_json, say
 from monaiseg.cli.options import (
     EASYREG,
     SETTINGS_FILE,
@@ -69,6 +71,7 @@ def plan(
         ),
     ] = None,
     data_task_name: DataTaskName = None,
+    as_json: Json = False,
 ) -> None:
     """Measure this computer and write settings that make the most of the given minutes.
 
@@ -81,30 +84,35 @@ def plan(
     from monaiseg.planning import plan as plan_training
     from monaiseg.settings import dump_settings
 
+    result_as_json(wanted=as_json)
     folder = data_task_at(data_task, output_root_path, data_task_name)
     output = output or folder / SETTINGS_FILE
     check_free(output, force=force)
     known = measurements is not None and measurements.exists()
-    planned, measured = plan_training(
-        folder.parent,
-        folder.name,
-        minutes=minutes,
-        cores=cores,
-        memory_gb=memory,
-        gpu_memory_gb=gpu_memory,
-        measurements=Measurements.load(measurements) if known and measurements else None,
-    )
-    for choice in planned.choices:
-        typer.echo(f"{choice.what}: {choice.why}")
-    if gpu_memory is None and torch.cuda.is_available():
-        typer.echo(
-            "note: planned for the processor; --gpu-memory GIB plans for this computer's GPU"
+    with progress_bar("measuring this computer") as advance:
+        planned, measured = plan_training(
+            folder.parent,
+            folder.name,
+            minutes=minutes,
+            cores=cores,
+            memory_gb=memory,
+            gpu_memory_gb=gpu_memory,
+            measurements=Measurements.load(measurements) if known and measurements else None,
+            on_progress=advance,
         )
-    typer.echo(planned.forecast.in_words())
+    show_choices(planned.choices)
+    if gpu_memory is None and torch.cuda.is_available():
+        note("this plan is for the CPU; use --gpu-memory GIB to plan for the GPU of this computer")
+    say(planned.forecast.in_words())
     write_atomic(output, dump_settings(planned.settings).encode())
     if measurements is not None and not known:
         measured.save(measurements)
-    typer.echo(f"written: {output}")
+    say(f"written: {output}")
+    if as_json:
+        forecast = asdict(planned.forecast)
+        print_json(
+            {"settings": output, "choices": [*map(asdict, planned.choices)], "forecast": forecast}
+        )
     own = output == folder / SETTINGS_FILE
     show_next(
         "monaiseg", "train", folder, *([] if own else ["--settings", output]), "--name", "first"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from monaiseg.cli.display import print_table, progress_bar
+from monaiseg.cli.loudness import say
 from monaiseg.errors import CheckpointError, SettingsError
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def show_rules(predictor: Predictor) -> None:
     from monaiseg.data import rules_in_words
 
     for line in rules_in_words(predictor.rules, predictor.table):
-        typer.echo(f"post-processing: {line}")
+        say(f"post-processing: {line}")
 
 
 def tune(model: Path, task: DataTask, device: Any) -> None:
@@ -130,4 +131,4 @@ def tune(model: Path, task: DataTask, device: Any) -> None:
         rows,
     )
     path = write_rules(checkpoint.path, chosen, predictor.table, [case.id for case in cases])
-    typer.echo(f"written: {path}")
+    say(f"written: {path}")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from monaiseg.cli.display import progress_bar
+from monaiseg.cli.display import progress_bar, shown_path
+from monaiseg.cli.loudness import note, say
 from monaiseg.cli.options import Device, ModelGpu, device_named, given
 from monaiseg.cli.postprocessing import (
     Chosen,
@@ -17,7 +18,7 @@ from monaiseg.cli.postprocessing import (
     Rules,
     set_rules,
 )
-from monaiseg.errors import SettingsError
+from monaiseg.errors import SettingsError, counted
 
 if TYPE_CHECKING:
     from monaiseg.data import LabelTable
@@ -139,9 +140,9 @@ def predict(
     model = given(words.pop(0) if words and model is None else None, model, "model")
     images = [*words, *(image or ())]
     if not images:
-        raise SettingsError("no images: name files or folders of them after the model")
+        raise SettingsError("there are no images; give files or folders after the model")
     if output is None:
-        raise SettingsError("name the folder for the label maps with --output (-o)")
+        raise SettingsError("give a folder for the label maps with --output (-o)")
     options = {
         "overwrite": overwrite,
         "confidence": confidence,
@@ -183,13 +184,13 @@ def _predict(
 
     def show(file: PredictedFile) -> None:
         found = sum(1 for value in file.voxels if value)
-        typer.echo(f"{file.output}  ({found} of {predictor.table.num_classes - 1} labels)")
+        say(f"{file.output}  ({found} of {predictor.table.num_classes - 1} labels)")
         if file.outside:
-            typer.echo(f"note: {outside_note([file.image], file.outside)}", err=True)
+            note(outside_note([file.image], file.outside))
 
-    def note(text: str) -> None:
+    def note_once(text: str) -> None:
         if distributed.is_first():
-            typer.echo(f"note: {text}", err=True)
+            note(text)
 
     with progress_bar("predicting") as advance:
         before = predict_cohort(
@@ -199,13 +200,13 @@ def _predict(
             model=str(model),
             on_file=show,
             on_progress=lambda case_id, done, total: advance(done, total, f"{case_id}, windows"),
-            say=note,
+            say=note_once,
             **options,
         )
     if before:
-        note(
-            f"{len(before)} label maps were there already and are left, such as {before[0].label_map}; --overwrite "
-            "repeats them"
+        note_once(
+            f"kept {counted(len(before), 'label map')} of an earlier run, such as {before[0].label_map}; use --overwrite "
+            "to predict again"
         )
     if not distributed.is_first():
         return
@@ -213,7 +214,8 @@ def _predict(
     for path, text in tables.items():
         write_atomic(path, text.encode())
         written.append(path)
-    typer.echo(f"written: {', '.join(map(str, written))}")
+    for path in written:
+        say(f"written: {shown_path(path)}")
 
 
 def _table_files(table: LabelTable, formats: list[str], folder: Path) -> dict[Path, str]:
@@ -226,7 +228,7 @@ def _table_files(table: LabelTable, formats: list[str], folder: Path) -> dict[Pa
 
     if strange := [name for name in formats if name not in FORMATS]:
         raise SettingsError(
-            f"--label-table-format: {strange[0]!r} is not known; use {', '.join(FORMATS)}"
+            f"--label-table-format: {strange[0]!r} is unknown; use {', '.join(FORMATS)}"
         )
     chosen = [format_ for format_ in FORMATS if format_ in formats]
     return {folder / FILE_NAMES[name]: label_table_text(table, name) for name in chosen}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from monaiseg.cli.display import progress_bar, show_data_task, show_findings, show_next
+from monaiseg.cli.loudness import Json, note, print_json, result_as_json
 from monaiseg.cli.options import EASYREG, LabelTablePath, Registrations, RegistrationsPath, given
+
+if TYPE_CHECKING:
+    from monaiseg.data import DataTask
 
 EXAMPLES = """\
 monaiseg prepare scans
@@ -88,6 +92,7 @@ def prepare(
     ] = "seg",
     registration: Registrations = False,
     atlas: RegistrationsPath = None,
+    as_json: Json = False,
 ) -> None:
     """Pair images and label maps, check every file, and split the cases for training, validation and test.
 
@@ -97,8 +102,9 @@ def prepare(
     from monaiseg.checks import quick_findings
     from monaiseg.preparation import prepare as prepare_task
 
+    result_as_json(wanted=as_json)
     if registration or atlas:
-        typer.echo("note: flags of registration have no effect here", err=True)
+        note("the options of registration have no effect here")
     dataset_path = given(scans, dataset_path, "folder of the scans")
     data_task_name = data_task_name or dataset_path.resolve().name
     with progress_bar("reading cases") as advance:
@@ -121,4 +127,16 @@ def prepare(
         )
     show_data_task(task)
     show_findings(quick_findings(task), output_root_path / data_task_name)
+    if as_json:
+        print_json(_facts_of(task))
     show_next("monaiseg", "plan", output_root_path / data_task_name, "--minutes", 60)
+
+
+def _facts_of(task: DataTask) -> dict[str, Any]:
+    """What a script wants to know about a prepared dataset."""
+    return {
+        "folder": task.folder,
+        "cases": {split: [case.id for case in cases] for split, cases in task.cases.items()},
+        "labels": {label.name: label.value for label in task.table.labels},
+        "notes": task.notes,
+    }

@@ -10,6 +10,7 @@ import typer
 
 from monaiseg.cli.compare import scores_file
 from monaiseg.cli.display import progress_bar
+from monaiseg.cli.loudness import note, say
 
 EXAMPLES = """\
 monaiseg report work/scans/first
@@ -64,9 +65,8 @@ def write_report_page(folder: Path, output: Path | None = None, *, cases: int = 
             advance=advance,
         )
     if scores.summary.cases and not any(map(scores.files, scores.summary.per_case)):
-        typer.echo(
-            "note: the label maps of these scores are not there, so the report has no pictures; run `monaiseg "
-            "evaluate` again to have them",
-            err=True,
+        note(
+            "the label maps of these scores are missing, so the report has no pictures; run `monaiseg evaluate` again to "
+            "get them"
         )
-    typer.echo(f"written: {page} ({page.stat().st_size / 1e6:.1f} MB); open it in a browser")
+    say(f"written: {page} ({page.stat().st_size / 1e6:.1f} MB); open it in a browser")

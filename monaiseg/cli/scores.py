@@ -8,9 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import typer
-
-from monaiseg.cli.display import progress_bar, show_scores
+from monaiseg.cli.display import progress_bar, show_scores, shown_path
+from monaiseg.cli.loudness import NOW, note, print_json, say
 from monaiseg.cli.postprocessing import show_rules
 from monaiseg.errors import SettingsError
 
@@ -50,8 +49,8 @@ def score_split(
     checkpoint = load_checkpoint(model)
     if wanted is not None:
         checkpoint, notes = as_evaluated(checkpoint, wanted)
-        for note in notes:
-            typer.echo(f"note: {note}", err=True)
+        for text in notes:
+            note(text)
     settings = parse_settings(checkpoint.settings, str(checkpoint.path))
     predictor = Predictor(with_settings(checkpoint, task.as_read(settings, split)), device=device)
     _check_names(predictor.table, task.table, f"{model}", f"{task.folder}")
@@ -108,7 +107,9 @@ def _scored_table(table: LabelTable, given: Path | None, model: Path) -> LabelTa
     _check_names(table, wanted, f"{model}", f"{given}")
     shared = set(table.values) & set(wanted.values) - {0}
     if not shared:
-        raise SettingsError(f"{given}: has none of the labels of {model}; give the table for it")
+        raise SettingsError(
+            f"{given}: has none of the labels of {model}; give the label table of its data"
+        )
     return wanted.restricted_to(shared)
 
 
@@ -117,7 +118,7 @@ def _check_names(table: LabelTable, other: LabelTable, model: str, where: str) -
     if clash := table.contradiction(other):
         raise SettingsError(
             f"{model}: label {clash[0]} is {clash[1]!r} in the model and {clash[2]!r} in {where}; evaluate it "
-            "on data with its labels, or name them alike"
+            "on data with the same labels, or give them the same names"
         )
 
 
@@ -202,12 +203,14 @@ def _report(
         written.append(latex)
     show_scores(evaluation)
     if evaluation.resumed:
-        typer.echo(
-            f"note: {evaluation.resumed} of {len(evaluation.cases)} cases were scored before an interruption; neither "
-            "their files nor the options have changed",
-            err=True,
+        note(
+            f"{evaluation.resumed} of {len(evaluation.cases)} cases were scored before an interruption; neither "
+            "their files nor the options have changed since"
         )
-    typer.echo(f"written: {', '.join(map(str, written))}")
+    for path in written:
+        say(f"written: {shown_path(path)}")
+    if NOW.as_json:
+        print_json(summarise(evaluation).model_dump(mode="json"))
 
 
 def chosen_pictures(words: str) -> dict[str, int]:
@@ -252,4 +255,4 @@ def _draw(
                 evaluation.table,
                 title=f"{scores.case_id}: mean Dice {scores.mean_dice:.3f}",
             )
-            typer.echo(f"written: {picture}")
+            say(f"written: {shown_path(picture)}")

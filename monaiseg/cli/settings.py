@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from monaiseg.cli.display import show_next
+from monaiseg.cli.loudness import Json, note, print_json, result_as_json, say
 from monaiseg.cli.options import read_settings
 from monaiseg.errors import SettingsError
 
@@ -27,29 +28,48 @@ def settings_init(
 
     check_free(file, force=force)
     write_atomic(file, dump_settings(Settings()).encode())
-    typer.echo(f"written: {file}")
+    say(f"written: {file}")
     show_next("monaiseg", "settings", "check", file)
 
 
 @settings_app.command("check")
 def settings_check(
     file: Annotated[Path, typer.Argument(help="Settings file, or the folder that holds it.")],
+    as_json: Json = False,
 ) -> None:
     """Check a settings file and report all faults, each with what to use instead."""
     from monaiseg.settings import find_settings
 
+    result_as_json(wanted=as_json)
+    try:
+        _check(file)
+    except SettingsError as error:
+        if not as_json:
+            raise
+        print_json({"file": file, "faults": str(error).splitlines()})
+        raise typer.Exit(2) from error
+    say(f"{find_settings(file)}: all keys are known and in range")
+    if as_json:
+        print_json({"file": find_settings(file), "faults": []})
+
+
+def _check(file: Path) -> None:
+    """Read settings and check what one key asks of another.
+
+    Raises:
+        SettingsError: the settings have faults; its message has one per line.
+    """
     settings = read_settings(file)
     if settings.image_shape is not None:
         from monaiseg.transforms import resize_note
 
-        if note := resize_note(settings):
-            typer.echo(f"note: {note}", err=True)
+        if text := resize_note(settings):
+            note(text)
     if settings.tsk_set.continue_train and not settings.tsk_set.model_path:
         raise SettingsError(
-            f"{file}: tsk_set.continue_train is true and tsk_set.model_path empty; name the checkpoint"
+            f"{file}: tsk_set.continue_train is true but tsk_set.model_path is empty; give the checkpoint"
         )
     _check_network(settings)
-    typer.echo(f"{find_settings(file)}: all keys are known and in range")
 
 
 @settings_app.command("show")
@@ -89,17 +109,18 @@ def _show_chain(settings: Settings) -> None:
     values = [value for value in settings.dataset.seg.interested_label_list if value > 0]
     table = LabelTable.from_values(values or [1])
     _show_list(
-        "cached, once a case", in_words(cached_chain(settings, table, for_training=True).transforms)
+        "once for each case, then cached",
+        in_words(cached_chain(settings, table, for_training=True).transforms),
     )
-    _show_list("drawn anew for each patch", in_words(training_chain(settings, table)))
+    _show_list("for each patch, at random", in_words(training_chain(settings, table)))
     spacing = settings.spacing_mm or (1.0, 1.0, 1.0)
     topology = plan_topology(settings.tsk_set.network, settings.patch_shape, spacing)
     _show_list("network, sizes along X, Y, Z", topology.in_words())
-    _show_list("handlers, in the order that they act in", handlers_in_words(settings))
+    _show_list("handlers, in order", handlers_in_words(settings))
     if not values:
-        typer.echo("note: the labels are found in the data; one is assumed here", err=True)
+        note("the labels come from the data; this list assumes one")
     if settings.spacing_mm is None:
-        typer.echo("note: the voxel size is that of the data; cubes are assumed here", err=True)
+        note("the voxel size comes from the data; this list assumes cubes of 1 mm")
 
 
 def _show_list(title: str, lines: list[str]) -> None:
@@ -120,5 +141,5 @@ def check_free(file: Path, *, force: bool) -> None:
     """Raise SettingsError if a file would be replaced without `--force`."""
     if file.exists() and not force:
         raise SettingsError(
-            f"{file}: is there already; choose another name, or replace it with --force"
+            f"{file}: already exists; choose another name, or replace it with --force"
         )

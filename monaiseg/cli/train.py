@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from monaiseg.cli.display import show_findings, show_next
+from monaiseg.cli.loudness import NOW, say
 from monaiseg.cli.options import (
     SETTINGS_FILE,
     DataTaskName,
@@ -100,7 +101,8 @@ def train(
         extend=extend,
         accept_inexact=accept_inexact,
         started=started,
-        say=typer.echo,
+        say=say,
+        show_progress=not NOW.quiet,
     )
     if not distributed.is_first():
         raise typer.Exit(130 if result.interrupted else 0)
@@ -110,10 +112,10 @@ def train(
         show_next("monaiseg", "train", run, "--resume", *more)
         raise typer.Exit(130)
     if result.best is not None:
-        typer.echo(
+        say(
             f"best mean Dice {result.best.value:.4f} on the validation cases, epoch {result.best.epoch}"
         )
-    typer.echo(f"written: {run}")
+    say(f"written: {run}")
     show_next("monaiseg", "evaluate", run)
     show_next("tensorboard", "--logdir", run)
 
@@ -139,23 +141,25 @@ def _run_of(folder: Path, task_name: str | None) -> tuple[Path, str]:
         return folder, task_name
     if (folder / "checkpoints").is_dir():
         return folder.parent, folder.name
-    raise SettingsError(
-        f"{folder}: the run needs a name; add --name first, or another that you like"
-    )
+    raise SettingsError(f"{folder}: the run needs a name; add for example --name first")
 
 
 def _settings_in(folder: Path, task_name: str, *, resume: bool) -> Path:
     """The default settings file: that of the run, or the one that `plan` wrote for all runs.
 
     Raises:
+        DataError: the folder is not a prepared dataset.
         SettingsError: there are no settings.
     """
     if resume and (folder / task_name).is_dir():
         return folder / task_name
     if not (folder / SETTINGS_FILE).is_file():
+        from monaiseg.data import read_data_task
+
+        read_data_task(folder)  # if it is no prepared dataset, its error names those that are there
         raise SettingsError(
-            f"{folder / SETTINGS_FILE}: there are no settings yet; run `monaiseg plan {folder} --minutes 60`, or name "
-            "yours with --settings"
+            f"{folder / SETTINGS_FILE}: there are no settings yet; run `monaiseg plan {folder} --minutes 60`, or give "
+            "your own with --settings"
         )
     return folder / SETTINGS_FILE
 
@@ -169,7 +173,7 @@ def _evaluate_instead(
 
     if not settings.tsk_set.model_path:
         raise SettingsError(
-            "tsk_set.train is false and tsk_set.model_path empty; name the model to evaluate, or set train to true"
+            "tsk_set.train is false but tsk_set.model_path is empty; give the model to evaluate, or set train to true"
         )
     task = read_data_task(data_task)
     score_split(

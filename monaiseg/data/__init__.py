@@ -63,6 +63,7 @@ from monaiseg.data.groups import (
     with_same_images,
 )
 from monaiseg.data.images import files_of, find_images, planned_outputs
+from monaiseg.data.in_memory import as_files, like_image, write_dataset, written_cases
 from monaiseg.data.input_range import InputRange
 from monaiseg.data.label_checks import (
     MOSTLY_FOREGROUND,
@@ -151,6 +152,7 @@ __all__ = [
     "alike_note",
     "alike_pairs",
     "apply_rules",
+    "as_files",
     "axis_rotation",
     "case_id_of",
     "check_apart",
@@ -181,6 +183,7 @@ __all__ = [
     "kept_labels",
     "label_notes",
     "label_table_text",
+    "like_image",
     "likely_persons",
     "load_label_table",
     "make_phantom",
@@ -213,10 +216,12 @@ __all__ = [
     "with_same_images",
     "write_confidence",
     "write_data_task",
+    "write_dataset",
     "write_image",
     "write_label_map",
     "write_lists",
     "write_phantom",
     "write_phantom_dataset",
     "write_rules",
+    "written_cases",
 ]

@@ -16,7 +16,7 @@ from pathlib import Path
 from monaiseg.data.descriptions import DATASET_FILE, ListedCase, read_description
 from monaiseg.data.nifti import is_volume_name, other_format, volume_stem
 from monaiseg.data.pairing import check_ids, clashes, pair_files
-from monaiseg.errors import DataError, collecting, listed
+from monaiseg.errors import DataError, collecting, counted, listed
 from monaiseg.files import is_folder, is_there
 
 SPLITS = ("train", "val", "test", "debug")
@@ -77,21 +77,21 @@ def find_cases(dataset_path: str | Path) -> FoundCases:
     elif (root / "images").is_dir() and (root / "labels").is_dir():
         if folders:
             raise DataError(
-                f"{root}: has images, labels and {', '.join(folders)}; keep either the split folders or the others"
+                f"{root}: has images/ and labels/ as well as {', '.join(folders)}; keep one of the two layouts"
             )
         cases, more = _find_pairs(root / "images", root / "labels")
     elif "train" in folders:
         cases, splits, more = _find_split(folders)
     else:
         raise DataError(
-            f"{root}: has {_shown_entries(root)}; a dataset has images/ and labels/, or both of them inside train/, "
-            "val/ and test/, or a Decathlon or nnU-Net dataset.json with imagesTr/ and labelsTr/; for a mask file for each "
-            "structure use `prepare --masks`"
+            f"{root}: has {_shown_entries(root)}; a dataset has images/ and labels/, or both inside each of train/, "
+            "val/ and test/, or a Decathlon or nnU-Net dataset.json with imagesTr/ and labelsTr/; if each structure "
+            "has its own mask file, use `prepare --masks`"
         )
     check_ids([case.id for case in cases], str(root))
     if description.num_cases not in (None, len(cases)):
         more.append(
-            f"{root / DATASET_FILE}: numTraining is {description.num_cases}, and there are {len(cases)} cases"
+            f"{root / DATASET_FILE}: numTraining is {description.num_cases}, but it lists {counted(len(cases), 'case')}; correct one of them"
         )
     return FoundCases(
         tuple(cases),
@@ -105,7 +105,7 @@ def find_cases(dataset_path: str | Path) -> FoundCases:
 
 def _shown_entries(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir() if not _is_hidden(path.name))
-    return ", ".join([*names[:8], *(["..."] if names[8:] else [])]) or "nothing in it"
+    return ", ".join([*names[:8], *(["..."] if names[8:] else [])]) or "no files"
 
 
 def _find_split(
@@ -124,7 +124,7 @@ def _find_split(
     if problems:
         raise DataError(listed(problems))
     notes += [
-        f"no {split} folder: that split is empty"
+        f"there is no {split} folder, so that split is empty"
         for split in ("val", "test")
         if split not in splits
     ]
@@ -149,7 +149,7 @@ def _find_raw(root: Path) -> tuple[list[Case], list[str]]:
     names = [path.name for path in held_out.iterdir()] if held_out.is_dir() else []
     if left_out := sum(is_volume_name(name) and not _is_hidden(name) for name in names):
         notes.append(
-            f"{held_out}: {left_out} images left out; for a split of your own use train, val and test folders"
+            f"{held_out}: {counted(left_out, 'image')} not used; to choose the split yourself, use the folders train, val and test"
         )
     return found, notes
 
@@ -174,7 +174,7 @@ def _find_listed(root: Path, entries: Iterable[ListedCase]) -> tuple[list[Case],
         return cases, []
     count = f"{len(rest)} images" if rest[1:] else "an image"
     return cases, [
-        f"{root / DATASET_FILE} does not list {count}, such as {min(rest)}: left out; list what belongs to the dataset"
+        f"{root / DATASET_FILE} does not list {count}, such as {min(rest)}; images that are not listed are not used"
     ]
 
 
@@ -225,7 +225,7 @@ def channels_by_case(
     for name, files in sorted(channels.items()):
         if missing := sorted(everywhere - files.keys()):
             lacking = ", ".join(f"{c:04}" for c in missing)
-            problems.append(f"{root}: image {name} lacks channel {lacking}")
+            problems.append(f"{root}: image {name} has no channel {lacking}; add its file")
     return {
         name: {c: files[c] for c in sorted(files)} for name, files in sorted(channels.items())
     }, problems
@@ -263,8 +263,8 @@ def in_channel_order(images: Sequence[Path]) -> list[Path]:
     if len(set(numbers)) < len(numbers) or (len(names) > 1 and ordered != [*images]):
         shown = ", ".join(image.name for image in images)
         raise DataError(
-            f"{shown}: the channel numbers at the end of these names contradict their order; give the channels of one case "
-            "in the order of their numbers"
+            f"{shown}: the numbers at the end of these names do not ascend; give the channels of a case in the order of "
+            "their numbers"
         )
     return ordered
 
@@ -304,7 +304,7 @@ def _volumes_in(folder: Path) -> tuple[list[Path], list[str]]:
         names = sorted(path.name for path in folder.iterdir())
     except OSError as error:
         raise DataError(
-            f"{folder}: cannot be read ({error.strerror}); it should hold NIfTI files"
+            f"{folder}: cannot be read ({error.strerror}); check that it is a folder of NIfTI files"
         ) from error
     hidden = [name for name in names if _is_hidden(name)]
     seen = [name for name in names if not _is_hidden(name)]
@@ -314,15 +314,17 @@ def _volumes_in(folder: Path) -> tuple[list[Path], list[str]]:
     problems += clashes(volumes, folder)
     if not volumes and not problems:
         problems = [
-            f"{folder}: holds no NIfTI files (.nii, .nii.gz) but {_shown_entries(folder)}; put some there"
+            f"{folder}: has no NIfTI files (.nii or .nii.gz), only {_shown_entries(folder)}; put the scans there"
         ]
     if problems:
         raise DataError(listed(problems))
     rest = [name for name in seen if not is_volume_name(name)]
-    notes = [f"{folder}: {len(hidden)} hidden or temporary files ignored"] if hidden else []
+    notes = (
+        [f"{folder}: {counted(len(hidden), 'hidden or temporary file')} ignored"] if hidden else []
+    )
     if rest:
         shown = ", ".join(rest[:5]) + (", ..." if rest[5:] else "")
-        notes.append(f"{folder}: ignored, no volumes: {shown}")
+        notes.append(f"{folder}: files that are not volumes are ignored: {shown}")
     return [folder / name for name in volumes], notes
 
 

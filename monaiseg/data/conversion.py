@@ -92,7 +92,7 @@ def with_orientation(
     letters = orientation.upper()
     if sorted(_PAIRS.get(letter, letter) for letter in letters) != ["AP", "IS", "LR"]:
         raise SettingsError(
-            f"assume_orientation: {orientation!r} names no three directions; write what the axes run to, such as RAS or LPI"
+            f"assume_orientation: {orientation!r} is not an orientation; give the direction of each axis, such as RAS or LPI"
         )
 
     def write(case: Case) -> Case:
@@ -109,8 +109,8 @@ def with_orientation(
     cases = _each(write, found.cases, on_progress)
     count = sum(case != before for case, before in zip(cases, found.cases, strict=True))
     note = (
-        f"{count} of {len(cases)} cases say nothing of orientation: their axes are taken to run to {letters}, and their files "
-        "were written again into the data task"
+        f"{count} of {len(cases)} cases have no orientation in their headers; it is taken to be {letters}, and copies of their "
+        "files with this orientation were written to the prepared dataset"
     )
     return replace(found, cases=tuple(cases), notes=(*found.notes, note))
 

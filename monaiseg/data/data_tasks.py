@@ -69,7 +69,7 @@ class DataTask:
 
     def label_table(self, settings: Settings) -> LabelTable:
         """Labels selected by the settings; raises the same errors as `kept_labels`."""
-        return kept_labels(self.table, settings, f"the data task {self.name}")
+        return kept_labels(self.table, settings, f"the dataset {self.name}")
 
     def as_read(self, settings: Settings, split: str = "train") -> Settings:
         """Settings to read the cases of a split with; they do not normalise preprocessed volumes a second time.
@@ -83,7 +83,7 @@ class DataTask:
         for key in [key for key in wanted if wanted[key] != self.preprocessing.get(key)]:
             raise SettingsError(
                 f"dataset.{key}: {json.dumps(wanted[key])} now, and {json.dumps(self.preprocessing.get(key))} when the "
-                f"volumes of {self.folder} were preprocessed (x, y, z); put it back, or prepare the data again"
+                f"volumes of {self.folder} were preprocessed (x, y, z); set it back, or prepare the data again"
             )
         as_they_are = {"dataset.intensity.method": "none", "dataset.intensity.clip_range": None}
         return changed(settings, as_they_are)
@@ -105,13 +105,13 @@ def kept_labels(table: LabelTable, settings: Settings, owner: str) -> LabelTable
     kept = table if -1 in values else table.restricted_to(values)
     if kept.num_classes < 2:
         raise SettingsError(
-            f"{owner}: background is all there is to learn; list labels in dataset.seg.interested_label_list, or prepare "
-            "label maps that hold some"
+            f"{owner}: there are no labels but the background; list labels in dataset.seg.interested_label_list, or prepare "
+            "a dataset whose label maps have some"
         )
     class_num = settings.tsk_set.seg.class_num
     if class_num not in (-1, kept.num_classes):
         raise SettingsError(
-            f"tsk_set.seg.class_num: {class_num} is not the number of labels with background; use {kept.num_classes}, "
+            f"tsk_set.seg.class_num: {class_num} is not the number of labels and background; use {kept.num_classes}, "
             "or -1"
         )
     weights = settings.tsk_set.loss.ce.class_weight
@@ -221,7 +221,7 @@ def check_replaceable(target: Path) -> None:
     ours = {*SPLITS, DATASET_FILE, VOLUMES_FOLDER, CACHE_FOLDER, DESKTOP_FILE}
     if others := sorted({path.name for path in target.iterdir()} - ours):
         raise SettingsError(
-            f"{target}: holds {', '.join(others[:5])}{', ...' if others[5:] else ''} beside another data task; choose "
+            f"{target}: has {', '.join(others[:5])}{', ...' if others[5:] else ''} and another prepared dataset in it; choose "
             "another data_task_name, or move the folder away"
         )
     if strange := [
@@ -231,7 +231,7 @@ def check_replaceable(target: Path) -> None:
         if path.name not in (PATHS_FILE, NAMES_FILE, DESKTOP_FILE)
     ]:
         raise SettingsError(
-            f"{target}: holds {strange[0]}, which is not part of a data task; choose another data_task_name"
+            f"{target}: has {strange[0]} in it, which is not part of a prepared dataset; choose another data_task_name"
         )
 
 
@@ -288,7 +288,7 @@ def read_data_task(
     is_described = (folder / DATASET_FILE).exists()
     if problems and is_described:
         problems.append(
-            f"{folder}: where the files have moved, prepare them again under the same name; trainings in it stay"
+            f"{folder}: if the files have moved, prepare them again under the same name; the runs in this folder are kept"
         )
     for split in _LABELLED:
         lone = [case.id for case in cases.get(split, ()) if case.label is None]
@@ -307,7 +307,7 @@ def read_data_task(
         cases["debug"] = tuple(case for case in cases["train"] if case.id in chosen)
     table = scan_labels(facts)
     notes = [
-        f"{folder}: has lists and no {DATASET_FILE}; labels were read from all the label maps",
+        f"{folder}: has list files but no {DATASET_FILE}; the labels were read from all label maps",
         *check_duplicates(splits, facts),
         *label_notes(splits, facts, table),
         *file_notes(facts),
@@ -333,12 +333,12 @@ def _check_disjoint(cases: Mapping[str, tuple[Case, ...]], folder: Path) -> None
             for image in case.images:
                 places[f"image {image}"].add(split)
     problems = [
-        f"{folder}: {what} stands in {' and '.join(sorted(splits))}; keep it in one"
+        f"{folder}: {what} is in {' and '.join(sorted(splits))}; keep it in one of them"
         for what, splits in places.items()
         if len(splits) > 1
     ]
     problems += [
-        f"{folder}: debug case {case.id!r} is not a training case; list cases of train there"
+        f"{folder}: debug case {case.id!r} is not a training case; list only training cases there"
         for case in cases["debug"]
         if case not in cases["train"]
     ]
@@ -382,11 +382,11 @@ def _with_dataset_json(folder: Path, cases: dict[str, tuple[Case, ...]]) -> Data
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise DataError(f"{path}: {error!r} while reading it; prepare the data again") from error
+        raise DataError(f"{path}: cannot be read ({error!r}); prepare the data again") from error
     different = [s for s in SPLITS if set(recorded[s]) != set(cases[s])]
     if different:
         raise DataError(
-            f"{path}: names other cases than {', '.join(f'{s}/{PATHS_FILE}' for s in different)}; prepare the data "
-            f"again, or remove {DATASET_FILE} to go by the lists"
+            f"{path}: does not have the cases of {', '.join(f'{s}/{PATHS_FILE}' for s in different)}; prepare the data "
+            f"again, or remove {DATASET_FILE} to use the list files alone"
         )
     return task

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from monaiseg.data.labels import ignored_among
-from monaiseg.errors import DataError, collecting, listed
+from monaiseg.errors import DataError, collecting, counted, listed
 from monaiseg.files import checked_text, read_json_object
 
 DATASET_FILE = "dataset.json"
@@ -84,7 +84,9 @@ def _names(
         checked_text(name, f"{path}: label name")
     for name in ordered:
         checked_text(name, f"{path}: channel name")
-    notes = [f"{path}: region {name!r} is made of several labels; ignored" for name in regions]
+    notes = [
+        f"{path}: region {name!r} consists of several labels and is ignored" for name in regions
+    ]
     return names, ordered, notes
 
 
@@ -110,11 +112,13 @@ def _listed_cases(
     for key in ("test", "validation"):
         items = document.get(key, [])
         if not isinstance(items, list):
-            raise DataError(f"{path}: {key!r} is {items!r:.60}; list images there")
+            raise DataError(f"{path}: {key!r} is {items!r:.60}; it must be a list of images")
         if items and key == "test":
-            notes.append(f"{len(items)} test images without label maps left out")
+            notes.append(f"{counted(len(items), 'test image')} without label maps not used")
         elif items:
-            notes.append(f"{path}: {len(items)} cases of {key!r} left out; only 'training' is read")
+            notes.append(
+                f"{path}: {counted(len(items), 'case')} of {key!r} not used; only those of 'training' are"
+            )
     key = "training"
     if key not in document and isinstance(document.get("dataset"), dict):
         key = "dataset"
@@ -122,7 +126,7 @@ def _listed_cases(
         return None, notes
     items = document[key]
     if not isinstance(items, list | dict) or not items:
-        raise DataError(f"{path}: {key!r} lists no cases; list pairs of image and label there")
+        raise DataError(f"{path}: {key!r} lists no cases; list pairs of image and label")
     named = items.items() if isinstance(items, dict) else [(None, item) for item in items]
     cases: list[ListedCase] = []
     problems: list[str] = []

@@ -25,7 +25,7 @@ from monaiseg.data.grid import Grid, Shape, Spacing, check_same_grid, check_same
 from monaiseg.data.nifti import VolumeHeader, file_sha256
 from monaiseg.data.profiles import ChannelProfile
 from monaiseg.data.volumes import read_header, read_label_map, read_volume
-from monaiseg.errors import DataError, collecting, listed
+from monaiseg.errors import DataError, collecting, counted, listed
 from monaiseg.machine import reading_threads
 
 MOST_WORKERS = 8
@@ -153,7 +153,7 @@ def examine_cases(
         usual = counts.most_common(1)[0][0]
         if len(found.intensity) != usual:
             problems[name] = [
-                f"has {len(found.intensity)} channels and most cases {usual}; give all the same"
+                f"has {counted(len(found.intensity), 'channel')}, but most cases have {usual}; give all cases the same channels"
             ]
     if problems:
         lines = [f"case {name!r}: {text}" for name, texts in problems.items() for text in texts]
@@ -198,7 +198,7 @@ def examine_case(
                 content.update(repr(values.shape).encode())
                 content.update(np.ascontiguousarray(values.T, dtype=np.float32).data)
         if constant := [channel for channel in channels[known:] if channel.min == channel.max]:
-            words = f"image {path}: holds the one value {constant[0].min:g}; give a scan"
+            words = f"image {path}: all voxels have the value {constant[0].min:g}; give a scan"
             refusals.append(Refusal("constant image", words))
     if refusals:
         return refusals
@@ -292,8 +292,8 @@ def _checksum(case: Case) -> str:
 def check_unchanged(cases: Iterable[Case], facts: Mapping[str, CaseFacts]) -> None:
     """Raise DataError naming every case with a file that has changed since it was examined."""
     changed = [
-        f"case {case.id!r}: {', '.join(map(str, case.files))} changed since the check; run the preparation again, "
-        "under another data_task_name where trainings are in the folder"
+        f"case {case.id!r}: {', '.join(map(str, case.files))} changed after `prepare` had checked them; prepare the data again, "
+        "under another name if the folder already has runs"
         for case in cases
         if _checksum(case) != facts[case.id].checksum
     ]

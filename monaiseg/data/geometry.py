@@ -27,37 +27,39 @@ def header_grid(
     """Grid from sform, else qform, else `orientation`, and notes; sform and qform must agree if both are set."""
     if int(fields["xyzt_units"]) & 7 in (1, 3):
         unit = {1: "metres", 3: "micrometres"}[int(fields["xyzt_units"]) & 7]
-        raise DataError(f"measures in {unit}; write the file again in millimetres")
+        raise DataError(f"its units are {unit}; write the file again in millimetres")
     pixdim = np.asarray(fields["pixdim"][1:4], dtype=float)
     usable = bool(np.all(np.isfinite(pixdim) & (pixdim > 0)))
     shown = tuple(float(f"{size:.6g}") for size in pixdim)
     codes = tuple(int(fields[f"{form}_code"]) for form in ("sform", "qform"))
     if strange := [code for code in codes if code not in _FORM_CODES]:
         raise DataError(
-            f"sform_code is {codes[0]} and qform_code {codes[1]}, and readers differ on what {strange[0]} means; "
+            f"sform_code is {codes[0]} and qform_code {codes[1]}, and programs disagree on what {strange[0]} means; "
             f"set them to 0 (none) to {_FORM_CODES[-1]}"
         )
     if codes == (0, 0) and orientation is None:
         raise DataError(
-            "says nothing of orientation (sform_code and qform_code are 0); copy the geometry from the "
-            "original scan, or set a code if the matrix is right; for a whole dataset `prepare --assume-orientation`"
+            "has no orientation (sform_code and qform_code are 0); copy the geometry from the original scan, or "
+            "set a code if the matrix is right; for a whole dataset, use `prepare --assume-orientation`"
         )
     if codes[0] == 0:
         if not usable:
             raise DataError(f"pixdim is {shown}; write the file again with its voxel size in mm")
         if codes[1] == 0 and orientation is not None:
-            note = f"says nothing of orientation; its axes are taken to run to {orientation}"
+            note = f"has no orientation; it is taken to be {orientation}"
             return _checked_grid("pixdim", shape, _centred(orientation, shape, pixdim)), [note]
         return _checked_grid("qform", shape, _qform(fields)), []
     grid = _checked_grid("sform", shape, _sform(fields))
     if not usable:
-        return grid, [f"pixdim is {shown}; the geometry is the sform's"]
+        return grid, [f"pixdim is {shown}; the sform is used"]
     if codes[1] > 0:
         qform = _checked_grid("qform", shape, _qform(fields))
         return grid, _compare_forms(grid, qform, _rounding_mm(fields, grid))
     if not np.allclose(pixdim, grid.spacing, rtol=1e-3):
         spacing = tuple(float(f"{size:.6g}") for size in grid.spacing)
-        return grid, [f"pixdim is {shown}, the sform's spacing {spacing}; the sform is used"]
+        return grid, [
+            f"pixdim is {shown}, but the spacing of the sform is {spacing}; the sform is used"
+        ]
     return grid, []
 
 
@@ -95,7 +97,7 @@ def _qform(fields: np.void) -> NDArray[np.float64]:
     rest = 1 - float(quaternion @ quaternion)
     if not rest > -1e-5:  # rounding to float32 may make it slightly negative
         raise DataError(
-            f"qform quaternion {tuple(quaternion.tolist())} is no rotation; write the file again"
+            f"qform quaternion {tuple(quaternion.tolist())} is not a rotation; write the file again"
         )
     rotation = nib.quaternions.quat2mat([max(rest, 0.0) ** 0.5, *quaternion])
     mirror = -1 if fields["pixdim"][0] < 0 else 1
@@ -107,15 +109,15 @@ def _qform(fields: np.void) -> NDArray[np.float64]:
 
 def _checked_grid(form: str, shape: tuple[int, ...], affine: NDArray[np.float64]) -> Grid:
     if not np.isfinite(affine).all():
-        raise DataError(f"its {form} holds numbers that are not finite; write the file again")
+        raise DataError(f"its {form} has numbers that are not finite; write the file again")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not ((spacing > 0) & (spacing <= MAX_SPACING_MM)).all():
         raise DataError(
-            f"its {form} has the spacing {tuple(float(f'{s:.6g}') for s in spacing)} mm; it should lie above 0 and "
-            f"up to {MAX_SPACING_MM:g}: write the file again in millimetres"
+            f"its {form} has the spacing {tuple(float(f'{s:.6g}') for s in spacing)} mm; it must be above 0 and at "
+            f"most {MAX_SPACING_MM:g}; write the file again in millimetres"
         )
     if abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
-        raise DataError(f"its {form} lays two axes on one another; write the file again")
+        raise DataError(f"its {form} gives two axes the same direction; write the file again")
     return Grid.of(shape, affine)
 
 
@@ -146,9 +148,9 @@ def _compare_forms(sform: Grid, qform: Grid, rounding_mm: float) -> list[str]:
     words = sform.difference(qform, slack_mm=rounding_mm)
     if words is not None or degrees > GRID_TOLERANCE_DEGREES:
         raise DataError(
-            f"its sform and qform disagree: {words or f'axes lie {degrees:.2f} degrees apart'}; "
+            f"its sform and qform disagree: {words or f'axes are {degrees:.2f} degrees apart'}; "
             "set the code of the wrong one to 0"
         )
     if sform.difference(qform, NOTED_SHARE, rounding_mm) is not None:
-        return ["sform and qform differ a little; the sform is used"]
+        return ["sform and qform differ slightly; the sform is used"]
     return []

@@ -95,7 +95,7 @@ class Grid:
         if ours != theirs:
             return f"spacing {ours} and {theirs}"
         voxels = offset / min(self.spacing)
-        return f"position: corners lie up to {offset:.2g} mm ({voxels:.2g} voxels) apart"
+        return f"position: corners are up to {offset:.2g} mm ({voxels:.2g} voxels) apart"
 
     def turn_onto(self, other: Grid) -> NDArray[np.float64] | None:
         """Permutation and flips of this grid's axes that give the other grid; None if the grids have different voxels.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from monaiseg.data.facts import CaseFacts
 from monaiseg.data.nifti import volume_stem
 from monaiseg.data.tables import read_rows
-from monaiseg.errors import DataError, SettingsError, listed
+from monaiseg.errors import DataError, SettingsError, counted, listed
 
 USUAL_REPEATS = 6
 """If groups have more cases than this on average, their names denote a site or a study rather than a person."""
@@ -58,7 +58,7 @@ def read_groups(ids: Sequence[str], group_by: str) -> dict[str, str]:
         )
     if len(ids) > 1 and len({found[name] for name in ids}) == 1:
         raise SettingsError(
-            f"--group-by {group_by}: puts all {len(ids)} cases into the group {found[ids[0]]!r}; let it name a person"
+            f"--group-by {group_by}: puts all {len(ids)} cases into the group {found[ids[0]]!r}; choose one that tells people apart"
         )
     return {name: found[name] for name in ids}
 
@@ -68,13 +68,13 @@ def _from_pattern(ids: Iterable[str], pattern: str) -> dict[str, str]:
         expression = re.compile(pattern)
     except re.error as error:
         raise SettingsError(
-            f"--group-by {pattern}: is no regular expression ({error}); write one such as 'patient(\\d+)', or name a "
+            f"--group-by {pattern}: is not a regular expression ({error}); give one such as 'patient(\\d+)', or name a "
             "CSV file with the columns case and group"
         ) from error
     if expression.groups > 1:
         raise SettingsError(
-            f"--group-by {pattern}: has {expression.groups} groups; keep the one that names a person, and write (?:...) "
-            "for others"
+            f"--group-by {pattern}: has {expression.groups} groups in parentheses; keep the one that finds the person, and write "
+            "(?:...) for the others"
         )
     matches = {name: expression.search(name) for name in ids}
     return {
@@ -86,14 +86,16 @@ def _from_table(path: Path) -> dict[str, str]:
     columns, rows = read_rows(path, "a table of groups")
     if not {"case", "group"} <= set(columns):
         raise DataError(
-            f"{path}: has the columns {', '.join(map(str, columns)) or 'none'}; a table of groups has case and group"
+            f"{path}: has the columns {', '.join(map(str, columns)) or 'none'}; a table of groups needs the columns case and group"
         )
     found: dict[str, str] = {}
     for row in rows:
         name, group = (str(row[column] or "").strip() for column in ("case", "group"))
         name = volume_stem(name)
         if found.setdefault(name, group) != group:
-            raise DataError(f"{path}: case {name!r} is in the groups {found[name]!r} and {group!r}")
+            raise DataError(
+                f"{path}: case {name!r} is in the groups {found[name]!r} and {group!r}; keep one row"
+            )
     return found
 
 
@@ -135,14 +137,14 @@ def groups_note(groups: Mapping[str, str], group_by: str) -> str:
     sizes = Counter(groups.values()).values()
     low, high = min(sizes), max(sizes)
     each = f"{low}" if low == high else f"{low} to {high}"
-    return f"--group-by {group_by}: {len(groups)} cases in {len(sizes)} groups of {each}, each kept in one split"
+    return f"--group-by {group_by}: {len(groups)} cases in {counted(len(sizes), 'group')} of {each}; each group is in one split"
 
 
 def repeats_note(ids: Sequence[str]) -> str | None:
     """A note if names suggest several scans of one person, such as patient001_frame01 and patient001_frame12.
 
-    >>> repeats_note(["patient001_frame01", "patient001_frame12", "patient002_frame01"])[:55]
-    'names suggest that cases belong to one person, such as '
+    >>> repeats_note(["patient001_frame01", "patient001_frame12", "patient002_frame01"])[:70]
+    'judging by their names, some cases belong to the same person, such as '
     >>> repeats_note(["S01", "S02"])
     >>> repeats_note(["scan_0", "scan_1"])
     """
@@ -152,7 +154,7 @@ def repeats_note(ids: Sequence[str]) -> str | None:
     group = max(sizes, key=lambda each: (sizes[each], each))
     shown = " and ".join([name for name, person in persons.items() if person == group][:2])
     return (
-        f"names suggest that cases belong to one person, such as {shown}: if so, keep them in one split with "
+        f"judging by their names, some cases belong to the same person, such as {shown}; if so, keep them in one split with "
         "--group-by (a pattern such as 'patient(\\d+)', or a CSV file with the columns case and group)"
     )
 
@@ -188,8 +190,9 @@ def alike_note(facts: Mapping[str, CaseFacts], groups: Mapping[str, str]) -> str
     if not pairs:
         return None
     return (
-        f"structures have so nearly the same volumes in {', '.join(pairs[:5])}{', ...' if pairs[5:] else ''} that each of "
-        "these may be one person: if so, keep them in one split with --group-by (a CSV file with the columns case and group)"
+        f"the structures of {', '.join(pairs[:5])}{', ...' if pairs[5:] else ''} have nearly the same volumes, so each of "
+        "these pairs may be one person; if so, keep them in one split with --group-by (a CSV file with the columns case "
+        "and group)"
     )
 
 

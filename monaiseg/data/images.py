@@ -18,7 +18,7 @@ from monaiseg.data.list_files import read_list_file
 from monaiseg.data.nifti import is_volume_name
 from monaiseg.data.pairing import caseless
 from monaiseg.data.volumes import read_header
-from monaiseg.errors import SettingsError, listed
+from monaiseg.errors import SettingsError, counted, listed
 from monaiseg.files import is_there
 
 LIST_SUFFIX = ".txt"
@@ -87,8 +87,8 @@ def _grouped(images: Sequence[Path], num_channels: int) -> list[list[Path]]:
         return [in_channel_order(files) for files in named.values()]
     if len(images) % num_channels:
         raise SettingsError(
-            f"{len(images) % num_channels} images are left over for a network of {num_channels} channels; give each case's "
-            "channels one after the other"
+            f"{counted(len(images), 'image')} cannot be cases of {num_channels} channels; give the channels of each case one after "
+            "the other"
         )
     starts = range(0, len(images), num_channels)
     return [in_channel_order(images[start : start + num_channels]) for start in starts]
@@ -97,16 +97,16 @@ def _grouped(images: Sequence[Path], num_channels: int) -> list[list[Path]]:
 def _images_in(folder: Path, output: Path, num_channels: int) -> list[list[Path]]:
     if folder.resolve() == output.resolve():
         raise SettingsError(
-            f"{output} is the folder of the images; choose another --output, or its predictions are images the "
-            "next time"
+            f"{output} is the folder of the images; choose another --output, or the next run would take the label maps "
+            "for images"
         )
     images = sorted(p for p in folder.iterdir() if is_volume_name(p.name) and p.name[0] != ".")
     if not images:
-        raise SettingsError(f"{folder}: holds no .nii or .nii.gz file")
+        raise SettingsError(f"{folder}: has no .nii or .nii.gz files; give a folder of images")
     whole = [image for image in images if _is_whole(image, num_channels)]
     cases, problems = channels_by_case(folder, sorted(set(images) - set(whole)))
     problems += [
-        f"{folder}: image {name} has {len(channels)} channels, and the network takes {num_channels}"
+        f"{folder}: image {name} has {counted(len(channels), 'channel')}, but the network takes {num_channels}; add or remove channels"
         for name, channels in cases.items()
         if len(channels) != num_channels and not problems
     ]

@@ -7,7 +7,7 @@ from statistics import median
 
 from monaiseg.data.facts import CaseFacts
 from monaiseg.data.labels import LabelTable
-from monaiseg.errors import DataError, listed
+from monaiseg.errors import DataError, counted, listed
 
 MOSTLY_FOREGROUND = 0.9
 MANY_VALUES = 255
@@ -51,8 +51,8 @@ def scan_labels(
 
 def _check_number(facts: Mapping[str, CaseFacts]) -> None:
     crowded = [
-        f"case {name!r}: its label map has {len(found.label_voxels)} different values, like an image; give label maps, "
-        "or name the values in a label table"
+        f"case {name!r}: its label map has {len(found.label_voxels)} different values, as an image has; give label "
+        "maps, or a label table that names the values"
         for name, found in facts.items()
         if len(found.label_voxels) > MANY_VALUES
     ]
@@ -68,15 +68,17 @@ def _check_named(
     for name, found in facts.items():
         strange = {value: n for value, n in found.label_voxels.items() if value not in known}
         if strange:
-            shown = ", ".join(f"{value} ({n} voxels)" for value, n in list(strange.items())[:10])
+            shown = ", ".join(
+                f"{value} ({counted(n, 'voxel')})" for value, n in list(strange.items())[:10]
+            )
             problems.append(
-                f"case {name!r}: its label map has values {shown} that {source} does not name"
+                f"case {name!r}: its label map has the values {shown}, which {source} does not name"
             )
     if problems:
         lost = absent_names(facts, names)
-        hint = f"\nno label map has {lost}: are the values shifted?" if lost else ""
+        hint = f"\nno label map has {lost}; are the values shifted?" if lost else ""
         raise DataError(
-            f"{listed(problems)}{hint}\nadd the values to {source}, or mend the label maps"
+            f"{listed(problems)}{hint}\nadd the values to {source}, or correct the label maps"
         )
 
 
@@ -90,7 +92,7 @@ def absent_names(facts: Mapping[str, CaseFacts], names: Mapping[int, str]) -> st
 def absent_note(facts: Mapping[str, CaseFacts], names: Mapping[int, str], source: str) -> list[str]:
     """A note on named label values that do not occur in any label map; empty if all occur."""
     lost = absent_names(facts, names)
-    return [f"{source} names {lost}: no label map has them, so they are left out"] if lost else []
+    return [f"{source} names {lost}, which no label map has; they are left out"] if lost else []
 
 
 def fitted_table(
@@ -108,8 +110,8 @@ def fitted_table(
     kept = there & names.keys()
     if names and not kept:
         raise DataError(
-            f"no label map has any of the labels {absent_names(facts, names)} that {source} names; give the label maps that "
-            "belong to it"
+            f"no label map has any of the labels {absent_names(facts, names)} that {source} names; give the label table of "
+            "these data"
         )
     return table.restricted_to(kept)
 
@@ -130,7 +132,7 @@ def label_notes(
         raise DataError(
             listed(
                 [
-                    f"case {name!r}: all of its label map has the ignored value {table.ignored_value}; leave it out"
+                    f"case {name!r}: its label map has only the ignored value {table.ignored_value}; leave the case out"
                     for name in unlabelled
                 ]
             )
@@ -139,17 +141,19 @@ def label_notes(
     for name, voxels in counts.items():
         share = 1 - voxels.get(0, 0) / sum(voxels.values())
         if share == 0:
-            notes.append(f"case {name!r}: its label map is all background")
+            notes.append(f"case {name!r}: its label map has only background")
         elif share > MOSTLY_FOREGROUND and table.ignored_value is None:
             notes.append(
-                f"case {name!r}: {share:.0%} of its label map is foreground; is it inverted?"
+                f"case {name!r}: {share:.0%} of its label map is foreground; is the label map inverted?"
             )
     trained = {value for name in splits.get("train", ()) for value in facts[name].label_voxels}
     absent = [
         f"{label.value} ({label.name})" for label in table.foreground if label.value not in trained
     ]
     if absent:
-        notes.append(f"no training case has the labels {', '.join(absent)}: they cannot be learnt")
+        notes.append(
+            f"no training case has the labels {', '.join(absent)}, so the network cannot learn them"
+        )
     return [*notes, *_occurrence_notes(counts, table)]
 
 
@@ -194,12 +198,13 @@ def _occurrence_notes(counts: Mapping[str, Mapping[int, int]], table: LabelTable
         if is_slip(sizes, len(labelled), unnamed=unnamed):
             cases = [name for name, voxels in counts.items() if label.value in voxels]
             notes.append(
-                f"{where}, with {sizes[-1]} voxels at most ({', '.join(cases[:3])}{', ...' if cases[3:] else ''}): a slip of "
-                "the pen? It becomes a class; mend the label maps, or leave it out with dataset.seg.interested_label_list"
+                f"{where}, with at most {counted(sizes[-1], 'voxel')} ({', '.join(cases[:3])}{', ...' if cases[3:] else ''}); was it "
+                "drawn by mistake? It becomes a class; correct the label maps, or leave it out with "
+                "dataset.seg.interested_label_list"
             )
         elif is_forgotten(sizes, len(labelled)):
             notes.append(
-                f"{where}, and is never small there: if it was not drawn in the others, they teach that it is background; "
-                "draw it, or leave these cases out"
+                f"{where}, and is never small there. If it was not drawn in the other cases, the network learns there that "
+                "it is background: draw it, or leave these cases out"
             )
     return notes

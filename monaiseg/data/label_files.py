@@ -107,7 +107,7 @@ def _read_json(text: str) -> Iterable[Record]:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"is not JSON ({error}); mend it or write it again") from error
+        raise DataError(f"is not JSON ({error}); correct it or write it again") from error
     labels = document.get("labels") if isinstance(document, dict) else document
     if isinstance(labels, dict):
         try:
@@ -116,7 +116,7 @@ def _read_json(text: str) -> Iterable[Record]:
             raise DataError(f'{error}; "labels" pairs numbers with names') from error
         return [{"value": value, "name": name} for value, name in names.items()]
     if not isinstance(labels, list):
-        raise DataError('holds no "labels"; list them there, each with a value and a name')
+        raise DataError('has no "labels"; list them there, each with a value and a name')
     return labels
 
 
@@ -143,12 +143,12 @@ def _read_columns(text: str) -> Iterable[Record]:
     """A table with columns, separated by commas, semicolons or tabs; other columns than ours are left out."""
     columns, rows = rows_of(text, "a label table")
     if len(set(columns)) < len(columns):
-        raise DataError("a column stands twice; keep one")
+        raise DataError("a column appears twice; keep one")
     words = {column: column.strip().lower() for column in columns}
     known = {column: _OTHER_WORDS.get(word, word) for column, word in words.items()}
     if not rows or not {"value", "name"} <= set(known.values()):
         raise DataError(
-            "is no label table: give a table with the columns value and name, JSON, or a file of ITK-SNAP, FreeSurfer "
+            "is not a label table; give a table with the columns value and name, JSON, or a file of ITK-SNAP, FreeSurfer "
             "or 3D Slicer"
         )
     return [_given({known[c]: cell for c, cell in row.items() if c in known}) for row in rows]

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from monaiseg.data.label_records import Color, label_fields
 from monaiseg.data.sides import has_side, partners, perhaps_partners
-from monaiseg.errors import DataError, SettingsError
+from monaiseg.errors import DataError, SettingsError, counted
 from monaiseg.files import checked_text
 
 OPAQUE = 255
@@ -114,12 +114,16 @@ class LabelTable:
             )
         if self.ignored_value in values:
             raise DataError(
-                f"label value {self.ignored_value} is a structure and ignored; let it be one of them"
+                f"label value {self.ignored_value} is both a structure and the ignored value; choose one"
             )
         if not values or values[0] != 0:
-            raise DataError(f"label values {_few(values)}: the first is the background, 0; add it")
+            raise DataError(
+                f"label values {_few(values)}: the first value must be 0, the background; add it"
+            )
         if any(a >= b for a, b in itertools.pairwise(values)):
-            raise DataError(f"label values {_few(values)} do not ascend; list each once, in order")
+            raise DataError(
+                f"label values {_few(values)} do not ascend; list each value once, in ascending order"
+            )
         if len(values) > MAX_CLASSES:
             raise DataError(f"{len(values)} labels; a table holds at most {MAX_CLASSES}")
         if values[-1] > MAX_VALUE:
@@ -130,11 +134,17 @@ class LabelTable:
     def _check_names(self) -> None:
         names = Counter(self.names)
         if any(name.lower() == IGNORE for name in names):
-            raise DataError(f"label name {IGNORE!r} is that of the ignored value; give one value")
+            raise DataError(
+                f"label name {IGNORE!r} is reserved for the ignored value; give it only one value"
+            )
         if repeated := sorted(name for name, count in names.items() if count > 1):
-            raise DataError(f"label name {repeated[0]!r} stands twice; give each label its own")
+            raise DataError(
+                f"label name {repeated[0]!r} is used twice; give each label its own name"
+            )
         if taken := sorted({x.group for x in self.labels if x.group is not None} & names.keys()):
-            raise DataError(f"group {taken[0]!r} has the name of a label; give it its own")
+            raise DataError(
+                f"group {taken[0]!r} has the name of a label; give the group its own name"
+            )
 
     def _check_partners(self) -> None:
         by_value = {label.value: label for label in self.labels}
@@ -177,7 +187,7 @@ class LabelTable:
         names. A record with the name "ignore" gives the ignored value.
 
         Raises:
-            DataError: a value stands twice, or a record lacks a value or a name or has something else in their place.
+            DataError: a value appears twice, or a record lacks a value or a name or has something else in their place.
         """
         try:
             given = [label_fields(record) for record in records]
@@ -188,7 +198,7 @@ class LabelTable:
             ) from error
         by_value = {fields["value"]: fields for fields in given}
         if len(by_value) < len(given):
-            raise DataError("a label value stands twice; list each once")
+            raise DataError("a label value appears twice; list each value once")
         names = {value: fields["name"] for value, fields in by_value.items()}
         ignored = ignored_among(names)
         plain = cls.from_values(names, names, ignored)
@@ -289,9 +299,11 @@ class LabelTable:
         strange = classes < 0
         if others == "refuse" and strange.any():
             found, counts = np.unique(label_map[strange], return_counts=True)
-            shown = ", ".join(f"{v} ({n} voxels)" for v, n in zip(found[:10], counts, strict=False))
+            shown = ", ".join(
+                f"{v} ({counted(n, 'voxel')})" for v, n in zip(found[:10], counts, strict=False)
+            )
             raise DataError(
-                f"values {shown} that the label table does not name; add them to it, or list the "
+                f"label values {shown} are not in the label table; add them to it, or list the "
                 "values to keep in `interested_label_list`"
             )
         return np.where(strange, 0, classes).astype(dtype)
@@ -323,9 +335,9 @@ class LabelTable:
         label, other = unsure[0]
         rest = f", and {len(unsure) - 1} more" if unsure[1:] else ""
         return (
-            f"label {label.value} ({label.name}) and {other!r} may be one structure on two sides{rest}: name the "
-            "partners in a label table (its own value for one without a side); until then `plan` uses no left-right "
-            "mirror images"
+            f"label {label.value} ({label.name}) and {other!r} may be the left and right of one structure{rest}; name "
+            "the partners in a label table (a label without a side is its own partner). Until then `plan` does not mirror "
+            "left and right"
         )
 
     def mirror_note(self) -> str | None:
@@ -333,8 +345,8 @@ class LabelTable:
         if not (unnamed := self._unnamed):
             return None
         return (
-            f"left-right mirror images: {_few(x.name for x in unnamed)} are taken to be on no side, as they have no "
-            "names; if they are, name them with `prepare --label-table`"
+            f"left-right mirroring: {_few(x.name for x in unnamed)} have no names, so they are taken to have no side; if "
+            "they have one, name them with `prepare --label-table`"
         )
 
     @property

@@ -46,7 +46,7 @@ def read_list_file(path: str | Path, root: str | Path | None = None) -> tuple[Ca
             tokens = _tokens(line)
             files = tuple(_located(t, path.parent, root) for t in tokens if t != "None")
             if tokens and (not files or "None" in tokens[:-1]):
-                raise DataError("starts with None; put the image's path first")
+                raise DataError("starts with None; the path of the image must come first")
             if tokens:
                 labelled = len(tokens) > 1 and tokens[-1] != "None"
                 rows.append(tuple(in_channel_order(files[:-1] if labelled else files)))
@@ -84,18 +84,18 @@ def _quoted(path: str) -> str:
 def _tokens(line: str) -> list[str]:
     word = r'"(?:[^"\\]|\\.)*"|[^\s,|+"]+'
     if re.sub(word, "", line).strip(" \t\r\f\v,|+\ufeff"):
-        raise DataError("a quotation mark stands alone; put the whole path in a pair of them")
+        raise DataError("a quotation mark has no partner; put the whole path in quotation marks")
     try:
         return [json.loads(t) if t.startswith('"') else t for t in re.findall(word, line)]
     except ValueError as error:
-        raise DataError(f"{error}; between quotation marks, \\ is written \\\\") from error
+        raise DataError(f"{error}; between quotation marks, write \\\\ for \\") from error
 
 
 def _located(token: str, folder: Path, root: str | Path | None) -> Path:
     """Absolute path of a listed file; raises DataError unless it is an existing regular file."""
     if re.match(r"(?i)[a-z][a-z0-9.-]+://|\\\\", token):
         raise DataError(
-            f"{token!r} is no path of this machine; download the file and list its path"
+            f"{token!r} is not a path on this computer; download the file and list its path"
         )
     for path in (Path(token).absolute(), (folder / token).absolute()):
         try:
@@ -108,7 +108,7 @@ def _located(token: str, folder: Path, root: str | Path | None) -> Path:
             f"{token!r} cannot be found; check it, and put a path with a space, comma, | or + in double quotes"
         )
     if root is not None and Path(root).resolve() not in path.resolve().parents:
-        raise DataError(f"{path} lies outside of {root}; list files inside it")
+        raise DataError(f"{path} is outside {root}; list files inside it")
     if not stat.S_ISREG(mode):
         raise DataError(f"{path} is not a regular file; list a NIfTI file")
     return path
@@ -121,6 +121,6 @@ def _listed_names(path: Path, images: Sequence[Path]) -> list[str]:
     names = [line.strip() for line in read_text(names_file).splitlines() if line.strip()]
     if len(names) != len(images):
         raise DataError(
-            f"{names_file}: has {len(names)} names for {len(images)} lines of {path.name}; give one a line"
+            f"{names_file}: has {len(names)} names for {len(images)} lines of {path.name}; give one name for each line"
         )
     return names

@@ -19,7 +19,7 @@ from monaiseg.data.cases import channels_by_case, find_cases
 from monaiseg.data.grid import Grid
 from monaiseg.data.nifti import is_volume_name, volume_stem
 from monaiseg.data.volumes import read_header, read_label_map, read_layers
-from monaiseg.errors import DataError, listed
+from monaiseg.errors import DataError, counted, listed
 
 OverlapRule = Literal["smaller", "later", "refuse"]
 """Which of two structures wins where their masks overlap: the smaller one by voxels in all cases, such as a tumour in a
@@ -73,7 +73,7 @@ def _in_case_folders(root: Path) -> list[MaskedCase]:
         images = _volumes(folder)
         if not images or len(named) != 1 or not _volumes(named[0]):
             problems.append(
-                f"{folder}: has {len(images)} images and {len(inner)} folders; a case has its images and a folder "
+                f"{folder}: has {counted(len(images), 'image')} and {counted(len(inner), 'folder')}; a case needs its images and a folder "
                 "segmentations/ with a mask for each structure"
             )
             continue
@@ -81,8 +81,8 @@ def _in_case_folders(root: Path) -> list[MaskedCase]:
         cases.append(MaskedCase(folder.name, tuple(images), masks))
     usual = Counter(tuple(image.name for image in case.images) for case in cases).most_common(1)
     problems += [
-        f"{root / case.id}: has the images {', '.join(image.name for image in case.images)}, and most cases have "
-        f"{', '.join(usual[0][0])}; give all the same"
+        f"{root / case.id}: has the images {', '.join(image.name for image in case.images)}, but most cases have "
+        f"{', '.join(usual[0][0])}; give all cases the same"
         for case in cases
         if tuple(image.name for image in case.images) != usual[0][0]
     ]
@@ -90,7 +90,7 @@ def _in_case_folders(root: Path) -> list[MaskedCase]:
         raise DataError(listed(problems))
     if not cases:
         raise DataError(
-            f"{root}: holds no cases; for --masks give images/ and labels/NAME/STRUCTURE.nii.gz, or a folder for each case"
+            f"{root}: has no cases; for --masks give images/ and labels/NAME/STRUCTURE.nii.gz, or a folder for each case"
         )
     return cases
 
@@ -104,7 +104,7 @@ def _in_mask_folders(images: Path, labels: Path) -> list[MaskedCase]:
         if not faults:
             by_case = {name: tuple(found.values()) for name, found in channels.items()}
     problems = [
-        f"{images}: image {n} has no folder {labels / n}"
+        f"{images}: image {n} has no folder of masks {labels / n}"
         for n in sorted(by_case.keys() - folders.keys())
     ]
     problems += [
@@ -112,7 +112,7 @@ def _in_mask_folders(images: Path, labels: Path) -> list[MaskedCase]:
         for n in sorted(folders.keys() - by_case.keys())
     ]
     problems += [
-        f"{path}: holds no masks" for n, path in sorted(folders.items()) if not _volumes(path)
+        f"{path}: has no masks" for n, path in sorted(folders.items()) if not _volumes(path)
     ]
     if problems:
         raise DataError(listed(problems))
@@ -166,8 +166,8 @@ def merge_order(
     missing = [name for name in names if name not in named and layer_number(name) is None]
     if named and missing:
         raise DataError(
-            f"the label table has no structures named {', '.join(missing[:10])}{', ...' if missing[10:] else ''}; name them "
-            "as the masks' files are"
+            f"the label table has no structures named {', '.join(missing[:10])}{', ...' if missing[10:] else ''}; use the "
+            "names of the mask files"
         )
     values = {
         name: layer_number(name) or named.get(name, number)
@@ -214,8 +214,12 @@ def merged_masks(
                 overlaps[names[value], name] = count
         label[mask] = order.values[name]
     if overlaps and order.rule == "refuse":
-        shown = ", ".join(f"{a} and {b} ({n} voxels)" for (a, b), n in list(overlaps.items())[:5])
-        raise DataError(f"masks overlap: {shown}; mend them, or choose the rule smaller or later")
+        shown = ", ".join(
+            f"{a} and {b} ({counted(n, 'voxel')})" for (a, b), n in list(overlaps.items())[:5]
+        )
+        raise DataError(
+            f"masks overlap: {shown}; correct them, or use --overlaps smaller or --overlaps later"
+        )
     return label, grid, overlaps
 
 
@@ -230,7 +234,7 @@ def _masks(case: MaskedCase, grid: Grid) -> Iterable[tuple[str, NDArray[np.bool_
         return
     layers, header = read_layers(case.layers)
     if words := header.grid.difference(grid):
-        raise DataError(f"{case.layers}: lies on another grid than its image: {words}")
+        raise DataError(f"{case.layers}: has another grid than its image: {words}; resample it")
     yield from _layer_masks(layers, case.layers)
 
 
@@ -244,7 +248,7 @@ def _layer_masks(layers: NDArray[Any], path: Path) -> Iterable[tuple[str, NDArra
     places = Counter(int(value) for found in values for value in found if value)
     if shared := sorted(value for value, count in places.items() if count > 1):
         raise DataError(
-            f"{path}: several layers hold the value {shared[0]}; give layers of 0 and 1, or each value in one layer"
+            f"{path}: several layers have the value {shared[0]}; use layers of 0 and 1, or each value in only one layer"
         )
     for n, found in enumerate(values):
         for value in found[found > 0].tolist():
@@ -254,11 +258,11 @@ def _layer_masks(layers: NDArray[Any], path: Path) -> Iterable[tuple[str, NDArra
 def _read_mask(path: Path, grid: Grid) -> NDArray[np.bool_]:
     values, header = read_label_map(path, like=grid)
     if words := header.grid.difference(grid):
-        raise DataError(f"{path}: lies on another grid than its image: {words}; resample it")
+        raise DataError(f"{path}: has another grid than its image: {words}; resample it")
     mask: NDArray[np.bool_] = values > 0
     if mask.any() and (inside := values[mask]).min() != inside.max():
         raise DataError(
-            f"{path}: holds several values ({inside.min()} to {inside.max()}); a mask has one. Prepare label maps without "
+            f"{path}: has several values ({inside.min()} to {inside.max()}); a mask has one. Prepare label maps without "
             "--masks"
         )
     return mask
@@ -273,10 +277,10 @@ def overlap_note(overlaps: Sequence[Mapping[tuple[str, str], int]], order: Merge
         return []
     shown = ", ".join(f"{below} and {above} ({n})" for (below, above), n in totals.most_common(3))
     count = sum(bool(found) for found in overlaps)
-    counts = {"smaller": "smaller structure", "later": "later by name"}[order.rule]
+    counts = {"smaller": "smaller structure", "later": "later name"}[order.rule]
     note = (
-        f"masks overlap in {totals.total()} voxels of {count} cases, most of all {shown}: there the {counts} counts, the "
-        "second of each pair"
+        f"masks overlap in {counted(totals.total(), 'voxel')} of {counted(count, 'case')}, mostly {shown}; the {counts}, the second of each "
+        "pair, was kept there"
     )
     return [note]
 
@@ -294,4 +298,4 @@ def missing_note(cases: Sequence[MaskedCase], order: MergeOrder) -> list[str]:
         f"{name} (in {n} of {len(cases)} cases)" for name, n in list(lacking.items())[:5]
     )
     rest = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
-    return [f"masks are missing: {shown}{rest}; there the structure counts as background"]
+    return [f"masks are missing: {shown}{rest}; in these cases the structure is background"]

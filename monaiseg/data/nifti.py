@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from monaiseg.data.geometry import forms_of, header_grid
 from monaiseg.data.grid import Grid
-from monaiseg.errors import DataError
+from monaiseg.errors import DataError, counted
 from monaiseg.files import sha256_of
 from monaiseg.machine import memory_limit
 
@@ -52,8 +52,8 @@ _OTHER_DTYPES = {
 _OTHER_FORMATS = {
     ".hdr": "a header/image pair", ".img": "a header/image pair", ".mgz": "FreeSurfer's format",
     ".mgh": "FreeSurfer's format", ".nrrd": "NRRD", ".nhdr": "NRRD", ".mha": "MetaImage", ".mhd": "MetaImage",
-    ".dcm": "DICOM", ".ima": "DICOM", ".mnc": "MINC", ".bz2": "packed otherwise than by gzip",
-    ".xz": "packed otherwise than by gzip", ".zst": "packed otherwise than by gzip", ".zip": "a zip archive",
+    ".dcm": "DICOM", ".ima": "DICOM", ".mnc": "MINC", ".bz2": "compressed with bzip2",
+    ".xz": "compressed with xz", ".zst": "compressed with zstd", ".zip": "a zip archive",
 }  # fmt: skip
 
 
@@ -114,11 +114,11 @@ def naming(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: {error}") from error
     except zlib.error as error:
         raise DataError(
-            f"{path}: its gzip data are damaged ({error}); copy the file again"
+            f"{path}: its compressed data are damaged ({error}); copy the file again"
         ) from error
     except MemoryError as error:
         raise DataError(
-            f"{path}: takes more memory than there is; close other programs, crop or resample it"
+            f"{path}: needs more memory than is available; close other programs, crop or resample it"
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
@@ -172,7 +172,9 @@ class NiftiSource:
         if (other := other_format(path.name)) is not None:
             raise DataError(f"is {other}; convert it to NIfTI (.nii or .nii.gz)")
         if not is_volume_name(path.name):
-            raise DataError("is not named as a NIfTI file; volumes end in .nii or .nii.gz")
+            raise DataError(
+                "does not have the name of a NIfTI file; volumes end in .nii or .nii.gz"
+            )
         self._size = os.fstat(file.fileno()).st_size
         compressed = path.name.lower().endswith(".gz")
         self._stream = _Stream(file, compressed)
@@ -223,7 +225,7 @@ class NiftiSource:
         if filled < self._declared:
             raise DataError(f"ends after {filled} of {self._declared} bytes; copy the file again")
         trailing = len(self._block) - start + self._stream.drain()
-        notes = (f"{trailing} bytes follow the voxels; ignored",) if trailing else ()
+        notes = (f"{counted(trailing, 'byte')} after the voxels ignored",) if trailing else ()
         flat = np.frombuffer(buffer, self.header.dtype, offset=self._offset)
         native = flat.astype(flat.dtype.newbyteorder("="), copy=False)
         return native.reshape(self._shape, order="F"), replace(
@@ -274,7 +276,7 @@ class _Stream:
             count += len(piece)
             if count > _MAX_TRAILING:
                 raise DataError(
-                    f"goes on for more than {_MAX_TRAILING >> 20} MiB after the voxels that its header "
+                    f"continues for more than {_MAX_TRAILING >> 20} MiB after the voxels that its header "
                     "declares; write the file again"
                 )
         return count + self._junk
@@ -293,7 +295,7 @@ class _Stream:
                     return
                 engine, packed = zlib.decompressobj(wbits=31), following
             elif not packed and not piece:
-                raise DataError("its gzip data end too early; copy the file again")
+                raise DataError("its compressed data end too early; copy the file again")
             else:
                 packed = engine.unconsumed_tail
 
@@ -310,7 +312,7 @@ def _first_bytes(file: IO[bytes], stream: _Stream, compressed: bool) -> bytes:
         what = "text, perhaps a web page or a pointer to a file" if _is_text(raw) else "not gzip"
         raise DataError(f"is {what}; put a NIfTI file in its place")
     if not compressed and raw.startswith(_GZIP_MAGIC):
-        raise DataError("is gzip; rename it to end in .nii.gz")
+        raise DataError("is compressed; rename it to end in .nii.gz")
     block = bytearray(_FIRST_DATA_BYTE[2])
     return bytes(block[: stream.fill(memoryview(block))])
 
@@ -334,19 +336,23 @@ def _parse(block: bytes) -> tuple[int, np.void, list[str]]:
             raise DataError("is text; put a NIfTI file in its place")
         if len(block) < _HEADER_BYTES[1]:
             raise DataError(
-                f"has {len(block)} bytes and a NIfTI header has 348; copy the file again"
+                f"has {len(block)} bytes, but a NIfTI header has 348; copy the file again"
             )
         raise DataError("has no NIfTI magic (is it Analyze 7.5?); convert it to NIfTI")
     if len(block) < _HEADER_BYTES[version]:
-        raise DataError(f"has {len(block)} bytes and its header 540; copy the file again")
+        raise DataError(f"has {len(block)} bytes, but its header has 540; copy the file again")
     layouts = (_HEADERS[version].newbyteorder("<"), _HEADERS[version].newbyteorder(">"))
     both: list[np.void] = [np.frombuffer(block, layout, count=1)[0] for layout in layouts]
     fields = min(both, key=lambda candidate: abs(int(candidate["dim"][0])))
     if not 1 <= fields["dim"][0] <= 7:  # in the wrong byte order it is 256 or more
-        raise DataError(f"has {fields['dim'][0]} axes (dim[0]); a volume has 3 or 4")
+        raise DataError(
+            f"has {fields['dim'][0]} axes (dim[0]); a volume has 3 or 4; convert it again"
+        )
     notes = []
     if fields["sizeof_hdr"] != _HEADER_BYTES[version]:
-        notes.append(f"sizeof_hdr is {fields['sizeof_hdr']}, not {_HEADER_BYTES[version]}; ignored")
+        notes.append(
+            f"sizeof_hdr is {fields['sizeof_hdr']}, not {_HEADER_BYTES[version]}, and is ignored"
+        )
     if bytes(fields["magic"])[:2] == b"ni":
         notes.append("its magic is that of a header/image pair; read as a single file")
     return version, fields, notes
@@ -361,7 +367,7 @@ def _axes(fields: np.void) -> tuple[tuple[int, ...], list[str]]:
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) not in (3, 4):
-        advice = "stack the slices to a volume" if len(shape) < 3 else "split it into volumes"
+        advice = "stack the slices into a volume" if len(shape) < 3 else "split it into volumes"
         raise DataError(f"has {len(shape)} axes, {sizes}; {advice}, X, Y, Z and perhaps channels")
     return shape, [f"shape {sizes} is read as {shape}"] if shape != sizes else []
 
@@ -371,12 +377,12 @@ def _dtype(fields: np.void) -> tuple[np.dtype[Any], list[str]]:
     if code not in _DTYPES:
         kind = _OTHER_DTYPES.get(code, "unknown")
         raise DataError(
-            f"holds {kind} numbers (datatype {code}); convert it to integers, float32 or float64"
+            f"has {kind} numbers (datatype {code}); convert it to integers, float32 or float64"
         )
     dtype = np.dtype(_DTYPES[code]).newbyteorder(fields["dim"].dtype.byteorder)
     bits = int(fields["bitpix"])
     wrong = bits != dtype.itemsize * 8
-    return dtype, [f"bitpix is {bits}, not {dtype.itemsize * 8}; ignored"] if wrong else []
+    return dtype, [f"bitpix is {bits}, not {dtype.itemsize * 8}, and is ignored"] if wrong else []
 
 
 def _offset(fields: np.void, version: int) -> int:
@@ -385,7 +391,7 @@ def _offset(fields: np.void, version: int) -> int:
     first = _FIRST_DATA_BYTE[version]
     if not first <= offset <= _MAX_OFFSET or offset % 16:  # NaN fails the first test
         raise DataError(
-            f"vox_offset is {offset:g}; voxels start at {first} or a later multiple of 16: write the file again"
+            f"vox_offset is {offset:g}; voxels start at {first} or a later multiple of 16; write the file again"
         )
     return int(offset)
 

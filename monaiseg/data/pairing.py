@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from monaiseg.data.nifti import volume_stem
-from monaiseg.errors import DataError, listed
+from monaiseg.errors import DataError, counted, listed
 
 
 def clashes(names: Sequence[str], folder: Path) -> list[str]:
@@ -19,7 +19,7 @@ def clashes(names: Sequence[str], folder: Path) -> list[str]:
     for name in names:
         groups[caseless(volume_stem(name))].append(name)
     return [
-        f"{folder}: {' and '.join(same)} would be one case; rename or remove one"
+        f"{folder}: {' and '.join(same)} have the same name but for the ending; rename or remove one"
         for same in groups.values()
         if len(same) > 1
     ]
@@ -42,7 +42,7 @@ def check_ids(ids: Sequence[str], where: str) -> None:
     for name in ids:
         groups[caseless(name)].append(name)
     problems += [
-        f"{where}: case id {same[0]!r} stands {len(same)} times"
+        f"{where}: case id {same[0]!r} is used {len(same)} times"
         f"{' (in different letter case)' if len(set(same)) > 1 else ''}; give each case its own name"
         for same in groups.values()
         if len(same) > 1
@@ -74,14 +74,16 @@ def pair_files(
     if not ours.keys() & theirs.keys() and len(images) == len(labels):
         pairs = list(zip(sorted(images), sorted(labels), strict=True))
         first, last = (" with ".join(path.name for path in pairs[i]) for i in (0, -1))
-        note = f"names do not agree, so files are paired in sorted order: {first} to {last}"
-        return pairs, [f"{where}: {note}; give pairs the same name to be sure"]
+        note = f"names of images and label maps differ, so they are paired in sorted order: {first} to {last}"
+        return pairs, [f"{where}: {note}; give an image and its label map the same name to be sure"]
     lone = [f"image {ours[k].name} has no label map" for k in sorted(ours.keys() - theirs.keys())]
     lone += [
         f"label map {theirs[k].name} has no image" for k in sorted(theirs.keys() - ours.keys())
     ]
-    counts = f"{len(images)} images and {len(labels)} label maps"
-    raise DataError(f"{where}: {counts} do not pair; give pairs the same name\n{listed(lone)}")
+    counts = f"{counted(len(images), 'image')} and {counted(len(labels), 'label map')}"
+    raise DataError(
+        f"{where}: {counts} do not match; give an image and its label map the same name\n{listed(lone)}"
+    )
 
 
 def _by_stem(files: Sequence[Path]) -> dict[str, Path]:

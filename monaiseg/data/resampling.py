@@ -39,15 +39,15 @@ def resampling_doubt(path: str, found: Spacing, wanted: Spacing) -> str | None:
     alike = max(min(ratios), 1 / max(ratios))
     if factor <= DOUBTFUL_FACTOR:
         return None
-    what = f"{path}: has voxels of {_words(found)} mm, and the network works at {_words(wanted)} mm"
+    what = f"{path}: has voxels of {_words(found)} mm, but the network was trained on voxels of {_words(wanted)} mm"
     unit = _likely_unit(ratios)
     cause = f" (is its voxel size {unit}?)" if unit else ""
     if factor > IMPOSSIBLE_FACTOR * (1 + 1e-6) or alike >= WRONG_UNIT_FACTOR:
         raise DataError(
-            f"{what}, {factor:.3g} times apart{cause}: write the file again with its voxel size in mm, or use a network for "
-            "such scans"
+            f"{what}, a factor of {factor:.3g}{cause}; write the file again with its voxel size in mm, or use a network "
+            "for such scans"
         )
-    return f"{what}, {factor:.3g} times apart{cause}: look at what it labels"
+    return f"{what}, a factor of {factor:.3g}{cause}; check the label map by eye"
 
 
 def _words(spacing: Spacing) -> str:

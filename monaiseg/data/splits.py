@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 from monaiseg.data.cases import SPLITS
-from monaiseg.errors import DataError, SettingsError
+from monaiseg.errors import DataError, SettingsError, counted
 
 DEBUG_CASES = 5
 """Number of training cases that are scored at each validation; a few show overfitting as well as all would."""
@@ -39,8 +39,8 @@ def split_cases(
     """
     if any(size < 0 for size in sizes) or sum(sizes) != 100 or sizes[0] == 0:
         raise SettingsError(
-            f"train_size, test_size and val_size are {sizes[0]}, {sizes[1]} and {sizes[2]}: use percentages that sum "
-            "to 100, with more than 0 to train on"
+            f"train_size, test_size and val_size are {sizes[0]}, {sizes[1]} and {sizes[2]}; use percentages that sum "
+            "to 100, and more than 0 for training"
         )
     members: dict[str, list[str]] = {}
     for name in ids:
@@ -49,9 +49,9 @@ def split_cases(
     wanted = [split for split, size in percent.items() if size]
     if len(members) < len(wanted):
         total = sum(map(len, members.values()))
-        joined = "" if total == len(members) else f", which stay together as {len(members)},"
+        joined = "" if total == len(members) else f" in {counted(len(members), 'group')}"
         raise DataError(
-            f"{total} cases{joined} cannot fill {', '.join(wanted)}: add cases, or give a split 0 percent"
+            f"{counted(total, 'case')}{joined} cannot fill the splits {', '.join(wanted)}; add cases, or give a split 0 percent"
         )
     counts = _split_counts(sum(map(len, members.values())), percent)
     chosen = _dealt([members[group] for group in _seeded_order(members, seed)], counts)

@@ -19,7 +19,7 @@ from monaiseg.data.grid import Grid
 from monaiseg.data.label_extension import parse_table, table_xml
 from monaiseg.data.labels import LabelTable
 from monaiseg.data.nifti import NiftiSource, VolumeHeader, is_volume_name, naming, opened
-from monaiseg.errors import DataError
+from monaiseg.errors import DataError, counted
 from monaiseg.files import write_atomic
 
 LABEL_TOLERANCE = 1e-3
@@ -104,8 +104,8 @@ def _read_integers(
         source = NiftiSource(file, path, cap_bytes, orientation)
         if most_channels is not None and source.header.num_channels > most_channels:
             raise DataError(
-                f"has {source.header.num_channels} channels; a label map has one value a voxel. `prepare --masks` makes "
-                "one of layers"
+                f"has {counted(source.header.num_channels, 'channel')}; a label map has one value for each voxel. `prepare --masks` "
+                "builds one from layers"
             )
         values, header = source.voxels()
         if source.scaling is not None or values.dtype.kind == "f":
@@ -119,10 +119,10 @@ def _read_integers(
         if low < 0:
             count = int((values < 0).sum())
             raise DataError(
-                f"holds negative label values ({low} and more, {count} voxels); use 0 and up"
+                f"has negative label values (from {low}, in {counted(count, 'voxel')}); use values of 0 or more"
             )
         if high > np.iinfo(np.int32).max:
-            raise DataError(f"holds the label value {high}; use values below 2147483648")
+            raise DataError(f"has the label value {high}; use values below 2147483648")
     return (values if values.dtype.itemsize < 4 else values.astype(np.int32, copy=False)), header
 
 
@@ -133,8 +133,8 @@ def _turned(
     if (turn := header.grid.turn_onto(like)) is None:
         return values, header
     note = (
-        f"its axes run {header.grid.orientation} and its image's {like.orientation}, over the same voxels; read in the "
-        "order of the image"
+        f"its orientation is {header.grid.orientation} and that of its image {like.orientation}, with the same voxels; it "
+        "is read in the orientation of the image"
     )
     turned = np.ascontiguousarray(nib.orientations.apply_orientation(values, turn))
     return turned, replace(header, grid=like, notes=(*header.notes, note))
@@ -169,7 +169,7 @@ def _scaled(
         first = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
         what = "NaN or infinite" if not np.isfinite(stored).all() else "too large for float32"
         raise DataError(
-            f"{int(bad.sum())} values are {what} (the first at voxel {first}); replace them by numbers"
+            f"{int(bad.sum())} values are {what} (the first at voxel {first}); replace them with numbers"
         )
     return values
 
@@ -178,7 +178,7 @@ def _check_exact(stored: NDArray[Any]) -> None:
     low, high = int(stored.min()), int(stored.max())
     if max(-low, high) > FLOAT32_INTEGERS:
         raise DataError(
-            f"holds whole numbers from {low} to {high}, and float32 is exact up to {FLOAT32_INTEGERS}; "
+            f"has whole numbers from {low} to {high}, but float32 is exact only up to {FLOAT32_INTEGERS}; "
             "scale them down, or store them as float32 if that is close enough"
         )
 
@@ -197,18 +197,18 @@ def _rounded(values: NDArray[Any], step: float = 0.0) -> tuple[NDArray[Any], tup
         strange = np.unique(values[distance > LABEL_TOLERANCE])
         shown = ", ".join(f"{value:g}" for value in strange[:5])
         advice = (
-            f"its header scales whole numbers in steps of {step:.3g}: save it again as whole numbers"
+            f"its header scales whole numbers in steps of {step:.3g}; save it again as whole numbers"
             if step
-            else "give a label map, resampled by nearest neighbour"
+            else "give a label map; if it was resampled, use nearest-neighbour interpolation"
         )
         raise DataError(
-            f"holds {len(strange)} values that are not whole numbers ({shown}{', ...' if strange[5:].size else ''}); "
+            f"has {len(strange)} values that are not whole numbers ({shown}{', ...' if strange[5:].size else ''}); "
             f"{advice}"
         )
     if np.abs(nearest).max() > np.iinfo(np.int32).max:
-        raise DataError(f"holds the label value {nearest.max():g}; use values below 2147483648")
+        raise DataError(f"has the label value {nearest.max():g}; use values below 2147483648")
     integers = nearest.astype(_smallest_integer(float(nearest.min()), float(nearest.max())))
-    notes = (f"label values rounded, by up to {furthest:.2g}",) if furthest else ()
+    notes = (f"label values were rounded by up to {furthest:.2g}",) if furthest else ()
     return integers, notes
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats  # type: ignore[import-untyped]  # SciPy brings no types
 
-from monaiseg.errors import DataError
+from monaiseg.errors import DataError, counted
 
 Scores: TypeAlias = Mapping[str, Mapping[str, float]]
 """case -> label -> score; NaN if the score is not defined."""
@@ -174,21 +174,17 @@ class Comparison:
     def verdict(self) -> str:
         """The result of the comparison in one or two sentences."""
         if self.overall.mean.cases < 2:
-            return f"Too few cases to tell: {self.overall.mean.cases} scored in both."
+            return f"Too few cases to tell: {counted(self.overall.mean.cases, 'case')} scored in both sets."
         mean, better = self.overall.mean, (self.overall.mean.value > 0) == self.higher_is_better
         numbers = (
             f"{mean.value:+.4g} (95 % interval {mean.low:+.4g} to {mean.high:+.4g}, "
             f"{mean.cases} cases, p = {self.overall.p:.2g})"
         )
         if self.exceeds_noise:
-            return (
-                f"The second is {'better' if better else 'worse'}: {numbers}. This exceeds noise."
-            )
+            return f"The second set is {'better' if better else 'worse'}: {numbers}. The difference exceeds noise."
         verdict = f"No difference beyond noise: {numbers}."
         if self.negligible:
-            verdict += (
-                f" Up to {self.negligible:g} does not count: another seed may change as much."
-            )
+            verdict += f" Differences up to {self.negligible:g} do not count, because another seed may make them."
         if self.cases_needed is None:
             return verdict
         return f"{verdict} If it is real, about {self.cases_needed} cases would show it ({POWER:.0%} power)."

@@ -49,7 +49,7 @@ def _in_folder(folder: Path) -> list[Path]:
     files = sorted(path for path in folder.iterdir() if is_volume_name(path.name))
     if not files:
         raise DataError(
-            f"{folder}: holds no .nii or .nii.gz file; name the folder of the label maps"
+            f"{folder}: has no .nii or .nii.gz files; give the folder of the label maps"
         )
     return files
 
@@ -57,8 +57,8 @@ def _in_folder(folder: Path) -> list[Path]:
 def _in_list(path: Path) -> list[Path]:
     cases = read_list_file(path)
     if not cases:
-        raise DataError(f"{path}: lists no label map; list one a line")
+        raise DataError(f"{path}: lists no label map; list one per line")
     several = [case.id for case in cases if len(case.files) > 1]
     if several:
-        raise DataError(f"{path}: lists several files for {', '.join(several)}; list one a line")
+        raise DataError(f"{path}: lists several files for {', '.join(several)}; list one per line")
     return [case.images[0] for case in cases]

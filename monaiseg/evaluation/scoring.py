@@ -7,6 +7,7 @@ and its distances are the diagonal of the grid.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -26,6 +27,7 @@ from monaiseg.data import (
     read_header,
     read_label_map,
     write_label_map,
+    written_cases,
 )
 from monaiseg.errors import DataError, collecting, listed
 from monaiseg.evaluation.results import CaseScores, Evaluation
@@ -51,7 +53,7 @@ class Labeller(Protocol):
 
 def evaluate(
     predictor: Labeller,
-    cases: Sequence[Case],
+    cases: Sequence[Case] | Mapping[str, Any],
     *,
     split: str = "test",
     model: str = "",
@@ -64,9 +66,19 @@ def evaluate(
 ) -> Evaluation:
     """Predict every case and score it against its reference.
 
+    ```python
+    import monaiseg
+
+    predictor = monaiseg.Predictor("work/scans/first")
+    pair = ("scans/images/scan_0.nii.gz", "scans/labels/scan_0.nii.gz")
+    evaluation = monaiseg.evaluate(predictor, {"scan_0": pair})
+    print(evaluation.mean_dice, evaluation.label_means())
+    monaiseg.write_report(evaluation, "scores")
+    ```
+
     Args:
         predictor: the trained network.
-        cases: cases with label maps.
+        cases: cases with label maps; or image and reference by case id, each as `Predictor.predict` takes it.
         split: name of the split, for the report.
         model: name of the model, for the report.
         data_task: folder of the data task, for the report.
@@ -82,7 +94,21 @@ def evaluate(
         StorageError: `predictions` or `unfinished` cannot be written to.
     """
     if not cases:
-        raise DataError(f"split {split!r} holds no cases; choose one that does")
+        raise DataError(f"split {split!r} has no cases; choose another split")
+    if isinstance(cases, Mapping):
+        with tempfile.TemporaryDirectory() as folder:
+            return evaluate(
+                predictor,
+                written_cases(folder, cases),
+                split=split,
+                model=model,
+                data_task=data_task,
+                table=table,
+                predictions=predictions,
+                tolerance_mm=tolerance_mm,
+                unfinished=unfinished,
+                on_case=on_case,
+            )
     check_references(cases, split)
     if predictions is not None:
         make_folder(predictions)
@@ -222,7 +248,7 @@ def evaluate_label_maps(
     scores, resumed = _scored(work, unfinished, on_case)
     if all(score.status == "absent" for case in scores for score in case.structures):
         raise DataError(
-            f"none of the labels {table.values[1:6]} occurs in any of the maps; give the label table of these maps"
+            f"none of the labels {table.values[1:6]} occurs in any of the label maps; give the label table of these label maps"
         )
     return Evaluation(scores, table, model, split, "", tolerance_mm, resumed)
 

@@ -168,7 +168,7 @@ def score_structures(
         if not structure.values or min(structure.values) < 1:
             raise DataError(
                 f"structure {structure.name!r} has the label values {structure.values}; "
-                "give it at least one, and none below 1"
+                "give it at least one value, and none below 1"
             )
     table = LabelTable.from_values(value for one in structures for value in one.values)
     maps = [table.class_indices(labels, others="background") for labels in (reference, prediction)]

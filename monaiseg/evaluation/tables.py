@@ -85,7 +85,9 @@ def read_scores(path: Path, metric: str = "dice") -> dict[str, dict[str, float]]
         try:
             number = float(row[metric] or "nan")
         except ValueError as error:
-            raise DataError(f"{path}: {row[metric]!r} in column {metric} is no number") from error
+            raise DataError(
+                f"{path}: {row[metric]!r} in column {metric} is not a number; evaluate again"
+            ) from error
         scores.setdefault(row["case"], {})[row["name"]] = number
     return scores
 
@@ -101,7 +103,7 @@ def _score_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     columns = list(reader.fieldnames or ())
     if not {"case", "value", "name"} <= set(columns):
         raise DataError(
-            f"{path}: is no table of scores; name a scores.csv that `monaiseg evaluate` wrote"
+            f"{path}: is not a table of scores; give a scores.csv that `monaiseg evaluate` wrote"
         )
     return columns, list(reader)
 
@@ -184,7 +186,7 @@ def markdown(summary: Summary) -> str:
 def _headline(summary: Summary) -> str:
     dice = summary.mean_dice
     if dice.value is None:
-        return "No structure occurs in any of the maps."
+        return "No structure occurs in any of the label maps."
     interval = ""
     if dice.low is not None and dice.high is not None:
         interval = f" (95 % interval over cases: {dice.low:.4f} to {dice.high:.4f})"

@@ -4,5 +4,6 @@ from monaiseg.planning.estimates import Estimate, estimate_training
 from monaiseg.planning.limits import Limits
 from monaiseg.planning.measurements import Measurements
 from monaiseg.planning.planner import Plan, plan
+from monaiseg.planning.reasons import Choice
 
-__all__ = ["Estimate", "Limits", "Measurements", "Plan", "estimate_training", "plan"]
+__all__ = ["Choice", "Estimate", "Limits", "Measurements", "Plan", "estimate_training", "plan"]

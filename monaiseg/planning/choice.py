@@ -58,7 +58,7 @@ def _refuse_memory(cost: Forecast, limits: Limits) -> NoReturn:
     if limits.gpu_memory_gb is not None and need <= given * 2**30:
         option, given, need = "--gpu-memory", limits.gpu_memory_gb, MEMORY_SLACK * cost.device_bytes
     raise SettingsError(
-        f"{option}: {given:g} GiB are too few for the smallest network on the smallest patch; give at least "
+        f"{option}: {given:g} GiB are too little for the smallest network and patch; give at least "
         f"{math.ceil(need / 2**30 * 10) / 10:g}"
     )
 

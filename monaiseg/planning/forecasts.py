@@ -70,8 +70,8 @@ class Forecast:
     def in_words(self) -> str:
         """One line that says what to expect."""
         return (
-            f"expected: {self.step_seconds:.2f} s a step, {self.epoch_seconds:.0f} s an epoch, at most "
-            f"{self.peak_bytes / 2**30:.1f} GiB, done after {self.end_seconds / 60:.1f} minutes"
+            f"expected: {self.step_seconds:.2f} s per step, {self.epoch_seconds:.0f} s per epoch, at most "
+            f"{self.peak_bytes / 2**30:.1f} GiB of memory, {self.end_seconds / 60:.1f} minutes in all"
         )
 
 

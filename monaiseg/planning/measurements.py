@@ -37,10 +37,12 @@ class Measurements:
             found = cls(**names, data=DataProbe(**document["data"]), steps=steps)
         except (KeyError, TypeError, ValueError) as error:
             raise SettingsError(
-                f"{path}: holds no measurements ({error!r}); give a file that `monaiseg plan` has written"
+                f"{path}: has no measurements ({error!r}); give a file that `monaiseg plan` wrote"
             ) from error
         if not found.steps:
-            raise SettingsError(f"{path}: holds no step; name a new file to measure into")
+            raise SettingsError(
+                f"{path}: has no measured step; give a new file for new measurements"
+            )
         return found
 
     def save(self, path: str | Path) -> None:
@@ -58,5 +60,6 @@ def check_alike(measured: Measurements, fingerprint: Fingerprint, limits: Limits
         f"{name} {a} then, {b} now" for name, a, b in zip(names, then, now, strict=True) if a != b
     ]:
         raise SettingsError(
-            f"--measurements: are of something else: {', '.join(different)}; name a new file to measure into"
+            f"--measurements: these were made with other data or on another computer ({', '.join(different)}); give a new "
+            "file for new measurements"
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,6 +18,7 @@ from monaiseg.planning.limits import Limits
 from monaiseg.planning.measurements import Measurements
 from monaiseg.planning.options import Option, batch_sizes, patch_ladder
 from monaiseg.planning.probes import DataProbe, StepProbe, run_probes
+from monaiseg.progress import Advance, no_progress
 from monaiseg.settings import PlanningSettings
 
 MEASURED_WIDTHS = (16, 32, 64)
@@ -25,38 +27,57 @@ ROUNDS = 3
 """Maximum number of times that a plan is checked by measuring the step it chose."""
 
 
-def measure(fingerprint: Fingerprint, limits: Limits, rules: PlanningSettings) -> Measurements:
+def measure(
+    fingerprint: Fingerprint,
+    limits: Limits,
+    rules: PlanningSettings,
+    on_progress: Advance = no_progress,
+) -> Measurements:
     """Measure this machine: a few widths on a small patch, and then the step that the plan chooses from them.
+
+    `on_progress` is called after each measurement. The last ones may not be needed; then the end comes sooner.
 
     Raises:
         SettingsError: the steps cannot be measured here, or the limits cannot be met.
     """
     if limits.device != "cpu" and not torch.cuda.is_available():
         raise SettingsError(
-            "--gpu-memory: this computer has no GPU that torch can use; plan on the one that will train, or give its "
-            "--measurements"
+            "--gpu-memory: this computer has no GPU that torch can use; plan on the computer that will train, or give "
+            "--measurements made there"
         )
     small = patch_ladder(fingerprint, rules)[0]
     variant, batch = rules.network_for(limits.device).variant, batch_sizes(small, rules)[0]
     first = [Option(variant, width, small, batch) for width in MEASURED_WIDTHS]
-    steps, data = _run(fingerprint, limits, rules, first)
+    done = itertools.count(1)
+    total = 1 + len(first) + 1  # the data, the widths, and usually one step that the plan chooses
+
+    def advance() -> None:
+        on_progress(min(next(done), total), total)
+
+    steps, data = _run(fingerprint, limits, rules, first, advance)
     found = Measurements(
         processor_name(), limits.cores, limits.device, data, tuple(filter(None, steps))
     )
     if not found.steps:
-        raise SettingsError("no step could be measured: memory ran out at once; free some")
+        raise SettingsError(
+            "no step could be measured, because memory ran out at once; close other programs"
+        )
     for _ in range(ROUNDS):
         option, _ = choose(fingerprint, limits, found, rules)
         if exact_cost(option, fingerprint, found) is not None:
             break
-        (step,), _ = _run(fingerprint, limits, rules, [option])
+        (step,), _ = _run(fingerprint, limits, rules, [option], advance)
         step = step or _too_large(option, fingerprint, limits, found)
         found = replace(found, steps=(*found.steps, step))
     return found
 
 
 def _run(
-    fingerprint: Fingerprint, limits: Limits, rules: PlanningSettings, options: Sequence[Option]
+    fingerprint: Fingerprint,
+    limits: Limits,
+    rules: PlanningSettings,
+    options: Sequence[Option],
+    on_probe: Callable[[], object],
 ) -> tuple[list[StepProbe | None], DataProbe]:
     settings = [layout(option, fingerprint, limits, rules) for option in options]
     return run_probes(
@@ -65,6 +86,7 @@ def _run(
         fingerprint.spacing,
         cores=limits.cores,
         device=limits.device,
+        on_probe=on_probe,
     )
 
 

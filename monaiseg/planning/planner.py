@@ -23,6 +23,7 @@ from monaiseg.planning.limits import Limits
 from monaiseg.planning.measurements import Measurements, check_alike
 from monaiseg.planning.measuring import measure
 from monaiseg.planning.reasons import Choice, choices
+from monaiseg.progress import Advance, no_progress
 from monaiseg.settings import PlanningSettings, Settings, changed
 
 
@@ -45,6 +46,7 @@ def plan(
     gpu_memory_gb: float | None = None,
     measurements: Measurements | None = None,
     rules: PlanningSettings | None = None,
+    on_progress: Advance = no_progress,
 ) -> tuple[Plan, Measurements]:
     """Plan a run on a prepared data task.
 
@@ -58,6 +60,7 @@ def plan(
         gpu_memory_gb: GiB of memory of the GPU to train on. None: train on the CPU.
         measurements: measurements of a machine like the one that will train. None: measure this machine.
         rules: assumptions and preferences of the plan. None: the defaults.
+        on_progress: called after each measurement with the number of measurements done and of all.
 
     Raises:
         DataError: the data task cannot be used.
@@ -67,7 +70,7 @@ def plan(
     fingerprint = Fingerprint.of(read_data_task(Path(output_root_path) / data_task_name))
     if not fingerprint.train:
         raise SettingsError(
-            f"{data_task_name}: has no training cases; prepare it with a training split"
+            f"{data_task_name}: has no training cases; prepare the data with a training split"
         )
     limits = Limits(
         minutes,
@@ -76,7 +79,7 @@ def plan(
         gpu_memory_gb,
     )
     if measurements is None:
-        measurements = measure(fingerprint, limits, rules)
+        measurements = measure(fingerprint, limits, rules, on_progress)
     check_alike(measurements, fingerprint, limits)
     return plan_settings(fingerprint, limits, measurements, rules), measurements
 

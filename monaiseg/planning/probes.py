@@ -7,6 +7,7 @@ the measuring process: it reads questions as JSON from standard input and writes
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -46,6 +47,8 @@ PATCHES = 24
 """Number of patches that are cut and augmented; several, since random changes apply only to some of them."""
 WINDOWS = 2
 """Number of windows that go through the network together at validation."""
+PROBED = "monaiseg has measured a part"
+"""Line by which the measuring process says how far it is."""
 MOST_READ = 2_000_000
 """Maximum number of voxels of the scan that is used to measure reading."""
 
@@ -96,6 +99,7 @@ def run_probes(
     *,
     cores: int,
     device: str = "cpu",
+    on_probe: Callable[[], object] = lambda: None,
 ) -> tuple[list[StepProbe | None], DataProbe]:
     """Measure training steps, and what surrounds them, in a separate process.
 
@@ -105,6 +109,7 @@ def run_probes(
         spacing: voxel size of networks and scans, in mm along X, Y, Z.
         cores: number of threads for computation.
         device: device that computes the steps.
+        on_probe: called after each measurement: one of the data, and one per step.
 
     Returns:
         The steps, None for each that ran out of memory, and the cost of what surrounds them.
@@ -117,21 +122,36 @@ def run_probes(
         "device": device,
         "started": time.time(),
     }
-    answer = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-m", "monaiseg.planning.probes"],
-        input=json.dumps(question),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONWARNINGS": "ignore"},
-        capture_output=True,
         text=True,
-        check=False,
-    )
-    if answer.returncode:
-        said = answer.stderr.strip() or f"the process ended with {answer.returncode}"
-        raise SettingsError(
-            f"the speed of this machine could not be measured: {said.splitlines()[-1]}; put that right, or plan from "
-            "--measurements of a machine like this"
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        with contextlib.suppress(BrokenPipeError):  # it ended at once; stderr says why
+            process.stdin.write(json.dumps(question))
+            process.stdin.close()
+        complaints = []
+        for line in process.stderr:
+            if line.strip() == PROBED:
+                on_probe()
+            else:
+                complaints.append(line)
+        answer = process.stdout.read()  # a few kilobytes, which the pipe has held
+    if process.returncode:
+        said = (
+            "".join(complaints).strip() or f"the process ended with exit code {process.returncode}"
         )
-    document = json.loads(answer.stdout)
+        raise SettingsError(
+            f"the speed of this computer could not be measured: {said.splitlines()[-1]}; correct that, or give "
+            "--measurements from a similar computer"
+        )
+    document = json.loads(answer)
     found = [None if record is None else step_of(record) for record in document["steps"]]
     return found, DataProbe(**document["data"])
 
@@ -150,14 +170,22 @@ def answer_question(question: Mapping[str, Any]) -> dict[str, Any]:
     raw, shape, classes = question["data"]
     data = _apart(_data_costs, raw, shape, classes, spacing)
     if data is None:
-        raise MemoryError("preparing one case takes more memory than there is free")
+        raise MemoryError("preparing one case needs more memory than is free")
+    steps = []
+    for raw, classes in question["steps"]:
+        _tell_probed()
+        steps.append(_apart(_step_costs, raw, classes, spacing, cores, question["device"]))
+    _tell_probed()
     return {
-        "steps": [
-            _apart(_step_costs, raw, classes, spacing, cores, question["device"])
-            for raw, classes in question["steps"]
-        ],
+        "steps": steps,
         "data": {"start_seconds": start_seconds, "base_bytes": base, **data},
     }
+
+
+def _tell_probed() -> None:
+    """Tell `run_probes`, which reads stderr, that another measurement is done."""
+    sys.stderr.write(f"{PROBED}\n")
+    sys.stderr.flush()
 
 
 def _apart(measure: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from monaiseg.data import Shape
+from monaiseg.errors import counted
 from monaiseg.networks import plan_topology
 from monaiseg.planning.fingerprint import Fingerprint
 from monaiseg.planning.forecasts import Forecast
@@ -55,32 +56,33 @@ def _choices_of_network(
     return (
         Choice(
             f"spacing {spacing} mm",
-            "the median of the volumes, which are read as they were preprocessed"
+            "the median of the volumes, which `prepare --preprocess` has resampled"
             if fingerprint.preprocessing is not None
-            else "as in the files; new scans of another are resampled"
+            else "as in the files; new scans with another spacing are resampled"
             if fingerprint.is_uniform
-            else "the median of the scans, which differ",
+            else "the median of the scans, which differ; all are resampled",
         ),
         _choice_of_intensity(settings, fingerprint),
         Choice(
-            f"patch {_times(patch)}",
-            f"holds the median scan of {_times(scan)}"
+            f"patch of {_times(patch)} voxels",
+            f"as large as the median scan, {_times(scan)}"
             if holds_scan
-            else f"the largest up to {_times(whole)} that memory and minutes allow; the median scan has {_times(scan)}",
+            else f"the largest, up to {_times(whole)}, that memory and time allow; the median scan has {_times(scan)}",
         ),
         Choice(
-            f"network {network.variant}, {option.channels} channels, {len(topology.strides)} stages, total stride "
-            f"{_times(topology.total_stride)}",
+            f"{network.variant} network of {option.channels} channels and {len(topology.strides)} stages",
             f"{cost.parameters / 1e6:.2f} million weights; "
             + (
-                f"{wider} channels would want {rules.steps_worth(wider)} steps or more memory"
+                f"{wider} channels would need {rules.steps_worth(wider)} steps or more memory"
                 if wider
-                else "the widest"
+                else "the widest network"
             ),
         ),
         Choice(
-            f"batch {option.batch_size}",
-            f"{option.batch_size * option.patch_voxels / 1e6:.2f} million voxels a step",
+            f"{option.batch_size} patches per batch"
+            if option.batch_size > 1
+            else "1 patch per batch",
+            f"{option.batch_size * option.patch_voxels / 1e6:.2f} million voxels per step",
         ),
     )
 
@@ -88,13 +90,15 @@ def _choices_of_network(
 def _choice_of_intensity(settings: Settings, fingerprint: Fingerprint) -> Choice:
     scale = settings.dataset.intensity
     if fingerprint.preprocessing is not None:
-        return Choice(f"intensities by {scale.method}", "as the volumes were preprocessed")
+        return Choice(
+            f"intensities scaled by {scale.method}", "as `prepare --preprocess` scaled the volumes"
+        )
     if fingerprint.window is None:
-        return Choice(f"intensities by {scale.method}", "of each image by itself")
+        return Choice(f"intensities scaled by {scale.method}", "of each image on its own")
     low, high = fingerprint.window
     return Choice(
         f"intensities clipped to {low:g} and {high:g}",
-        "Hounsfield units, three standard deviations about the mean of what is labelled",
+        "Hounsfield units: the mean of the labelled voxels and three standard deviations on either side",
     )
 
 
@@ -105,13 +109,13 @@ def _choices_of_course(
     averaged = 1 / (1 - chosen.weight_averaging) / cost.steps
     return (
         Choice(
-            f"{cost.steps} steps, {chosen.epochs} epochs of {cost.rhythm.steps_per_epoch}",
-            f"what {limits.minutes:g} minutes hold; each training scan is seen about {passes:.0f} times",
+            f"{cost.steps} steps, in {chosen.epochs} epochs of {cost.rhythm.steps_per_epoch}",
+            f"as many as {limits.minutes:g} minutes allow; the network sees each training scan about {passes:.0f} times",
         ),
         Choice(
-            f"learning rate {chosen.optim.lr:g}, falling to nothing",
-            f"warm-up of {chosen.warmup_epochs:g} epochs; weights averaged with decay {chosen.weight_averaging:g}, "
-            f"{averaged:.0%} of the training",
+            f"learning rate {chosen.optim.lr:g}, falling to 0",
+            f"warm-up of {chosen.warmup_epochs:g} epochs; weights are averaged over about {averaged:.0%} of the run "
+            f"(decay {chosen.weight_averaging:g})",
         ),
         _choice_of_augmentation(settings, rules, passes),
     )
@@ -120,17 +124,19 @@ def _choices_of_course(
 def _choice_of_augmentation(settings: Settings, rules: PlanningSettings, passes: float) -> Choice:
     few, many = rules.augmented_passes, rules.strongly_augmented_passes
     if passes < few:
-        return Choice("augmentation off", f"on from {few} times that a scan is seen")
+        return Choice("no augmentation", f"it helps only if each scan is seen {few} times or more")
     if passes < many:
-        return Choice("augmentation default", f"strong from {many} times that a scan is seen")
+        return Choice(
+            "default augmentation", f"it is strong if each scan is seen {many} times or more"
+        )
     if settings.dataset.seg.partition.flips:
         return Choice(
-            "augmentation strong, mirrored left to right",
-            "so that scans are not learned by heart; the trained network averages over mirrored windows",
+            "strong augmentation, with left-right mirroring",
+            "against overfitting; predictions are averaged over mirrored windows",
         )
     return Choice(
-        "augmentation strong",
-        "so that scans are not learned by heart; not mirrored: labels have no names, or a side without partner "
+        "strong augmentation, without mirroring",
+        "against overfitting; for mirroring, labels need names, and partners if they have a side "
         "(`prepare --label-table`)",
     )
 
@@ -141,14 +147,14 @@ def _choices_of_machine(
     where = "on disk" if settings.dataset.cache.where == "disk" else "in memory"
     return (
         Choice(
-            f"cache {where}",
-            f"cached cases may take {rules.cache_share:.0%} of {limits.memory_gb:g} GiB",
+            f"cases cached {where}",
+            f"the cache may use {rules.cache_share:.0%} of {limits.memory_gb:g} GiB",
         ),
         Choice(
-            f"{settings.tsk_set.num_threads} threads, {cost.workers} workers",
-            "a worker cuts patches beside the step"
+            f"{counted(settings.tsk_set.num_threads or 1, 'thread')}, {counted(cost.workers, 'worker')}",
+            "workers cut patches during the steps"
             if cost.workers
-            else "patches are cut between steps, which a worker would slow down",
+            else "patches are cut between steps; workers would slow the steps down",
         ),
     )
 
@@ -157,8 +163,8 @@ def _choice_of_validation(cost: Forecast, limits: Limits, rules: PlanningSetting
     validation = cost.validation
     share = rules.validations * validation.seconds / 60 / limits.minutes
     return Choice(
-        f"validation every {cost.rhythm.val_period} epochs on {validation.cases} cases, overlap {validation.overlap:g}",
-        f"{validation.seconds:.0f} s each, {share:.0%} of the minutes in all",
+        f"validation every {counted(cost.rhythm.val_period, 'epoch')} on {counted(validation.cases, 'case')}",
+        f"{validation.seconds:.0f} s each, {share:.0%} of the time; windows overlap by {validation.overlap:g}",
     )
 
 

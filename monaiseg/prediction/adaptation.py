@@ -40,7 +40,11 @@ def as_evaluated(checkpoint: Checkpoint, wanted: Settings) -> tuple[Checkpoint, 
             partition["overlap_size"] = None  # or that from training would win
         dataset["seg"]["partition"] |= partition
     kept = [f"dataset.{key}" for key in FROM_TRAINING if _differs(said_of_data, dataset, key)]
-    notes = [f"{', '.join(kept)}: as in training, not as these settings say"] if kept else []
+    notes = (
+        [f"{', '.join(kept)}: kept as in training; the values in these settings are not used"]
+        if kept
+        else []
+    )
     settings = settings_from_dict(document, "settings of the evaluation")
     if wanted.image_shape is not None and (note := resize_note(settings)):
         notes.append(note)

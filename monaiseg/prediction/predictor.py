@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -22,8 +22,10 @@ from monaiseg.data import (
     ChannelProfile,
     Grid,
     apply_rules,
+    as_files,
     case_id_of,
     files_of,
+    like_image,
     read_header,
     write_label_map,
 )
@@ -96,6 +98,17 @@ class PredictedFile:
 class Predictor:
     """A trained network with everything needed to use it: settings, label table and transform chain.
 
+    ```python
+    import monaiseg
+    import nibabel
+
+    predictor = monaiseg.Predictor("work/scans/first")
+    labels = predictor.predict("scan.nii.gz")  # a NumPy array of label values
+    image = predictor.predict(nibabel.load("scan.nii.gz"))  # a nibabel image on the grid of the scan
+    labels = predictor.predict((image.get_fdata(), image.affine))
+    predictor.predict_file("scan.nii.gz", "scan_labels.nii.gz")
+    ```
+
     Args:
         checkpoint: a checkpoint, its file, the folder of a training run (then the best checkpoint is used), or a portable
             model (.onnx).
@@ -125,9 +138,9 @@ class Predictor:
         self.spacing, self.channels = model.spacing, model.channels
         self.inputs = model.inputs
         if overlap is not None and not 0 <= overlap < 1:
-            raise SettingsError(f"overlap: {overlap} is no share of the patch; use 0 to 0.95")
+            raise SettingsError(f"overlap: {overlap} is not a share of the patch; use 0 to 0.95")
         if strange := set(flips or ()) - {0, 1, 2}:
-            raise SettingsError(f"flips: {min(strange)} is no axis; use 0 (X), 1 (Y) and 2 (Z)")
+            raise SettingsError(f"flips: {min(strange)} is not an axis; use 0 (X), 1 (Y) and 2 (Z)")
         self._window = window_options(
             self.settings, self.table, None if flips is None else tuple(flips)
         )
@@ -136,22 +149,34 @@ class Predictor:
         self.network, self.device = model.on(device)
         self._chain = inference_chain(self.settings, profiled=True)
 
+    @overload
     def predict(
         self, image: str | Path | Sequence[str | Path], on_progress: Progress | None = None
-    ) -> NDArray[Any]:
-        """Predict the label map of one case: label values (X, Y, Z) in the axis order of its file.
+    ) -> NDArray[Any]: ...
+
+    @overload
+    def predict(self, image: Any, on_progress: Progress | None = None) -> Any: ...
+
+    def predict(self, image: Any, on_progress: Progress | None = None) -> Any:
+        """Predict the label map of one case: label values (X, Y, Z) in the axis order of its image.
 
         Args:
-            image: the image file, or one file per channel in the same order as in training.
+            image: the image file; one file per channel in the same order as in training; or an image in memory: a
+                nibabel image, a pair of an array and an affine, a MONAI `MetaTensor`, or a TorchIO `Subject`.
             on_progress: called after each window with the number of windows done and of all windows.
+
+        Returns:
+            A NumPy array for files and arrays; otherwise a nibabel image, `MetaTensor` (1, X, Y, Z) or TorchIO `LabelMap`
+            on the grid of the image.
 
         Raises:
             DataError: an image cannot be used, or there are more or fewer channels than the network takes.
         """
-        scan = self.read(image)
-        if scan.outside:
-            warnings.warn(outside_note(scan.files, scan.outside), MonaisegWarning, stacklevel=2)
-        return self.label_map(scan, self.infer(scan, on_progress))
+        with as_files(image) as files:
+            scan = self.read(files)
+            if scan.outside:
+                warnings.warn(outside_note(scan.files, scan.outside), MonaisegWarning, stacklevel=2)
+            return like_image(self.label_map(scan, self.infer(scan, on_progress)), image)
 
     def read(self, image: str | Path | Sequence[str | Path]) -> Scan:
         """Read one case and bring it to the network grid.

@@ -133,7 +133,7 @@ class BilateralSettings(Section):
 
 
 class AugmentationSettings(Section):
-    """Random changes to each training patch, drawn anew each time."""
+    """Random changes to each training patch, drawn again each time."""
 
     enabled: bool = True
     """false: no augmentation at all."""

@@ -120,8 +120,8 @@ class SegDataSettings(Section):
         for axis, margin, size in zip("xyz", margins, self.patch_size, strict=True):
             if 2 * margin >= size:
                 raise ValueError(
-                    f"partition.overlap_size: {margin} on both sides leaves nothing of patch_size "
-                    f"{size} along {axis}; use 0 to {(size - 1) // 2}"
+                    f"partition.overlap_size: {margin} on both sides leaves nothing of a patch of "
+                    f"{size} voxels along {axis}; use 0 to {(size - 1) // 2}"
                 )
         return self
 

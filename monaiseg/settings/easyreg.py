@@ -141,7 +141,7 @@ class _Draft:
         """Set the value at one of our paths, which the user gave as `said`; setting it twice is a problem."""
         if self.get(path) is not _NOTHING:
             other = self.spelled.get(path, path)
-            self.problems.append(f"{said} and {other} say the same thing; keep one of them")
+            self.problems.append(f"{said} and {other} set the same thing; keep one of them")
             return
         *parents, name = path.split(".")
         section: Any = self.document
@@ -169,8 +169,8 @@ def _lists(draft: _Draft) -> None:
             draft.put(path, value[0], path)
         elif isinstance(value, list):
             draft.take(path)
-            what = "GPU" if path.endswith("gpu_ids") else "checkpoint at a time"
-            draft.refuse(path, value, f"is not one {what}; give one")
+            what = "GPU" if path.endswith("gpu_ids") else "checkpoint"
+            draft.refuse(path, value, f"must be one {what}")
     path = "tsk_set.max_batch_num_per_epoch"
     if isinstance(value := draft.get(path), list) and None in value:
         draft.take(path)
@@ -209,7 +209,7 @@ def _class_weights(draft: _Draft) -> None:
     if weighted is False:
         draft.take(weights)
     elif weighted is True and draft.get(weights) is _NOTHING:
-        draft.refuse(path, weighted, f"needs {weights}, one weight a class, background first")
+        draft.refuse(path, weighted, f"needs {weights}: one weight per class, background first")
     elif weighted is not _NOTHING and weighted is not True:
         draft.refuse(path, weighted, "is not true or false")
 
@@ -230,7 +230,7 @@ def _transforms(draft: _Draft) -> None:
         if section not in sections and isinstance(draft.get(unused), dict):
             for parameter in names_at(unused):
                 draft.take(f"{unused}.{parameter}")
-            draft.ignored.append(f"{unused}: transform_seq does not ask for it")
+            draft.ignored.append(f"{unused}: transform_seq does not list it")
 
 
 def _names(draft: _Draft, path: str, names: Any) -> list[str]:
@@ -238,7 +238,7 @@ def _names(draft: _Draft, path: str, names: Any) -> list[str]:
     if names is _NOTHING:
         return []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        draft.refuse(path, names, f"is not a list of names; there are {', '.join(TRANSFORMS)}")
+        draft.refuse(path, names, f"is not a list of names; the names are {', '.join(TRANSFORMS)}")
         return []
     for name in names:
         if name not in TRANSFORMS:
@@ -246,7 +246,7 @@ def _names(draft: _Draft, path: str, names: Any) -> list[str]:
     known = [name for name in dict.fromkeys(names) if name in TRANSFORMS]
     crops = [name for name in known if "sampling.method" in TRANSFORMS[name].says]
     if len(crops) > 1:
-        draft.refuse(path, crops, "are several crops; keep one")
+        draft.refuse(path, crops, "has several crops; keep one")
         known = [name for name in known if name not in crops[1:]]
     return known
 

@@ -59,7 +59,7 @@ GRANTED: dict[str, Any] = {
 
 _REGISTRATION = "it belongs to registration"
 _WARPED_COPIES = (
-    "it needs copies warped by registration; `flips` of Predictor averages mirrored ones"
+    "it needs images warped by registration; `flips` of Predictor averages mirrored images instead"
 )
 _GENERATED = "EasyReg wrote it while it ran"
 _EXACT_KERNEL = "the filter here is not approximated"
@@ -67,17 +67,17 @@ IGNORED = {
     "dataset.seg.partition.flicker_range": "windows are not shifted at random",
     "dataset.seg.partition.mode": "label maps are always scored whole",
     "dataset.seg.transform.bilateral_filter.number_of_range_gaussian_samples": _EXACT_KERNEL,
-    "dataset.seg.transform.default.deform_target": "patches are deformed once they are cut",
+    "dataset.seg.transform.default.deform_target": "patches are deformed after they are cut",
     "dataset.seg.transform.gaussian_blur.gaussian_width": _EXACT_KERNEL,
     "dataset.seg.transform.gaussian_blur.maximumError": _EXACT_KERNEL,
-    "dataset.seg.transform.patch_size": "dataset.seg.patch_size says it",
+    "dataset.seg.transform.patch_size": "dataset.seg.patch_size sets it",
     "dataset.seg.transform.shared_info": _GENERATED,
     "dataset.spacing_to_refer": _REGISTRATION,
     "tsk_set.debug": _WARPED_COPIES,
-    "tsk_set.loss.ce.class_num": "tsk_set.seg.class_num says it",
+    "tsk_set.loss.ce.class_num": "tsk_set.seg.class_num sets it",
     "tsk_set.loss.ce.reduced": "a loss is one number",
     "tsk_set.loss.glncc": _REGISTRATION,
-    "tsk_set.output_taking_original_image_format": "predictions always lie on the image's own grid",
+    "tsk_set.output_taking_original_image_format": "predictions always have the grid of the image",
     "tsk_set.path": _GENERATED,
     "tsk_set.print_val_detail": "every label is logged",
     "tsk_set.save_extra_3d_img": _REGISTRATION,
@@ -92,7 +92,7 @@ REFUSED = {
     "dataset.seg.transform.flicker_crop.bg_label": "background is label value 0 here",
     "dataset.seg.transform.my_rand_crop.bg_label": "background is label value 0 here",
     "tsk_set.method_name": "there is one method here",
-    "tsk_set.model": "registration stays with EasyReg",
+    "tsk_set.model": "for registration, use EasyReg",
 }
 """EasyReg's path -> why only the granted value is supported here."""
 

@@ -26,7 +26,7 @@ def parse_json(raw: bytes, source: str) -> dict[str, Any]:
     document = _loaded(_decoded(raw, source), source)
     if not isinstance(document, dict):
         raise SettingsError(
-            f"{source}: holds {shown(document)}; a settings file is an object with the sections "
+            f"{source}: is {shown(document)}; a settings file is a JSON object with the sections "
             "'dataset' and 'tsk_set'"
         )
     return document
@@ -34,7 +34,9 @@ def parse_json(raw: bytes, source: str) -> dict[str, Any]:
 
 def _decoded(raw: bytes, source: str) -> str:
     if len(raw) > MAX_BYTES:
-        raise SettingsError(f"{source}: {len(raw)} bytes; a settings file has at most {MAX_BYTES}")
+        raise SettingsError(
+            f"{source}: has {len(raw)} bytes, but a settings file has at most {MAX_BYTES}"
+        )
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise SettingsError(f"{source}: is UTF-16; save it as UTF-8")
     try:
@@ -57,7 +59,7 @@ def _loaded(text: str, source: str) -> Any:
         return dict(pairs)
 
     def refuse(constant: str) -> Any:
-        raise SettingsError(f"{source}: {constant} is not a number of JSON; write a finite number")
+        raise SettingsError(f"{source}: {constant} is not a number in JSON; write a finite number")
 
     def number(digits: str) -> float:
         value = float(digits)
@@ -69,8 +71,8 @@ def _loaded(text: str, source: str) -> Any:
         )
     except json.JSONDecodeError as error:
         raise SettingsError(
-            f"{source}: line {error.lineno}, column {error.colno}: not JSON ({error.msg}); "
-            "JSON has no comments and no comma after the last entry"
+            f"{source}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg}); "
+            "JSON has no comments, and no comma after the last entry"
         ) from error
     except RecursionError as error:
         raise SettingsError(
@@ -95,7 +97,7 @@ def _repeated_keys(pairs: list[tuple[str, Any]], text: str) -> Iterator[str]:
                 for match in re.finditer(rf"{re.escape(json.dumps(name))}\s*:", text)
             ]
             yield (
-                f"key {name!r} stands {names.count(name)} times in one section "
+                f"key {name!r} appears {names.count(name)} times in one section "
                 f"(lines {', '.join(map(str, lines))}); keep one"
             )
 

@@ -95,8 +95,8 @@ class PlanningSettings(Section):
     def _widths_ascend(self) -> Self:
         if list(self.widths) != sorted(set(self.widths)) or self.sensible_width not in self.widths:
             raise ValueError(
-                f"steps_for_width: has the widths {self.widths}; give them ascending, with sensible_width "
-                f"({self.sensible_width}) among them"
+                f"steps_for_width: the widths {self.widths} must ascend and include sensible_width "
+                f"({self.sensible_width})"
             )
         return self
 

@@ -39,7 +39,7 @@ def find_settings(path: str | Path) -> Path:
         raise SettingsError(f"{path}: there is no such settings file{hint}")
     found = [path / name for name in SETTINGS_NAMES if (path / name).is_file()]
     if not found:
-        raise SettingsError(f"{path}: holds no settings file; put it there as {SETTINGS_NAMES[0]}")
+        raise SettingsError(f"{path}: has no settings file; put it there as {SETTINGS_NAMES[0]}")
     return found[0]
 
 
@@ -56,7 +56,7 @@ def load_settings(path: str | Path) -> Settings:
         raw = read_bytes(path, MAX_BYTES)
     except DataError as error:
         raise SettingsError(
-            f"{error}; give the path of a settings JSON file, `monaiseg settings init` writes one"
+            f"{error}; give the path of a settings file; `monaiseg settings init` writes one"
         ) from error
     document = parse_json(raw, str(path))
     beside = [path.with_name(name) for name in DATA_SETTINGS_NAMES if path.name != name]
@@ -74,12 +74,12 @@ def _with_data_settings(document: dict[str, Any], path: Path, data_path: Path) -
     if isinstance(dataset, dict) and dataset.get("axis_order") == "xyz":
         raise SettingsError(
             f'{path}: dataset.axis_order: is "xyz", and the lists of {data_path} beside it are in z, y, x order; put '
-            f"what it says into {path.name} in x, y, z order, and move it away"
+            f"its contents into {path.name} in x, y, z order, and remove it"
         )
     whole, different = easyreg.with_data_settings(document, data_document)
     if different:
         warnings.warn(
-            f"{data_path}: {', '.join(different)} stand in {path.name} with other values, which count",
+            f"{data_path}: {path.name} has other values for {', '.join(different)}, which are used",
             MonaisegWarning,
             stacklevel=3,
         )
@@ -106,7 +106,7 @@ def settings_from_dict(document: Mapping[str, Any], source: str = "settings") ->
     except ValidationError as error:
         problems += [explain(fault, translation) for fault in error.errors()]
     except (TypeError, ValueError) as error:  # json.dumps: a value that JSON does not have
-        problems.append(f"{error}; settings hold what JSON can write")
+        problems.append(f"{error}; settings can hold only what JSON can")
     if problems:
         lines = dict.fromkeys(f"{source}: {problem}" for problem in problems)
         raise SettingsError(listed(list(lines)))

@@ -15,14 +15,14 @@ def as_tuple(value: object) -> object:
 def all_or_positive(value: int) -> int:
     """Refuse 0, which is neither -1 (all) nor a count."""
     if value == 0:
-        raise ValueError("0 is not -1 or a whole number of at least 1")
+        raise ValueError("0 is neither -1 nor a whole number of at least 1")
     return value
 
 
 def all_or_classes(value: int) -> int:
     """Refuse fewer than two classes."""
     if value in {0, 1}:
-        raise ValueError(f"{value} is not -1 or at least 2: background and a structure")
+        raise ValueError(f"{value} is neither -1 nor at least 2 (background and one structure)")
     return value
 
 

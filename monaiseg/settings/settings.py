@@ -33,7 +33,7 @@ class Settings(Section):
         if -1 not in values and classes not in (-1, len(set(values) | {0})):
             raise ValueError(
                 f"tsk_set.seg.class_num is {classes}, but dataset.seg.interested_label_list makes "
-                f"{len(set(values) | {0})} classes with background; use {len(set(values) | {0})} or -1"
+                f"{len(set(values) | {0})} classes, with background; use {len(set(values) | {0})} or -1"
             )
         return self
 
@@ -43,7 +43,7 @@ class Settings(Section):
         if weights is not None and classes not in (-1, len(weights)):
             raise ValueError(
                 f"tsk_set.loss.ce.class_weight has {len(weights)} weights, but tsk_set.seg.class_num is "
-                f"{classes}; give one weight a class, background first"
+                f"{classes}; give one weight per class, background first"
             )
         return self
 

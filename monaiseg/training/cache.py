@@ -28,9 +28,11 @@ from monaiseg.errors import (
     MonaisegWarning,
     OutOfMemoryError,
     StorageError,
+    counted,
 )
 from monaiseg.files import TEMPORARY, sha256_of, write_atomic
 from monaiseg.machine import free_memory, reading_threads
+from monaiseg.progress import Advance
 from monaiseg.settings import Settings
 from monaiseg.training import distributed
 from monaiseg.transforms import (
@@ -84,14 +86,19 @@ def cached_cases(
     *,
     for_training: bool,
     taken_bytes: int = 0,
+    on_progress: Advance | None = None,
 ) -> CachedCases:
     """Cases after `cached_chain`, kept where `dataset.cache` says; `for_training` if patches will be cut from them.
 
-    For the other arguments and the errors, see `prepare_items`.
+    `on_progress` is called after each case that is read with the number of cases read and of all cases. For the other
+    arguments and the errors, see `prepare_items`.
     """
     chain = cached_chain(settings, table, for_training=for_training)
     data = [case_item(case) for case in cases]
-    return prepare_items(data, chain, settings, table, cache_folder, taken_bytes=taken_bytes)
+    with contextlib.ExitStack() as stack:
+        if on_progress is not None:
+            stack.enter_context(chain.counting(len(data), on_progress))
+        return prepare_items(data, chain, settings, table, cache_folder, taken_bytes=taken_bytes)
 
 
 def prepare_items(
@@ -124,8 +131,8 @@ def prepare_items(
     allowance = _memory_allowance(wanted.memory_gb, taken_bytes)
     fits = need <= allowance
     where = ("memory" if fits else "disk") if wanted.where == "auto" else wanted.where
-    size = f"{len(data)} cached cases take {_gigabytes(need)}"
-    share = f"they may have {_gigabytes(allowance)} of memory"
+    size = f"{counted(len(data), 'cached case')} would take {_gigabytes(need)}"
+    share = f"{_gigabytes(allowance)} of memory may be used for them"
     items: Dataset[Item]
     if where == "memory":
         # copy_cache=False: no transform of the training chain modifies its input.
@@ -135,15 +142,17 @@ def prepare_items(
             )
         except MemoryError as error:
             raise OutOfMemoryError(
-                f"{size}, and memory ran out; set dataset.cache.where to disk"
+                f"{size}, but memory ran out; set dataset.cache.where to disk"
             ) from error
-        note = f"{size}, and {share}: kept there"
+        note = f"{size}; {share}: cached in memory"
     elif where == "disk" and transform.digest is not None:
         items = DiskCache(data, transform, Path(cache_folder), transform.digest, need)
-        note = f"{size}, and {share}: kept in {cache_folder}, which may be removed when no training runs"
+        note = (
+            f"{size}; {share}: cached in {cache_folder}, which you may delete when no run uses it"
+        )
     else:
         items = _Uncached(data, transform)
-        note = f"{size}: kept nowhere, read anew each time"
+        note = f"{size}; not cached, but read again each time"
     return CachedCases(items, data, need if where == "memory" else 0, note)
 
 
@@ -247,7 +256,7 @@ class DiskCache(Dataset[Item]):
             ) from error
         if not tensors:
             raise DataError(
-                f"case {case_id!r}: its cache {entry} has been removed; resume to renew it"
+                f"case {case_id!r}: its cache {entry} has been removed; resume to build it again"
             )
         return {**tensors, "case_id": case_id}
 
@@ -271,7 +280,7 @@ def _is_whole(entry: Path) -> bool:
         digests = json.loads((entry / _DIGESTS).read_bytes())
         if digests == {path.name: sha256_of(path) for path in entry.glob("*.npy")}:
             return True
-    warnings.warn(f"{entry}: is damaged and made anew", MonaisegWarning, stacklevel=2)
+    warnings.warn(f"{entry}: is damaged, and is built again", MonaisegWarning, stacklevel=2)
     shutil.rmtree(entry, ignore_errors=True)
     return False
 
@@ -318,6 +327,6 @@ def _writing(folder: Path, need_bytes: int) -> Iterator[None]:
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         raise StorageError(
             f"{folder}: the cache cannot be written ({error.strerror or error}): needs "
-            f"{_gigabytes(need_bytes)}, {_gigabytes(shutil.disk_usage(existing).free)} are free; make room, or "
+            f"{_gigabytes(need_bytes)}, {_gigabytes(shutil.disk_usage(existing).free)} are free; free some space, or "
             "set dataset.cache.where to memory or none"
         ) from error

@@ -193,8 +193,8 @@ def _payload(checkpoint: Checkpoint) -> bytes:
     document, tensors = separate({"schema_version": SCHEMA_VERSION, **state})
     if broken := first_not_finite(tensors):
         raise NumericsError(
-            f"step {checkpoint.step}: {broken} holds NaN or infinite numbers; nothing was written and the "
-            "earlier checkpoints stay; lower `tsk_set.optim.lr` and resume"
+            f"step {checkpoint.step}: {broken} has NaN or infinite values; nothing was written, and the "
+            "earlier checkpoints are kept; lower `tsk_set.optim.lr` and resume"
         )
     return encode(document, tensors)
 
@@ -229,7 +229,7 @@ def newest(folder: str | Path) -> Checkpoint:
     if not _is_intact(found.path.parent / best.file, best.sha256):
         warnings.warn(
             f"{found.path.parent / best.file}: the best checkpoint (epoch {best.epoch}, Dice {best.value:.4f}) is "
-            "missing or altered; the next validation counts as the best",
+            "missing or has been changed; the next validation will be the best",
             MonaisegWarning,
             stacklevel=2,
         )
@@ -270,7 +270,7 @@ def check_weights(weights: Weights, expected: Weights, where: str | Path | None 
     problems += [f"{key} is not in the network" for key in weights if key not in expected]
     for key, tensor in expected.items():
         if key in weights and (ours := _form(weights[key])) != (theirs := _form(tensor)):
-            problems.append(f"{key} is {ours} and {theirs} in the network")
+            problems.append(f"{key} is {ours}, but {theirs} in the network")
     if problems:
         rest = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise CheckpointError(
@@ -296,11 +296,11 @@ def _newest(folder: Path) -> Checkpoint:
         return found
     if damaged:
         raise CheckpointError(
-            f"{listed(damaged)}\n{folder}: no checkpoint is left that can be used; train again under another task name"
+            f"{listed(damaged)}\n{folder}: no usable checkpoint is left; train again under another name"
         )
     raise CheckpointError(
-        f"{folder}: holds no committed checkpoint (step-*{SUFFIX} with its .json); give the folder of a training, or "
-        f"the path of one {SUFFIX} file"
+        f"{folder}: has no checkpoint (step-*{SUFFIX} with its .json); give a run folder, or the path of a {SUFFIX} "
+        "file"
     )
 
 
@@ -308,7 +308,7 @@ def _best_or_newest(folder: Path) -> Checkpoint:
     found = _newest(folder)
     if found.step == 0:
         raise CheckpointError(
-            f"{folder}: this training has not committed a step yet; wait for the first, or give another checkpoint"
+            f"{folder}: this run has not saved a checkpoint yet; wait for the first, or give another model"
         )
     if found.best is None:
         return found
@@ -332,7 +332,7 @@ def _load(path: Path, expected_sha256: str | None = None) -> Checkpoint:
     if expected_sha256 and digest != expected_sha256:
         raise CheckpointError(
             f"{path}: has SHA-256 {str(digest)[:12]}..., but the newest commit names {expected_sha256[:12]}... as "
-            "best: the file was exchanged; use another checkpoint"
+            "best: the file was replaced; use another checkpoint"
         )
     state = checked_fields(decode(payload, path), path)
     best = state.pop("best")
@@ -350,9 +350,7 @@ def _read(path: Path, most: int) -> bytes:
         return read_bytes(path, most)
     except DataError as error:
         what, _, _ = str(error).rpartition("; ")
-        raise CheckpointError(
-            f"{what}; give a {SUFFIX} file or the folder of a training"
-        ) from error
+        raise CheckpointError(f"{what}; give a {SUFFIX} file or a run folder") from error
 
 
 def _read_record(path: Path) -> dict[str, Any]:

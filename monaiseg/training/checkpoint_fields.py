@@ -44,9 +44,7 @@ def checked_fields(state: dict[str, Any], path: Path) -> dict[str, Any]:
         CheckpointError: fields are missing, unknown or of the wrong kind, or the file has another schema version.
     """
     if "schema_version" not in state:
-        raise CheckpointError(
-            f"{path}: is not a checkpoint of monaiseg; use one that it has written"
-        )
+        raise CheckpointError(f"{path}: is not a monaiseg checkpoint; give one that monaiseg wrote")
     check_version(state.pop("schema_version"), path)
     state.setdefault("inputs", None)
     wrong = sorted(state.keys() ^ FIELDS.keys())
@@ -70,8 +68,8 @@ def check_version(version: Any, path: Path) -> None:
     """
     if type(version) is not int or version != SCHEMA_VERSION:
         raise CheckpointError(
-            f"{path}: has schema_version {version!r} and this monaiseg reads {SCHEMA_VERSION}: use it with the monaiseg "
-            "that wrote it, or train again"
+            f"{path}: has schema_version {version!r}, but this monaiseg reads {SCHEMA_VERSION}; use the version that wrote "
+            "it, or train again"
         )
 
 

@@ -165,7 +165,7 @@ def decode(payload: bytes, where: str | Path) -> dict[str, Any]:
     except Exception as error:  # a hostile file can make the JSON parser raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0][:300]
         raise CheckpointError(
-            f"{where}: is damaged or not a checkpoint of monaiseg ({reason}); use another checkpoint"
+            f"{where}: is damaged or not a monaiseg checkpoint ({reason}); use another checkpoint"
         ) from error
 
 
@@ -173,7 +173,7 @@ def _decoded(payload: bytes) -> dict[str, Any]:
     document = _document(_survey(payload))
     stated, found = document["sha256"], _digest(payload, document["sha256"])
     if stated != found:
-        raise CheckpointError(f"its SHA-256 is {found[:12]}..., and it says {stated[:12]}...")
+        raise CheckpointError(f"its SHA-256 is {found[:12]}..., but it should be {stated[:12]}...")
     tensors = load(payload)
     _check_values(tensors)
     state = {key: _restored(it, key, tensors) for key, it in document["state"].items()}
@@ -188,9 +188,9 @@ def _refuse_torchs(payload: bytes, path: Path) -> None:
         return
     if payload.startswith(_TORCHS_STARTS) or path.suffix in _TORCHS_SUFFIXES:
         raise CheckpointError(
-            f"{path}: is damaged or not a checkpoint of monaiseg: no {SUFFIX} file. Files of torch.save, EasyReg's "
-            "checkpoints among them, can hold code and are not read; use another checkpoint: train with EasyReg's "
-            f"settings file here, and give the best-epoch-*{SUFFIX} of that"
+            f"{path}: is damaged or not a monaiseg checkpoint (a {SUFFIX} file). Files of torch.save, such as EasyReg's "
+            "checkpoints, can contain code and are not read; train with EasyReg's settings file here, and use the "
+            f"best-epoch-*{SUFFIX} of that run"
         )
 
 
@@ -212,7 +212,7 @@ def _survey(payload: bytes) -> str:
     metadata = header.pop("__metadata__", None)
     text = metadata.get(_KEY) if type(metadata) is dict else None
     if type(text) is not str:
-        raise CheckpointError(f"its header has no document under {_KEY!r}: of another program")
+        raise CheckpointError(f"its header has no {_KEY!r}; another program wrote it")
     if len(header) > MAX_TENSORS:
         raise CheckpointError(f"it has {len(header)} tensors; at most {MAX_TENSORS} are read")
     _check_places(
@@ -236,16 +236,16 @@ def _place(name: str, entry: Any) -> tuple[int, int, str]:
     if not name.isprintable():
         raise CheckpointError(f"the name {name!r} of a tensor is not printable")
     if type(entry) is not dict or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError(f"{name!r} is described by other than dtype, shape and data_offsets")
+        raise CheckpointError(f"{name!r} must have exactly dtype, shape and data_offsets")
     dtype, shape, place = entry["dtype"], entry["shape"], entry["data_offsets"]
     if type(dtype) is not str or dtype not in _DTYPES:
         raise CheckpointError(f"{name!r} is of type {dtype!r}, which no checkpoint has")
     if not (_are_sizes(shape) and len(shape) <= MAX_AXES and _are_sizes(place) and len(place) == 2):
-        raise CheckpointError(f"{name!r} has shape {shape!r} at {place!r}, which are no sizes")
+        raise CheckpointError(f"{name!r} has shape {shape!r} at {place!r}, which are not sizes")
     start, end = place
     claimed = math.prod(shape) * _DTYPES[dtype].itemsize
     if end - start != claimed:
-        raise CheckpointError(f"{name!r} takes {claimed} bytes and has the bytes {start} to {end}")
+        raise CheckpointError(f"{name!r} needs {claimed} bytes, but has the bytes {start} to {end}")
     return start, end, name
 
 
@@ -258,10 +258,10 @@ def _check_places(places: Iterable[tuple[int, int, str]], size: int) -> None:
     reached = 0
     for start, end, name in sorted(places):
         if start != reached:
-            raise CheckpointError(f"{name!r} starts at byte {start}, where {reached} is next")
+            raise CheckpointError(f"{name!r} starts at byte {start}, but {reached} is next")
         reached = end
     if reached != size:
-        raise CheckpointError(f"its tensors end at byte {reached}, the file at {size}")
+        raise CheckpointError(f"its tensors end at byte {reached}, but the file ends at {size}")
 
 
 def _document(text: str) -> dict[str, Any]:
@@ -273,17 +273,17 @@ def _document(text: str) -> dict[str, Any]:
         or type(document["state"]) is not dict
         or _json(document) != text
     ):
-        raise CheckpointError("its document is not in the form in which monaiseg writes it")
+        raise CheckpointError("its document does not have the form that monaiseg writes")
     text.encode()  # raises UnicodeEncodeError if it contains a lone surrogate
     return document
 
 
 def _check_values(tensors: Weights) -> None:
     if broken := first_not_finite(tensors):
-        raise CheckpointError(f"{broken} holds NaN or infinite numbers")
+        raise CheckpointError(f"{broken} has NaN or infinite values")
     for name, tensor in tensors.items():
         if tensor.dtype is torch.bool and bool((tensor.view(torch.uint8) > 1).any()):
-            raise CheckpointError(f"{name} holds other than true and false")
+            raise CheckpointError(f"{name} has values other than true and false")
 
 
 def _restored(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
@@ -308,7 +308,7 @@ def _restored(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
 
 def _whole(key: str) -> int:
     if str(int(key)) != key:
-        raise CheckpointError(f"{key!r} is not how a whole number is written")
+        raise CheckpointError(f"{key!r} is not a whole number")
     return int(key)
 
 
@@ -348,8 +348,8 @@ def decode_record(raw: bytes, where: str | Path) -> dict[str, Any]:
         intact = False
     if not intact:
         raise CheckpointError(
-            f"{where}: is not the record of a checkpoint: damaged; use another checkpoint, or remove this file to load "
-            "without its check"
+            f"{where}: is damaged, or not the record of a checkpoint; use another checkpoint, or remove this file to load "
+            "it without the check"
         )
     return record
 

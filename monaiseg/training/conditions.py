@@ -66,12 +66,12 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         if part == "data" and isinstance(then, Mapping) and isinstance(now, Mapping):
             words += _data_difference(then, now)
         elif part == "labels" and then != now:
-            words.append("label table: other values, names or partners than then")
+            words.append("label table: values, names or partners have changed")
         elif isinstance(then, Mapping) and isinstance(now, Mapping):
             words += [
-                f"{key}: {then.get(key, 'not there')} then, {now.get(key, 'not there')} now"
+                f"{key}: {then.get(key, 'absent')} then, {now.get(key, 'absent')} now"
                 for key in dict.fromkeys([*then, *now])
-                if then.get(key, "not there") != now.get(key, "not there")
+                if then.get(key, "absent") != now.get(key, "absent")
             ]
         elif then != now:
             words.append(f"{part}: {then} then, {now} now")
@@ -81,7 +81,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def _data_difference(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     groups = {
         "changed": sorted(case for case in then.keys() & now.keys() if then[case] != now[case]),
-        "no longer there": sorted(then.keys() - now.keys()),
+        "removed": sorted(then.keys() - now.keys()),
         "new": sorted(now.keys() - then.keys()),
     }
     return [

@@ -38,9 +38,9 @@ def choose_device(wanted: str | torch.device | int | None = None) -> torch.devic
         return device
     count = torch.cuda.device_count()
     if (device.index or 0) >= count:
-        there = f"GPUs 0 to {count - 1}" if count else "no GPU"
+        there = f"only GPUs 0 to {count - 1}" if count else "no GPU"
         raise SettingsError(
-            f"device {device}: this computer has {there} that torch can use; use -1 for the CPU"
+            f"device {device}: torch can use {there} on this computer; use -1 for the CPU"
         )
     if device.index is not None:  # seeds and pinned memory belong to the current device
         torch.cuda.set_device(device)
@@ -60,7 +60,7 @@ def device_of(settings: Settings, gpu_id: int | None = None) -> torch.device:
     wanted = settings.tsk_set.gpu_id
     if wanted is not None and wanted >= torch.cuda.device_count():
         warnings.warn(
-            f"tsk_set.gpu_id is {wanted}, but there is no such GPU: computing on the CPU",
+            f"tsk_set.gpu_id is {wanted}, but there is no such GPU; the CPU is used",
             MonaisegWarning,
             stacklevel=3,
         )
@@ -75,7 +75,7 @@ def _check_installed() -> None:
         if numbers < oldest:
             wanted = ".".join(map(str, oldest))
             raise SettingsError(
-                f"{name} {installed} is installed, and loading files with it is not safe; install {name}>={wanted}"
+                f"{name} {installed} is installed, which cannot load files safely; install {name}>={wanted}"
             )
 
 

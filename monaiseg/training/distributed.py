@@ -88,7 +88,7 @@ def local_device() -> torch.device:
         return torch.device("cpu")
     if place >= count:
         raise SettingsError(
-            f"{local_size()} processes for {count} GPUs; start one process a GPU: --nproc_per_node {count}"
+            f"{local_size()} processes for {count} GPUs; start one process per GPU: --nproc_per_node {count}"
         )
     torch.cuda.set_device(place)
     return torch.device("cuda", place)
@@ -182,7 +182,7 @@ def fault(error: RuntimeError) -> MonaisegError | None:
     if not any(word in str(error) for word in ("gloo", "Connection closed by peer", "NCCL")):
         return None
     return MonaisegError(
-        "another process of this training has ended; its message says why; then go on by --resume"
+        "another process of this run has ended, and its message says why; then continue with --resume"
     )
 
 

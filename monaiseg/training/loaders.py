@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from monaiseg.data import Case, LabelTable, index_dtype, nearest_multiples
 from monaiseg.errors import DataError, SettingsError
 from monaiseg.machine import SHARED_MEMORY, free_shared_memory
+from monaiseg.progress import Advance
 from monaiseg.settings import Settings
 from monaiseg.training import distributed
 from monaiseg.training.cache import cached_cases
@@ -96,7 +97,7 @@ class CaseLoader(DataLoader[Item]):
         if (fault := worker_fault(error)) is None:
             return None
         ahead = (self.batch_size or 1) * self.num_workers * (self.prefetch_factor or 1)
-        return DataError(f"{fault}; in work: {self._named(self._coming[:ahead])}")
+        return DataError(f"{fault}; it was preparing {self._named(self._coming[:ahead])}")
 
     def _order(self) -> list[int]:
         """Indices of the cases of this pass, in order."""
@@ -116,8 +117,8 @@ def worker_fault(error: RuntimeError) -> DataError | None:
     text = str(error)
     if text.startswith("DataLoader timed out"):
         return DataError(
-            f"a worker process has not delivered for {WORKER_TIMEOUT_SECONDS} seconds; check that the disk with the "
-            "data answers, or set tsk_set.num_workers to 0"
+            f"a worker process has returned nothing for {WORKER_TIMEOUT_SECONDS} seconds; check that the disk with the "
+            "data responds, or set tsk_set.num_workers to 0"
         )
     if "DataLoader worker" not in text or "Caught" in text:
         return None
@@ -133,8 +134,11 @@ def build_training_loader(
     table: LabelTable,
     cache_folder: str | Path,
     device: torch.device | str = "cpu",
+    on_progress: Advance | None = None,
 ) -> CaseLoader:
     """Training loader for cases that are cached where `dataset.cache` says; see `training_loader`.
+
+    `on_progress` is called after each case that is read.
 
     Raises:
         SettingsError: see `training_loader`.
@@ -142,7 +146,9 @@ def build_training_loader(
         StorageError: the cache's disk is full, read-only or failing.
     """
     check_batch(settings)
-    cached = cached_cases(cases, settings, table, cache_folder, for_training=True)
+    cached = cached_cases(
+        cases, settings, table, cache_folder, for_training=True, on_progress=on_progress
+    )
     return training_loader(cached, settings, table, device)
 
 
@@ -175,7 +181,7 @@ def training_loader(
     limit = task.max_batch_num_per_epoch[0]
     if limit == 0:
         raise SettingsError(
-            "tsk_set.max_batch_num_per_epoch: 0 batches an epoch train nothing; give at least 1, or -1 for one a case"
+            "tsk_set.max_batch_num_per_epoch: an epoch of 0 batches trains nothing; use at least 1, or -1 for one per case"
         )
     draws = (num_cases if limit == -1 else limit) * settings.batch_size
     return CaseLoader(
@@ -202,7 +208,7 @@ def check_batch(settings: Settings) -> None:
     if settings.batch_size % num_ranks:
         below, above = nearest_multiples(settings.batch_size, num_ranks)
         raise SettingsError(
-            f"tsk_set.batch_size: {settings.batch_size} patches do not divide among {num_ranks} processes; use "
+            f"tsk_set.batch_size: {settings.batch_size} patches cannot be divided evenly among {num_ranks} processes; use "
             f"{below} or {above}"
         )
 
@@ -220,8 +226,8 @@ def check_shared_memory(settings: Settings, table: LabelTable) -> None:
     need = PREFETCHED * workers * voxels * of_voxel // distributed.size() * distributed.local_size()
     if need > free:
         raise SettingsError(
-            f"tsk_set.num_workers: the batches that {workers} worker processes make ahead take {need >> 20} MiB of shared "
-            f"memory, and {SHARED_MEMORY} has {free >> 20} MiB free; set num_workers to 0, or give the container more "
+            f"tsk_set.num_workers: the batches that {workers} worker processes prepare in advance need {need >> 20} MiB of shared "
+            f"memory, but {SHARED_MEMORY} has only {free >> 20} MiB free; set num_workers to 0, or give the container more "
             "(docker run --shm-size=2g)"
         )
 
@@ -233,16 +239,24 @@ def build_case_loader(
     cache_folder: str | Path,
     *,
     taken_bytes: int = 0,
+    on_progress: Advance | None = None,
 ) -> CaseLoader:
     """Loader of whole cases that are cached where `dataset.cache` says; see `case_loader`.
 
-    `taken_bytes` is the `memory_bytes` of the loaders built so far.
+    `taken_bytes` is the `memory_bytes` of the loaders built so far; `on_progress` is called after each case that is
+    read.
 
     Raises:
         DataError, StorageError: see `build_training_loader`.
     """
     cached = cached_cases(
-        cases, settings, table, cache_folder, for_training=False, taken_bytes=taken_bytes
+        cases,
+        settings,
+        table,
+        cache_folder,
+        for_training=False,
+        taken_bytes=taken_bytes,
+        on_progress=on_progress,
     )
     return case_loader(cached)
 

@@ -79,8 +79,8 @@ def first_state(
         return new(tsk.epochs)
     if not tsk.model_path:
         raise CheckpointError(
-            "tsk_set.continue_train is true and tsk_set.model_path empty; give the checkpoint to go on from, or the "
-            "folder of its training, or set continue_train to false"
+            "tsk_set.continue_train is true but tsk_set.model_path is empty; give a checkpoint or a run folder to continue "
+            "from, or set continue_train to false"
         )
     saved = checkpoints.load_checkpoint(tsk.model_path)
     return _continued(recipe, saved, new(tsk.epochs, _named_rate(recipe)), folder, steps)
@@ -90,8 +90,8 @@ def _check_conditions(recipe: Recipe, saved: Checkpoint, *, accept_inexact: bool
     changes = difference(saved.conditions, recipe.conditions)
     if changes and not accept_inexact:
         raise CheckpointError(
-            f"{saved.path}: this would not go on exactly: {'; '.join(changes)}. Put it back as it was, or "
-            "accept another result with --accept-inexact"
+            f"{saved.path}: this would not continue exactly: {'; '.join(changes)}. Change it back, or accept "
+            "a different result with --accept-inexact"
         )
     for change in changes:
         log.warning("resumed inexactly: %s", change)
@@ -101,8 +101,8 @@ def _check_conditions(recipe: Recipe, saved: Checkpoint, *, accept_inexact: bool
     if had_budget != has_budget:
         begun, now = ("with", "without") if had_budget else ("without", "with")
         raise CheckpointError(
-            f"{saved.path}: was begun {begun} tsk_set.budget_minutes, and the settings are {now} it; put that back, or go "
-            "on from its network in another training, with continue_train"
+            f"{saved.path}: this run started {begun} tsk_set.budget_minutes, but the settings are now {now} it; change that "
+            "back, or continue from this checkpoint in another run, with tsk_set.continue_train"
         )
 
 
@@ -113,8 +113,7 @@ def _epochs(recipe: Recipe, saved: Checkpoint, extend: int | None) -> int:
         return planned if _settings_of(saved).tsk_set.epochs == wanted else wanted
     if wanted + extend < planned:
         raise SettingsError(
-            f"--extend {extend}: the training is extended to {planned} epochs already; give at least "
-            f"{planned - wanted}"
+            f"--extend {extend}: this run already has {planned} epochs; use --extend {planned - wanted} or more"
         )
     log.info("extended from %d to %d epochs at step %d", planned, wanted + extend, saved.step)
     return wanted + extend
@@ -124,10 +123,10 @@ def _has_steps_for(recipe: Recipe, saved: Checkpoint) -> bool:
     """Whether the checkpoint holds the state of the optimiser that the settings ask for."""
     kind = _settings_of(saved).tsk_set.optim.optim_type
     if saved.optimizer is None:
-        log.info("%s holds no optimiser state: the optimiser starts afresh", saved.path)
+        log.info("%s has no optimiser state; the optimiser starts from scratch", saved.path)
         return False
     if kind != recipe.settings.tsk_set.optim.optim_type:
-        log.info("%s holds the state of %s: the optimiser starts afresh", saved.path, kind)
+        log.info("%s has the state of %s; the optimiser starts from scratch", saved.path, kind)
         return False
     return True
 
@@ -145,8 +144,8 @@ def _continued(
     epoch = tsk.load_model_but_train_from_epoch if tsk.reset_train_epoch else saved.epoch
     if epoch >= tsk.epochs and state.budget is None:
         raise SettingsError(
-            f"tsk_set.epochs: {tsk.epochs} epochs, but training would go on from epoch {epoch}; raise it, "
-            "or set reset_train_epoch"
+            f"tsk_set.epochs: {tsk.epochs} epochs, but training would continue from epoch {epoch}; use a "
+            "larger number, or set reset_train_epoch"
         )
     state.step, state.epoch = epoch * steps, epoch
     state.best = _adopted_best(folder, saved)
@@ -166,14 +165,14 @@ def _adopted_best(folder: RunFolder, saved: Checkpoint) -> Best | None:
 def _origin(recipe: Recipe, saved: Checkpoint, state: RunState) -> tuple[str, ...]:
     """The effect of each of EasyReg's keys for continuing from another run, in words."""
     tsk = recipe.settings.tsk_set
-    place = "as load_model_but_train_from_epoch says (reset_train_epoch)"
-    place = place if tsk.reset_train_epoch else "the one after the checkpoint's"
+    place = "set by load_model_but_train_from_epoch (reset_train_epoch)"
+    place = place if tsk.reset_train_epoch else "the next after the checkpoint"
     named, rate = tsk.continue_train_lr, state.rate and state.rate.at(state.step + 1)
-    source = f"of continue_train_lr {named:g}" if named > 0 else "as the schedule has it"
-    best = state.best and f"{state.best.value:.4f}, of epoch {state.best.epoch}"
+    source = f"from continue_train_lr {named:g}" if named > 0 else "from the schedule"
+    best = state.best and f"{state.best.value:.4f}, in epoch {state.best.epoch}"
     return (
         f"continue_train: from {saved.path}, saved in epoch {saved.epoch}",
-        f"training goes on in epoch {state.epoch + 1}, {place}",
+        f"training continues with epoch {state.epoch + 1}, {place}",
         f"learning rate {rate:g}, {source}; best mean Dice so far {best or 'none'}",
     )
 
@@ -191,7 +190,7 @@ def _check_labels(ours: LabelTable, saved: Checkpoint) -> None:
             else f"labels {theirs.values} there and {ours.values} here"
         )
         raise CheckpointError(
-            f"{saved.path}: its classes are other structures: {words}; continue on data with its labels"
+            f"{saved.path}: its labels differ: {words}; continue with data that have the same labels"
         )
 
 

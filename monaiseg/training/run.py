@@ -19,8 +19,9 @@ from typing import Any, cast
 from monai.engines.trainer import SupervisedTrainer
 
 from monaiseg.data import CACHE_FOLDER, read_data_task
-from monaiseg.errors import MonaisegError, OutOfMemoryError, SettingsError, lack_of_memory
+from monaiseg.errors import MonaisegError, OutOfMemoryError, SettingsError, counted, lack_of_memory
 from monaiseg.networks import build_loss
+from monaiseg.progress import progress_bar
 from monaiseg.settings import Settings
 from monaiseg.training import distributed
 from monaiseg.training.checkpoint import Best
@@ -76,8 +77,18 @@ def train(
     accept_inexact: bool = False,
     started: float | None = None,
     say: Callable[[str], None] | None = None,
+    show_progress: bool = True,
 ) -> TrainingResult:
-    """Train a network on a prepared data task. Processes started by torchrun train it together.
+    """Train a network on a prepared dataset (a data task). Processes started by torchrun train it together.
+
+    ```python
+    import monaiseg
+
+    settings = monaiseg.load_settings("work/scans/settings.json")
+    dataset = {"output_root_path": "work", "data_task_name": "scans"}
+    run = monaiseg.train(settings, **dataset, task_name="second")
+    print(run.run_folder, run.best)
+    ```
 
     Args:
         settings: all settings of the run.
@@ -90,6 +101,7 @@ def train(
         accept_inexact: with `resume`, continue even if threads, versions or settings have changed.
         started: `time.monotonic()` at which the clock of `tsk_set.budget_minutes` started. None: now.
         say: called with each line that a user should see.
+        show_progress: whether epoch, loss, Dice and the time left are shown on stderr.
 
     Raises:
         SettingsError: settings and data do not match, or the GPU does not exist.
@@ -102,11 +114,11 @@ def train(
     """
     begun = time.monotonic()
     if extend is not None and not resume:
-        raise SettingsError("--extend goes with --resume: it lengthens a training that is there")
+        raise SettingsError("--extend needs --resume: it makes an existing run longer")
     if extend is not None and settings.tsk_set.budget_minutes is not None:
         raise SettingsError(
-            "--extend counts epochs, and tsk_set.budget_minutes ends this training by the clock; train longer from its "
-            "checkpoint, with continue_train and a budget of its own"
+            "--extend adds epochs, but the length of this run is tsk_set.budget_minutes; to train longer, start another run "
+            "from its checkpoint with tsk_set.continue_train"
         )
     task = read_data_task(Path(output_root_path) / data_task_name)
     settings = _named(settings, output_root_path, data_task_name, task_name)
@@ -127,11 +139,12 @@ def train(
             resume=resume,
             extend=extend,
             accept_inexact=accept_inexact,
+            show_progress=show_progress,
         )
         say = say if distributed.is_first() and say is not None else _nothing
         result = fit(trainer, recipe, state, folder, say)
         if result.interrupted:
-            say(f"stopped and committed after step {trainer.state.iteration}")
+            say(f"stopped and saved after step {trainer.state.iteration}")
     return replace(result, seconds=time.monotonic() - begun)
 
 
@@ -143,17 +156,24 @@ def build_training(
     resume: bool = False,
     extend: int | None = None,
     accept_inexact: bool = False,
+    show_progress: bool = True,
 ) -> tuple[SupervisedTrainer, RunState]:
     """MONAI's trainer for a recipe, with all its handlers, and the state that it starts from; see `first_state`."""
     settings, table, device = recipe.settings, recipe.table, recipe.device
     network = initial_network(settings, table, recipe.spacing).to(device)
     optimizer = build_optimizer(network, settings.tsk_set.optim)
     cache = recipe.task.folder / CACHE_FOLDER
-    loader = build_training_loader(recipe.cases("train"), recipe.reading, table, cache, device)
+    show_progress = show_progress and distributed.is_first()
+    with progress_bar("reading training cases", show=show_progress) as advance:
+        loader = build_training_loader(
+            recipe.cases("train"), recipe.reading, table, cache, device, advance
+        )
     log.info("train: %s", loader.note)
     evaluators = {
         split: build_evaluator(network, cases, settings, table, device)
-        for split, cases in _case_loaders(recipe, loader.memory_bytes).items()
+        for split, cases in _case_loaders(
+            recipe, loader.memory_bytes, show_progress=show_progress
+        ).items()
     }
     state = first_state(
         recipe,
@@ -172,7 +192,7 @@ def build_training(
         has_ignored=table.ignored_index is not None,
         summed=distributed.summed,
     )
-    handlers = train_handlers(recipe, state, folder, evaluators)
+    handlers = train_handlers(recipe, state, folder, evaluators, show_progress=show_progress)
     trainer = build_trainer(
         settings, network, optimizer, loss, loader, device, train_handlers=handlers
     )
@@ -241,36 +261,47 @@ def _introduction(
     tsk, table = recipe.settings.tsk_set, recipe.table
     if complete:
         longer = (
-            "--resume --extend N trains longer"
+            "to train longer, use --resume --extend EPOCHS"
             if tsk.budget_minutes is None
-            else "tsk_set.continue_train with another budget goes on from its network"
+            else "to train longer, start another run from its checkpoint with tsk_set.continue_train"
         )
-        yield f"already complete: {state.epoch} epochs; {longer}"
+        yield f"this run is already complete, after {counted(state.epoch, 'epoch')}; {longer}"
         return
     yield from state.origin
     mirrored = table.mirror_note() if recipe.settings.is_mirrored else None
     for note in filter(None, (resize_note(recipe.settings), mirrored)):
         yield f"note: {note}"
     parameters = sum(p.numel() for p in state.network.parameters())
+    steps = cast(Any, trainer.state).epoch_length
     minutes = tsk.budget_minutes
-    length = f"{state.epochs} epochs" if minutes is None else f"{minutes:g} minutes in all"
+    length = (
+        counted(state.epochs or 0, "epoch") if minutes is None else f"{minutes:g} minutes in all"
+    )
     together = "" if recipe.num_ranks == 1 else f", {recipe.num_ranks} processes"
     yield (
-        f"{len(recipe.cases('train'))} cases, {table.num_classes} classes, "
-        f"{trainer.state.epoch_length} steps an epoch, {length}, {parameters / 1e6:.2f} million weights, "
-        f"{recipe.device} with {recipe.num_threads} threads{together}"
+        f"{counted(len(recipe.cases('train')), 'training case')}, {table.num_classes} classes, "
+        f"{counted(steps, 'step')} per epoch, {length}, {parameters / 1e6:.2f} million weights, "
+        f"{recipe.device} with {counted(recipe.num_threads, 'thread')}{together}"
     )
 
 
-def _case_loaders(recipe: Recipe, taken_bytes: int) -> dict[str, CaseLoader]:
+def _case_loaders(
+    recipe: Recipe, taken_bytes: int, *, show_progress: bool
+) -> dict[str, CaseLoader]:
     """Loaders of whole cases for val and debug, where there are cases. `taken_bytes`: memory of the training cases."""
     loaders: dict[str, CaseLoader] = {}
     cache = recipe.task.folder / CACHE_FOLDER
     for split in ("val", "debug"):
         if cases := recipe.cases(split):
-            loaders[split] = build_case_loader(
-                cases, recipe.reading, recipe.table, cache, taken_bytes=taken_bytes
-            )
+            with progress_bar(f"reading cases of {split}", show=show_progress) as advance:
+                loaders[split] = build_case_loader(
+                    cases,
+                    recipe.reading,
+                    recipe.table,
+                    cache,
+                    taken_bytes=taken_bytes,
+                    on_progress=advance,
+                )
             taken_bytes += loaders[split].memory_bytes
             log.info("%s: %s", split, loaders[split].note)
     return loaders
@@ -319,4 +350,4 @@ def _smaller_step(settings: Settings) -> str:
             f"lower dataset.seg.patch_size along {'XYZ'[axis]} from {shape[axis]} to "
             f"{max(shape[axis] - 16, 16)}"
         )
-    return f"{change}, or end what else takes memory; then resume, with --accept-inexact after a change"
+    return f"{change}, or close other programs; then resume, with --accept-inexact if you changed settings"

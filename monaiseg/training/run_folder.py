@@ -48,7 +48,9 @@ class RunFolder:
             SettingsError: the name points outside that folder, or the data task itself uses it.
         """
         if valid_name(name, "task name").casefold() in _TAKEN:
-            raise SettingsError(f"task name: {name!r} is a folder of the data task; choose another")
+            raise SettingsError(
+                f"task name: {name!r} is used by the prepared dataset itself; choose another name"
+            )
         return cls(data_task / name)
 
     @property
@@ -98,19 +100,19 @@ class RunFolder:
         """
         if resume and not self.checkpoints.is_dir():
             raise CheckpointError(
-                f"{self.path}: there is no training to resume; leave out --resume, or correct the name of the folder"
+                f"{self.path}: there is no run to resume; leave out --resume, or correct the name of the folder"
             )
         self._create()
         with _locked(self.path / ".lock"):
             if resume and self.history.exists() and not self.is_trained:
                 raise CheckpointError(
-                    f"{self.checkpoints}: the checkpoints of this training are gone; put them back, or train again "
-                    "in another folder (--task-name)"
+                    f"{self.checkpoints}: the checkpoints of this run are gone; put them back, or train again "
+                    "under another name (--name)"
                 )
             if self.is_trained and not resume:
                 raise SettingsError(
-                    f"{self.path}: holds the checkpoints of a training; go on with it by --resume, or choose "
-                    "another folder (--task-name; of a bundle --output_dir)"
+                    f"{self.path}: this run exists; continue it with --resume, or choose another name (--name; in a "
+                    "bundle --output_dir)"
                 )
             probe_writable(self.checkpoints)
             with _logging_to(self.log_file):
@@ -122,7 +124,7 @@ class RunFolder:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(
-                f"{self.path}: cannot be made ({error.strerror}); choose a folder that you may write to"
+                f"{self.path}: cannot be created ({error.strerror}); choose a folder that you may write to"
             ) from error
 
 
@@ -170,11 +172,11 @@ def _take(descriptor: int, path: Path) -> None:
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
     except BlockingIOError as error:
         raise BusyError(
-            f"{path.parent}: {_holder_in_words(descriptor)} trains here; wait for it, or choose another folder (--task-name)"
+            f"{path.parent}: {_holder_in_words(descriptor)} is training here; wait for it, or choose another name (--name)"
         ) from error
     except OSError as error:
         raise StorageError(
-            f"{path}: cannot be locked ({error.strerror}); make room, or choose a folder on a local disk"
+            f"{path}: cannot be locked ({error.strerror}); free some space, or choose a folder on a local disk"
         ) from error
 
 
@@ -223,7 +225,7 @@ class _LogFile(logging.FileHandler):
         elif not self._has_failed:
             self._has_failed = True
             warnings.warn(
-                f"{self.baseFilename}: cannot be written; the log of this training will have gaps",
+                f"{self.baseFilename}: cannot be written; the log of this run will have gaps",
                 MonaisegWarning,
                 stacklevel=2,
             )

@@ -48,7 +48,7 @@ def limited(task: DataTask, split: str, settings: Settings) -> tuple[Case, ...]:
     cases = task.cases.get(split, ())
     if split == "train" and not cases:
         raise DataError(
-            f"{task.folder}: no training cases; prepare the data task with a training split"
+            f"{task.folder}: has no training cases; prepare the data with a training split"
         )
     most = settings.dataset.max_num_for_loading[("train", "val", "test", "debug").index(split)]
     if most == -1 or most >= len(cases):

@@ -39,6 +39,8 @@ def train_handlers(
     state: RunState,
     folder: RunFolder,
     evaluators: Mapping[str, SupervisedEvaluator],
+    *,
+    show_progress: bool = True,
 ) -> list[Handler]:
     """All handlers of a run, for `SupervisedTrainer(train_handlers=...)`.
 
@@ -47,6 +49,7 @@ def train_handlers(
         state: state that the run starts with.
         folder: folder of the run.
         evaluators: evaluators for "val" and "debug", as built by `build_evaluator`.
+        show_progress: whether the first process shows its progress on stderr; the log has it anyway.
     """
     tsk, table = recipe.settings.tsk_set, recipe.table
     stop = StopOnSignal()
@@ -80,7 +83,11 @@ def train_handlers(
         validation,
         *([] if state.rate is None else [state.rate]),
         History(folder.history, state.history, state.losses),
-        *(_shown(recipe, state, folder, evaluators) if distributed.is_first() else []),
+        *(
+            _shown(recipe, state, folder, evaluators, show_progress)
+            if distributed.is_first()
+            else []
+        ),
         stop,
         checkpoints,
         *(
@@ -96,6 +103,7 @@ def _shown(
     state: RunState,
     folder: RunFolder,
     evaluators: Mapping[str, SupervisedEvaluator],
+    show_progress: bool,
 ) -> list[Handler]:
     """Handlers that show progress; only the first process has them."""
     tsk = recipe.settings.tsk_set
@@ -108,7 +116,10 @@ def _shown(
         settings=dump_settings(recipe.settings),
         choices=_choices(recipe.settings),
     )
-    shown: list[Handler] = [ProgressDisplay(), board]
+    shown: list[Handler] = [
+        ProgressDisplay(show=show_progress, evaluators=evaluators.values()),
+        board,
+    ]
     if tsk.save_fig_on and "val" in evaluators:
         shown.append(CasePicture(board, recipe.table, evaluators["val"], tsk.save_val_fig_epoch))
     return shown

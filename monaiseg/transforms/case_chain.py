@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,17 @@ class CaseChain(Compose):
 
     digest: str | None = None
     """SHA-256 of everything other than the files that determines the chain's output; None if it is unknown."""
+    _on_case: Callable[[], object] | None = None
+
+    @contextmanager
+    def counting(self, total: int, on_progress: Callable[[int, int], object]) -> Iterator[None]:
+        """Tell how many cases have gone through the chain in this block, out of `total`; threads may share the chain."""
+        numbers = itertools.count(1)
+        self._on_case = lambda: on_progress(min(next(numbers), total), total)
+        try:
+            yield
+        finally:
+            self._on_case = None
 
     @property
     def num_centre_groups(self) -> int:
@@ -29,11 +43,14 @@ class CaseChain(Compose):
     @override
     def __call__(self, data: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]  # as Compose's own
         try:
-            return super().__call__(data, *args, **kwargs)
+            found = super().__call__(data, *args, **kwargs)
         except Exception as error:
             if (cause := own_error(error)) is None:
                 raise
             raise type(cause)(f"case {case_name(data)!r}: {cause}") from error
+        if self._on_case is not None:
+            self._on_case()
+        return found
 
     @override
     def set_random_state(

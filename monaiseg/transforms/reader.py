@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from monaiseg.data import Grid, check_same_grid, is_volume_name, read_label_map, read_volume
-from monaiseg.errors import DataError
+from monaiseg.errors import DataError, counted
 
 Paths = Sequence[PathLike[str] | str] | PathLike[str] | str
 
@@ -61,8 +61,8 @@ class CheckedReader(ImageReader):
         ]
         if self.num_channels not in {None, len(channels)}:
             raise DataError(
-                f"{', '.join(img)}: {len(channels)} channels, but dataset.num_channels is {self.num_channels}; "
-                "give one file a channel, or a 4-D file, in the order of training"
+                f"{', '.join(img)}: {counted(len(channels), 'channel')}, but dataset.num_channels is {self.num_channels}; "
+                "give one file for each channel, or a 4-D file, in the order of the training data"
             )
         if len(channels) == 1:
             return channels[0], _metadata(grid, has_channels=False)

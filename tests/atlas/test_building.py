@@ -111,5 +111,5 @@ def test_the_explained_share_is_that_of_the_uncertainty():
 def test_a_single_case_makes_an_atlas(cases):
     trained = train_atlas(cases[:1], ["anna"], K, PARTNERS)
     assert trained.atlas().log_prior_map(trained.frames[0].positions()).isfinite().all()
-    with pytest.raises(DataError, match="all 1 cases are of 'anna'"):
+    with pytest.raises(DataError, match="the only person in 1 case is 'anna'"):
         trained.atlas_without("anna")

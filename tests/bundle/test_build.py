@@ -113,7 +113,7 @@ def test_a_packed_bundle_carries_the_documents_that_it_is_given(by_hand, tmp_pat
         metadata = json.loads(archive.read("lpba/configs/metadata.json"))
         assert archive.read("lpba/docs/README.md") == (LPBA / "docs" / "README.md").read_bytes()
     assert metadata["name"] == json.loads((LPBA / "configs" / "about.json").read_text())["name"]
-    with pytest.raises(SettingsError, match="is no bundle"):
+    with pytest.raises(SettingsError, match="is not a bundle"):
         pack_bundle(by_hand, tmp_path / "other.zip", documents=tmp_path)
 
 
@@ -147,7 +147,7 @@ def test_a_folder_with_configurations_of_another_kind_is_left_alone(by_hand, tmp
     mine.parent.mkdir(parents=True)
     mine.write_text("{}")
 
-    with pytest.raises(SettingsError, match="holds something that is no bundle"):
+    with pytest.raises(SettingsError, match="has files in it but is not a bundle"):
         pack_bundle(by_hand, tmp_path / "project")
     assert mine.read_text() == "{}"
 
@@ -166,6 +166,6 @@ def test_packing_into_a_bundle_keeps_its_documents(by_hand, tmp_path):
 
 def test_a_folder_of_other_things_is_left_alone(by_hand, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(SettingsError, match="no bundle"):
+    with pytest.raises(SettingsError, match="not a bundle"):
         pack_bundle(by_hand, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -43,14 +43,14 @@ def test_the_labels_are_lpba40s_with_partners_and_colours(table):
 )
 def test_names_that_are_code_to_the_runner_are_refused(name, settings, tmp_path):
     """Labels at their source; what a channel or `about.json` says by the exporter itself."""
-    with pytest.raises(DataError, match="run as code|cannot be a name"):
+    with pytest.raises(DataError, match="run as code|is not a valid name"):
         LabelTable.from_values([1], {1: name})
 
     table, folder = LabelTable.from_values([1]), tmp_path / "bundle"
-    with pytest.raises(SettingsError, match="cannot stand in a bundle"):
+    with pytest.raises(SettingsError, match="cannot be used in a bundle"):
         build_bundle(settings, table, folder, channels=(name,))
     assert not folder.exists()
     (folder / "configs").mkdir(parents=True)
     (folder / "configs" / "about.json").write_text(json.dumps({"data_source": name}))
-    with pytest.raises(SettingsError, match="cannot stand in a bundle"):
+    with pytest.raises(SettingsError, match="cannot be used in a bundle"):
         build_bundle(settings, table, folder)

@@ -139,7 +139,7 @@ def test_a_training_resumes_in_its_output_folder(bundle, task):
     run_workflow(bundle, "train", dataset_dir=folder, **{"train#trainer#max_epochs": 1})
     with pytest.raises(RuntimeError) as caught:
         run_workflow(bundle, "train", dataset_dir=folder, max_epochs=1)
-    assert "holds the checkpoints of a training" in str(caught.value.__cause__)
+    assert "this run exists; continue it with --resume" in str(caught.value.__cause__)
 
     made = run_workflow(bundle, "train", dataset_dir=folder, max_epochs=1, resume=True)
 
@@ -155,7 +155,7 @@ def test_what_is_changed_for_a_resume_wants_to_be_accepted(bundle, task):
 
     with pytest.raises(RuntimeError) as caught:
         run_workflow(bundle, "train", **longer)
-    assert "would not go on exactly" in str(caught.value.__cause__)
+    assert "would not continue exactly" in str(caught.value.__cause__)
     made = run_workflow(bundle, "train", **longer, accept_inexact=True)
 
     assert made.trainer.state.epoch == 2
@@ -271,7 +271,7 @@ def test_references_on_other_grids_or_changed_since_are_refused(bundle, brains, 
     turned = header.grid.array @ np.diag([-1.0, 1.0, 1.0, 1.0])
     write_label_map(label, values, Grid.of(values.shape, turned))
 
-    with pytest.raises(DataError, match="changed since the check"):
+    with pytest.raises(DataError, match="changed after `prepare` had checked"):
         evaluation_data(other, "test")
     item = {
         "reference": str(label),
@@ -331,7 +331,7 @@ def test_the_runner_ends_with_our_own_message_and_no_traceback(bundle, tmp_path)
 
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith(f"{tmp_path}/nowhere: is no folder")
+    assert done.stderr.splitlines()[-1].startswith(f"{tmp_path}/nowhere: is not a folder")
 
 
 def card_commands() -> list[str]:

@@ -245,13 +245,13 @@ def test_the_command_writes_a_table_json_and_a_page(named):
     made = body(50)
     defects.shifted_labels(made)
     write(named / "scans", "shifted", made)
-    page, record = named / "check.html", named / "check.json"
+    page = named / "check.html"
 
-    result = run(app, ["check", str(named / "scans"), "--html", str(page), "--json", str(record)])
+    result = run(app, ["check", str(named / "scans"), "--html", str(page), "--json"])
 
     assert result.exit_code == 2
-    assert "11 cases, 1 finding; 1 of them stops training" in result.output
-    assert json.loads(record.read_text())["findings"][0]["cases"][0]["case"] == "shifted"
+    assert "11 cases, 1 finding; 1 of them stops training" in result.stderr
+    assert json.loads(result.stdout)["findings"][0]["cases"][0]["case"] == "shifted"
     assert "different grids" in page.read_text()
 
 

@@ -346,7 +346,9 @@ def after_a_full_disk(trainings: Trainings, variant: Variant, code: int, expecte
     (trainings.root / DATA_TASK / "ballast").unlink()
     if code not in {DONE, REFUSED} or "Traceback" in message:
         return f"ended with {code}: {message}"
-    if code == REFUSED and not re.search(r"needs? \d+ bytes, \d+ bytes are free; make", message):
+    if code == REFUSED and not re.search(
+        r"needs? \d+ bytes, (but )?\d+ bytes are free; free", message
+    ):
         return f"said badly: {message}"
     if not loads(trainings):
         return "unrecoverable: nothing to load"

@@ -145,7 +145,7 @@ def test_a_history_that_found_no_room_for_its_last_row_has_it_after_a_resume(
         history.write_atomic = full
 
     assert trainings.run(PLATEAU, fill_at_the_third, command_line=True) == DONE
-    assert "Training goes on" in trainings.said()
+    assert "Training continues" in trainings.said()
     assert compared(trainings, PLATEAU, expected) == "equal"
 
 
@@ -190,7 +190,7 @@ def test_another_number_of_threads_is_said_and_not_gone_on_with(trainings, point
     trainings.run(PLATEAU, kill_at(nth(points, "after a commit", 3)))
 
     assert trainings.run(replace(PLATEAU, threads=2), resume=True) == REFUSED
-    assert "this would not go on exactly: threads: 1 then, 2 now" in trainings.said()
+    assert "this would not continue exactly: threads: 1 then, 2 now" in trainings.said()
 
 
 # ---------------------------------------------------------------- asked to stop
@@ -232,7 +232,7 @@ def test_a_signal_ends_the_step_commits_and_can_be_resumed_from(
 
     assert code == STOPPED
     saved = checkpoints.newest(trainings.folder)
-    assert f"stopped and committed after step {saved.step}\n" in trainings.said()
+    assert f"stopped and saved after step {saved.step}\n" in trainings.said()
     assert f"monaiseg train {trainings.folder} --resume" in trainings.said()
     assert "Traceback" not in trainings.said()
     assert compared(trainings, variant, expected) == "equal"
@@ -260,7 +260,7 @@ def test_a_finished_training_is_said_to_be_complete_and_left_alone(trainings, un
 
     assert trainings.run(PLATEAU, resume=True, command_line=True) == DONE
 
-    assert "already complete: 3 epochs" in trainings.said()
+    assert "already complete, after 3 epochs" in trainings.said()
     assert before == {
         path: path.stat().st_mtime_ns for path in trainings.folder.glob("checkpoints/*")
     }
@@ -340,7 +340,7 @@ def test_a_worker_that_dies_in_a_step_is_named_with_its_cases_and_a_resume_is_ex
 
     message = trainings.said()
     assert "worker process (pid" in message
-    assert "in work: case" in message
+    assert "it was preparing case" in message
     assert "Traceback" not in message
     assert compared(trainings, WORKERS, expected) == "equal"
 
@@ -382,7 +382,7 @@ def test_a_disk_without_room_is_said_before_the_first_step(trainings):
 
     assert trainings.run(PLATEAU, little_room, command_line=True) == REFUSED
     assert f"{trainings.folder}/checkpoints: checkpoints need " in trainings.said()
-    assert "100000 bytes are free; make room" in trainings.said()
+    assert "100000 bytes are free; free some space" in trainings.said()
     assert not list(trainings.folder.glob("checkpoints/*"))
 
 

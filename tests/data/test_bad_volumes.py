@@ -44,23 +44,23 @@ from scans import OBLIQUE, SHAPE, VOXELS, nifti
         ({"scl_slope": np.nan}, "scl_slope is nan"),
         ({"scl_slope": 1, "scl_inter": np.inf}, "scl_inter inf"),
         ({"scl_slope": 3e38}, "too large for float32"),
-        ({"sform_code": 0, "qform_code": 0}, "nothing of orientation"),
-        ({"srow_x": [np.nan, 0, 0, 0]}, "sform holds numbers that are not finite"),
+        ({"sform_code": 0, "qform_code": 0}, "has no orientation"),
+        ({"srow_x": [np.nan, 0, 0, 0]}, "sform has numbers that are not finite"),
         ({"srow_x": [0, 0, 0, 0], "srow_y": [0, 0, 0, 0], "srow_z": [0, 0, 0, 0]}, "spacing"),
         (
             {"srow_x": [1, 1, 0, 0], "srow_y": [1, 1, 0, 0], "srow_z": [0, 0, 1, 0]},
-            "on one another",
+            "gives two axes the same direction",
         ),
         ({"srow_x": [3e38, 0, 0, 0]}, "spacing"),
-        ({"srow_z": [0, 0, 101, 0]}, "up to 100"),
+        ({"srow_z": [0, 0, 101, 0]}, "at most 100"),
         ({"qoffset_x": -10.2}, r"disagree: position: .*0.2 mm"),
         ({"quatern_b": 0.5}, "disagree"),
-        ({"quatern_b": 2}, "no rotation"),
-        ({"quatern_c": np.nan}, "no rotation"),
+        ({"quatern_b": 2}, "not a rotation"),
+        ({"quatern_c": np.nan}, "not a rotation"),
         ({"sform_code": 0, "pixdim": [1, 0, 1, 1, 0, 0, 0, 0]}, "pixdim"),
         ({"xyzt_units": 1}, "metres"),
-        ({"sform_code": 6}, r"sform_code is 6 .* readers differ"),
-        ({"qform_code": -1}, r"qform_code -1.* readers differ"),
+        ({"sform_code": 6}, r"sform_code is 6 .* programs disagree"),
+        ({"qform_code": -1}, r"qform_code -1.* programs disagree"),
         ({"xyzt_units": 3}, "micrometres"),
     ],
 )
@@ -88,13 +88,13 @@ def test_a_tenth_of_a_degree_between_sform_and_qform_is_too_much(file):
         (b"<html>not found</html>" * 30, "a.nii", "is text"),
         (nifti()[:-1], "a.nii", "ends after 591 of 592 bytes"),
         (nifti()[:-1], "a.nii.gz", "ends after 591 of 592 bytes"),
-        (nifti(version=2)[:400], "a.nii", "its header 540"),
-        (gzip.compress(nifti()), "a.nii", "is gzip; rename"),
+        (nifti(version=2)[:400], "a.nii", "its header has 540"),
+        (gzip.compress(nifti()), "a.nii", "is compressed; rename"),
         (nifti(), "a.mgz", "FreeSurfer's format; convert it to NIfTI"),
         (nifti(), "a.nrrd", "NRRD"),
         (nifti(), "a.img", "header/image pair"),
         (nifti(), "a.dcm", "DICOM"),
-        (nifti(), "a.nii.bz2", "packed otherwise"),
+        (nifti(), "a.nii.bz2", "compressed with bzip2"),
         (nifti(), "a.dat", r"\.nii or \.nii\.gz"),
     ],
 )
@@ -168,7 +168,7 @@ def test_values_that_are_not_finite_are_counted_and_placed(file, value):
 def test_numbers_that_float32_cannot_hold_are_refused(file):
     with pytest.raises(DataError, match="120 values are too large for float32"):
         read_volume(file(nifti(np.full(SHAPE, 1e300))))
-    with pytest.raises(DataError, match="float32 is exact up to 16777216"):
+    with pytest.raises(DataError, match="float32 is exact only up to 16777216"):
         read_volume(file(nifti(np.full(SHAPE, 2**24 + 1, np.int64))))
 
 

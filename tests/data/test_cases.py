@@ -45,7 +45,9 @@ def test_a_split_that_is_not_there_is_said_to_be_empty(tmp_path):
     write_empty(tmp_path / "train/images/a.nii", tmp_path / "train/labels/a.nii")
     found = find_cases(tmp_path)
     assert found.splits == {"train": ("a",)}
-    assert found.notes == tuple(f"no {s} folder: that split is empty" for s in ("val", "test"))
+    assert found.notes == tuple(
+        f"there is no {s} folder, so that split is empty" for s in ("val", "test")
+    )
 
 
 def test_a_decathlon_dataset_brings_names_of_labels_and_channels(tmp_path):
@@ -64,7 +66,7 @@ def test_a_decathlon_dataset_brings_names_of_labels_and_channels(tmp_path):
     assert found.cases == (Case("la_1", *files),)
     assert found.label_names == {0: "background", 1: "anterior"}
     assert found.channel_names == ("FLAIR", "T2")
-    assert found.notes == ("1 test images without label maps left out",)
+    assert found.notes == ("1 test image without label maps not used",)
 
 
 def test_nnu_nets_numbers_are_channels(tmp_path):
@@ -83,7 +85,7 @@ def test_nnu_nets_numbers_are_channels(tmp_path):
 
     (tmp_path / "imagesTr/y_0001.nii.gz").unlink()
     (tmp_path / "labelsTr/x.nii.gz").unlink()
-    with pytest.raises(DataError, match=r"x has no label map\n.*y lacks channel 0001"):
+    with pytest.raises(DataError, match=r"x has no label map\n.*y has no channel 0001"):
         find_cases(tmp_path)
 
 
@@ -114,7 +116,7 @@ def test_a_decathlon_list_cannot_lead_out_of_its_folder(tmp_path, item):
     ("text", "found"),
     [
         ("{", "not JSON"),
-        ("[]", "no JSON object"),
+        ("[]", "not a JSON object"),
         ('{"labels": ["a"], "training": []}', "pair numbers with names"),
         ('{"labels": {"a": "b"}}', "pair numbers with names"),
         ('{"training": 3}', "lists no cases"),
@@ -138,7 +140,7 @@ def test_a_folder_without_a_known_layout_is_told_the_layouts(tmp_path):
 def test_split_and_unsplit_folders_do_not_mix(tmp_path):
     for kind in ("images", "labels"):
         write_empty(tmp_path / f"{kind}/a.nii", tmp_path / f"train/{kind}/b.nii")
-    with pytest.raises(DataError, match="has images, labels and train"):
+    with pytest.raises(DataError, match="has images/ and labels/ as well as train"):
         find_cases(tmp_path)
 
 
@@ -153,18 +155,18 @@ def test_hidden_and_temporary_files_are_ignored_and_counted(tmp_path):
     assert len(found.cases) == 1
     assert found.notes == (
         f"{tmp_path / 'images'}: 3 hidden or temporary files ignored",
-        f"{tmp_path / 'images'}: ignored, no volumes: README.txt",
+        f"{tmp_path / 'images'}: files that are not volumes are ignored: README.txt",
     )
 
 
 @pytest.mark.parametrize(
     ("names", "found"),
     [
-        (["a.nii", "a.nii.gz"], r"a\.nii and a\.nii\.gz would be one case"),
-        (["a.nii", "A.nii"], r"A\.nii and a\.nii would be one case"),
-        (["ü.nii", "u\u0308.nii"], "would be one case"),
+        (["a.nii", "a.nii.gz"], r"a\.nii and a\.nii\.gz have the same name but for the ending"),
+        (["a.nii", "A.nii"], r"A\.nii and a\.nii have the same name but for the ending"),
+        (["ü.nii", "u\u0308.nii"], "have the same name but for the ending"),
         (["a.mgz", "b.nrrd", "c.nii"], r"a\.mgz: is FreeSurfer's format(.|\n)*b\.nrrd: is NRRD"),
-        (["README.txt"], r"holds no NIfTI files \(.nii, .nii.gz\) but README.txt"),
+        (["README.txt"], r"has no NIfTI files \(.nii or .nii.gz\), only README.txt"),
         (["-a.nii"], "case id '-a'"),
         (["a\nb.nii"], r"case id 'a\\nb'"),
     ],
@@ -179,7 +181,7 @@ def test_the_same_name_in_two_splits_is_refused(tmp_path):
     write_empty(
         *(tmp_path / s / k / "a.nii" for s in ("train", "test") for k in ("images", "labels"))
     )
-    with pytest.raises(DataError, match="case id 'a' stands 2 times"):
+    with pytest.raises(DataError, match="case id 'a' is used 2 times"):
         find_cases(tmp_path)
 
 
@@ -227,7 +229,7 @@ def test_names_that_do_not_agree_pair_in_sorted_order_and_it_is_said():
             "image S3_T1.nii has no label map$",
         ),
         (["S1.nii", "S2.nii"], ["S2_seg.nii", "S3_seg.nii"], "image S1.nii.*\n.*map S3_seg.nii"),
-        (["a.nii", "b.nii"], ["x.nii"], "2 images and 1 label maps do not pair"),
+        (["a.nii", "b.nii"], ["x.nii"], "2 images and 1 label map do not match"),
     ],
 )
 def test_files_without_a_partner_are_all_named(images, labels, lone):
@@ -303,7 +305,7 @@ def test_sizes_that_are_no_percentages_are_refused(sizes):
 
 
 def test_two_cases_cannot_fill_three_splits():
-    with pytest.raises(DataError, match="2 cases cannot fill train, test, val"):
+    with pytest.raises(DataError, match="2 cases cannot fill the splits train, test, val"):
         split_cases(["a", "b"])
     assert split_cases(["a", "b"], (50, 0, 50))["test"] == ()
 
@@ -315,6 +317,6 @@ def test_images_that_nnunet_holds_out_are_said_to_be_left_out(tmp_path):
     found = find_cases(tmp_path)
 
     assert [case.id for case in found.cases] == ["x"]
-    assert any("imagesTs: 1 images left out" in note for note in found.notes)
+    assert any("imagesTs: 1 image not used" in note for note in found.notes)
     (tmp_path / "imagesTs/y_0000.nii.gz").unlink()
     assert not any("left out" in note for note in find_cases(tmp_path).notes)

@@ -46,7 +46,7 @@ def test_the_option_says_what_their_axes_run_to(unsaid, tmp_path, orientation):
     wanted = read_volume(unsaid / "images/s0.nii", orientation="RAS")[0]
     assert np.array_equal(read_volume(cases["s0"].images[0])[0], wanted)
     assert cases["s2"].images[0] == unsaid / "images/s2.nii.gz"
-    assert any("2 of 3 cases say nothing of orientation" in note for note in task.notes)
+    assert any("2 of 3 cases have no orientation" in note for note in task.notes)
 
 
 def test_the_middle_of_such_a_volume_is_the_origin(unsaid):
@@ -59,7 +59,7 @@ def test_the_middle_of_such_a_volume_is_the_origin(unsaid):
 
 @pytest.mark.parametrize("orientation", ["RAR", "RA", "XYZ", "RASR", ""])
 def test_letters_that_are_no_orientation_are_refused(unsaid, tmp_path, orientation):
-    with pytest.raises(SettingsError, match="names no three directions"):
+    with pytest.raises(SettingsError, match="is not an orientation"):
         prepare(unsaid, tmp_path / "out", "t", assume_orientation=orientation)
 
 

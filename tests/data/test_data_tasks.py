@@ -54,7 +54,7 @@ def test_easyregs_lists_alone_make_a_data_task(task):
     assert read.cases["debug"] == task.cases["train"]
     assert read.table == task.table
     assert read.facts == task.facts
-    assert "labels were read from all the label maps" in read.notes[0]
+    assert "labels were read from all label maps" in read.notes[0]
 
 
 @pytest.mark.parametrize("wanted", ["out/tsak", "out", "outputs/task"])
@@ -88,7 +88,7 @@ def test_lists_that_share_a_case_are_refused(task):
     (task.folder / "dataset.json").unlink()
     shutil.copytree(task.folder / "train", task.folder / "val", dirs_exist_ok=True)
     with pytest.raises(
-        DataError, match=r"case 's0' stands in train and val(.|\n)*image .*S0.nii.gz stands"
+        DataError, match=r"case 's0' is in train and val(.|\n)*image .*S0.nii.gz is in"
     ):
         read_data_task(task.folder)
 
@@ -105,7 +105,7 @@ def test_lists_edited_by_hand_do_not_agree_silently_with_the_json(task):
     for name in ("file_path_list.txt", "file_name_list.txt"):
         listing = task.folder / "train" / name
         listing.write_text(listing.read_text().splitlines()[0] + "\n")
-    with pytest.raises(DataError, match=r"names other cases than train/file_path_list\.txt"):
+    with pytest.raises(DataError, match=r"does not have the cases of train/file_path_list\.txt"):
         read_data_task(task.folder)
 
 
@@ -114,7 +114,7 @@ def test_lists_edited_by_hand_do_not_agree_silently_with_the_json(task):
     [
         (
             lambda document: document.update(schema_version=2),
-            "schema_version 2 and this monaiseg reads 1",
+            "schema_version 2, but this monaiseg reads 1",
         ),
         (lambda document: document.pop("cases"), "KeyError"),
         (lambda document: document["cases"][0].update(split="holdout"), "holdout"),
@@ -162,7 +162,9 @@ def test_writing_again_replaces_a_data_task_but_nothing_else(task):
 
     (task.folder / "my first training").mkdir()
     write_data_task(replace(task, seed=8))  # says the same
-    with pytest.raises(SettingsError, match="holds my first training beside another data task"):
+    with pytest.raises(
+        SettingsError, match="has my first training and another prepared dataset in it"
+    ):
         write_data_task(task)
     assert read_data_task(task.folder).seed == 8
 
@@ -185,7 +187,7 @@ def test_a_dataset_that_has_moved_is_prepared_again_beside_the_trainings_on_it(d
     label = after.cases["train"][0].label
     values, header = read_label_map(label)
     write_label_map(label, np.where(values == 4, 1, values), header.grid)
-    with pytest.raises(SettingsError, match="beside another data task"):
+    with pytest.raises(SettingsError, match="and another prepared dataset in it"):
         prepare(moved, place, "task", **sizes)
     assert (before.folder / "my first training").is_dir()
 
@@ -203,7 +205,7 @@ def test_what_macos_leaves_in_a_folder_does_not_keep_it_from_being_replaced(task
 def test_labels_that_are_background_alone_cannot_be_learned(task):
     only = settings_from_dict({"dataset": {"seg": {"interested_label_list": [0]}}})
 
-    with pytest.raises(SettingsError, match="background is all there is to learn"):
+    with pytest.raises(SettingsError, match="there are no labels but the background"):
         task.label_table(only)
 
 

@@ -107,14 +107,14 @@ def test_another_number_of_cases_and_lists_that_are_not_read_are_noted(tmp_path)
 
     notes = find_cases(tmp_path).notes
 
-    assert "2 cases of 'validation' left out" in notes[0]
-    assert "numTraining is 2, and there are 1 cases" in notes[1]
+    assert "2 cases of 'validation' not used" in notes[0]
+    assert "numTraining is 2, but it lists 1 case" in notes[1]
 
 
 def test_a_value_that_it_does_not_name_is_refused(raw, tmp_path):
     describe(raw, labels={"background": 0, "anterior": 1, "posterior": 2})
 
-    with pytest.raises(DataError, match=r"case 'a_5': its label map has values 7 \(1 voxels\)"):
+    with pytest.raises(DataError, match=r"case 'a_5': its label map has the values 7 \(1 voxel\)"):
         prepare(raw, tmp_path / "out", "a")
     assert not (tmp_path / "out").exists()
 
@@ -125,7 +125,7 @@ def test_a_name_that_no_label_map_has_is_noted(raw, tmp_path):
     task = prepare(raw, tmp_path / "out", "a")
 
     assert task.table.names == ("background", "a", "b", "stray")
-    assert "dataset.json names 3 (c): no label map has them, so they are left out" in task.notes
+    assert "dataset.json names 3 (c), which no label map has; they are left out" in task.notes
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_the_ignore_label_of_nnunet_is_no_class(raw, tmp_path, labels):
 
     assert task.table.values == (0, 1, 2)
     assert task.table.ignored_value == 7
-    assert "label value 7 is ignored: 1 voxels count in no sampling, loss or score" in task.notes
+    assert "label value 7 is ignored: 1 voxel left out of sampling, loss and scores" in task.notes
 
 
 def test_the_ignored_value_is_kept_by_volumes_that_preparation_writes(raw, tmp_path, settings):

@@ -76,8 +76,8 @@ def test_all_bad_cases_are_named_with_all_that_is_wrong(tmp_path, cases):
     assert f"case 'gone': image {gone.images[0]}: is not there" in message
     assert f"case 'same': image and label map {same.label} are the same file" in message
     assert "case 'flat': image" in message
-    assert "holds the one value 3; give a scan" in message
-    assert "case 'double': has 2 channels and most cases 1" in message
+    assert "all voxels have the value 3; give a scan" in message
+    assert "case 'double': has 2 channels, but most cases have 1" in message
     assert "is not a regular file" in message
 
 
@@ -108,7 +108,7 @@ def test_a_file_that_changed_since_the_check_is_named(cases, changed):
         write_image(members[1].images[0], np.zeros(SHAPE), GRID)
     else:
         write_label_map(members[1].label, LABEL[::-1].copy(), GRID)
-    with pytest.raises(DataError, match="case 'S1': .*changed since the check"):
+    with pytest.raises(DataError, match="case 'S1': .*changed after `prepare` had checked"):
         check_unchanged(members, facts)
 
 

@@ -47,7 +47,7 @@ def test_a_table_names_the_group_of_each_case(tmp_path, mark):
 @pytest.mark.parametrize(
     ("group_by", "found"),
     [
-        ("patient(", "no regular expression"),
+        ("patient(", "not a regular expression"),
         (r"(patient)(\d+)", "has 2 groups"),
         ("patient", "puts all 20 cases into the group 'patient'"),
     ],
@@ -71,7 +71,7 @@ def test_cases_without_a_group_are_named(tmp_path):
     ("text", "found"),
     [
         ("case,group\na,x\na,y\n", "in the groups 'x' and 'y'"),
-        ("id,person\na,x\n", "has case and group"),
+        ("id,person\na,x\n", "needs the columns case and group"),
     ],
 )
 def test_a_table_that_contradicts_itself_is_refused(tmp_path, text, found):
@@ -115,7 +115,7 @@ def test_sizes_of_splits_are_near_what_was_asked_for():
 
 def test_too_few_groups_cannot_fill_three_splits():
     with pytest.raises(
-        DataError, match="6 cases, which stay together as 2, cannot fill train, test, val"
+        DataError, match="6 cases in 2 groups cannot fill the splits train, test, val"
     ):
         split_cases("abcdef", groups=dict(zip("abcdef", "xxxyyy", strict=True)))
 
@@ -147,7 +147,7 @@ def test_a_datasets_own_split_must_not_tear_groups():
 
 def test_groups_are_counted():
     assert groups_note({"a": "x", "b": "x", "c": "y"}, "p") == (
-        "--group-by p: 3 cases in 2 groups of 1 to 2, each kept in one split"
+        "--group-by p: 3 cases in 2 groups of 1 to 2; each group is in one split"
     )
 
 
@@ -209,7 +209,9 @@ def brains(people: list[int], labels: int = 60) -> dict[str, CaseFacts]:
 def test_scans_of_one_person_are_known_by_the_volumes_of_their_structures():
     found = brains([0, 1, 2, 3, 4, 5, 6, 7, 3])
 
-    assert "in scan03 and scan08 that each" in alike_note(found, {name: name for name in found})
+    assert "structures of scan03 and scan08 have nearly" in alike_note(
+        found, {name: name for name in found}
+    )
     assert (
         alike_note(
             found, {name: name if name not in ("scan03", "scan08") else "p" for name in found}

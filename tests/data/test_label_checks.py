@@ -47,7 +47,7 @@ def test_values_without_a_name_where_others_have_names_are_refused():
         scan_labels(facts, {0: "background", 1: "anterior", 2: "posterior"})
 
     assert (
-        "case 'S1': its label map has values 7 (2 voxels) that dataset.json does not name"
+        "case 'S1': its label map has the values 7 (2 voxels), which dataset.json does not name"
         in str(caught.value)
     )
     assert "S0" not in str(caught.value)
@@ -56,7 +56,7 @@ def test_values_without_a_name_where_others_have_names_are_refused():
 
 def test_values_shifted_against_their_names_are_refused_with_the_likely_cause():
     with pytest.raises(
-        DataError, match=r"no label map has 1 \(anterior\): are the values shifted\?"
+        DataError, match=r"no label map has 1 \(anterior\); are the values shifted\?"
     ):
         scan_labels(cases({2: 5, 3: 9}), {1: "anterior", 2: "posterior"})
 
@@ -67,7 +67,7 @@ def test_names_that_no_label_map_has_are_noted():
 
     assert scan_labels(facts, names).values == (0, 1)
     assert absent_note(facts, names, "dataset.json") == [
-        "dataset.json names 2 (b), 3 (c), 4 (d), 5 (e), 6 (f) and 1 more: no label map has them, so they are left out"
+        "dataset.json names 2 (b), 3 (c), 4 (d), 5 (e), 6 (f) and 1 more, which no label map has; they are left out"
     ]
     assert absent_note(facts, {1: "a"}, "dataset.json") == []
 
@@ -87,7 +87,7 @@ def test_a_table_without_any_of_the_labels_is_refused():
     with pytest.raises(DataError, match=r"none|no label map has any of the labels 5 \(a\)"):
         fitted_table(cases({}, {}), LabelTable.from_values([5], {5: "a"}))
     with pytest.raises(
-        DataError, match=r"values 1 \(3 voxels\) that the label table does not name"
+        DataError, match=r"values 1 \(3 voxels\), which the label table does not name"
     ):
         fitted_table(cases({1: 3}), LabelTable.from_values([5], {5: "a"}))
 
@@ -103,7 +103,7 @@ def test_a_case_that_no_one_has_labelled_is_refused():
     facts = cases({1: 5}, {9: 1000})
     facts["S1"].label_voxels.pop(0)
 
-    with pytest.raises(DataError, match="case 'S1': all of its label map has the ignored value 9"):
+    with pytest.raises(DataError, match="case 'S1': its label map has only the ignored value 9"):
         notes_of(facts, scan_labels(facts, ignored_value=9))
 
 
@@ -116,7 +116,7 @@ def test_ignored_voxels_are_no_foreground():
 def test_a_label_map_that_looks_like_an_image_is_refused():
     facts = cases(dict.fromkeys(range(1, 300), 1))
 
-    with pytest.raises(DataError, match="300 different values, like an image"):
+    with pytest.raises(DataError, match="300 different values, as an image has"):
         scan_labels(facts)
     names = {value: f"part {value}" for value in range(300)}
     assert scan_labels(facts, names).num_classes == 300
@@ -129,9 +129,9 @@ def test_doubtful_label_maps_and_classes_without_training_cases_are_noted():
     notes = label_notes({"train": ["S0", "S1"], "val": ["S2"]}, facts, scan_labels(facts))
 
     assert notes == [
-        "case 'S0': its label map is all background",
-        "case 'S1': 100% of its label map is foreground; is it inverted?",
-        "no training case has the labels 4 (label 4): they cannot be learnt",
+        "case 'S0': its label map has only background",
+        "case 'S1': 100% of its label map is foreground; is the label map inverted?",
+        "no training case has the labels 4 (label 4), so the network cannot learn them",
     ]
 
 
@@ -139,7 +139,7 @@ def test_a_slip_of_the_pen_is_noted_where_values_have_no_names():
     facts = cases(*[{1: 50, 2: 60}] * 9, {1: 50, 2: 60, 7: 2})
 
     assert (
-        "label 7 (label 7) occurs in 1 of 10 cases, with 2 voxels at most (S9): a slip"
+        "label 7 (label 7) occurs in 1 of 10 cases, with at most 2 voxels (S9); was it drawn by mistake"
         in notes_of(facts)[0]
     )
     assert notes_of(facts, LabelTable.from_values([1, 2, 7], {1: "a", 2: "b", 7: "cyst"})) == []
@@ -172,7 +172,7 @@ def test_cases_without_any_label_do_not_count_as_undrawn():
     notes = notes_of(cases(*[{1: 50}] * 6, *[{}] * 6))
 
     assert len(notes) == 6
-    assert all("all background" in note for note in notes)
+    assert all("only background" in note for note in notes)
 
 
 def test_counts_are_of_whole_label_maps():

@@ -55,14 +55,14 @@ def test_labels_that_scaling_moved_a_little_are_rounded_and_noted(file):
     values, header = read_label_map(file(nifti((VOXELS % 5).astype(np.int16), scl_slope=0.9999)))
 
     assert np.array_equal(values, VOXELS % 5)
-    assert header.notes[0].startswith("label values rounded")
+    assert header.notes[0].startswith("label values were rounded")
 
 
 @pytest.mark.parametrize(
     ("voxels", "found"),
     [
         (VOXELS / 2, r"60 values that are not whole numbers \(0.5, 1.5, 2.5, 3.5, 4.5, ...\)"),
-        (VOXELS - 3, r"negative label values \(-3 and more, 3 voxels\)"),
+        (VOXELS - 3, r"negative label values \(from -3, in 3 voxels\)"),
         (np.where(VOXELS == 0, np.nan, 1.0), "NaN"),
         (np.full(SHAPE, 2**31), "2147483648"),
         (np.full(SHAPE, 3e9), "3e\\+09"),

@@ -73,14 +73,14 @@ def test_the_ignored_value_travels_with_the_table(tmp_path):
 
 
 def test_an_ignored_value_that_is_a_structure_is_refused():
-    with pytest.raises(DataError, match="3 is a structure and ignored"):
+    with pytest.raises(DataError, match="3 is both a structure and the ignored value"):
         LabelTable((Label(0, "background"), Label(3, "a")), 3)
     with pytest.raises(DataError, match="ignored label value 0"):
         LabelTable((Label(0, "background"),), 0)
 
 
 def test_two_values_named_ignore_are_refused(tmp_path):
-    with pytest.raises(DataError, match="is that of the ignored value"):
+    with pytest.raises(DataError, match="is reserved for the ignored value"):
         table(tmp_path, "value,name\n1,ignore\n2,Ignore\n")
 
 

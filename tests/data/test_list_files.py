@@ -74,8 +74,8 @@ def test_all_that_a_list_cannot_name_is_named_at_once(tmp_path):
     for line, words in zip(
         lines,
         [
-            "cannot be found", "no path of this machine", "no path of this machine", "not a regular file",
-            "not a regular file", "not a regular file", "quotation mark", "image's path first",
+            "cannot be found", "not a path on this computer", "not a path on this computer", "not a regular file",
+            "not a regular file", "not a regular file", "quotation mark", "path of the image must come first",
             "between quotation marks", "cannot be found", "cannot be found",
         ],
         strict=True,
@@ -92,7 +92,7 @@ def test_a_declared_root_keeps_the_list_inside(tmp_path):
     for path in ("in/../out/b.nii", "out/b.nii", "in/link.nii"):
         listing.write_text(f"{tmp_path}/{path}\n")
         assert len(read_list_file(listing)) == 1
-        with pytest.raises(DataError, match="lies outside of"):
+        with pytest.raises(DataError, match="is outside"):
             read_list_file(listing, root=tmp_path / "in")
 
 
@@ -104,7 +104,7 @@ def test_names_are_one_for_each_line_and_all_different(tmp_path):
     with pytest.raises(DataError, match="1 names for 2 lines"):
         read_list_file(listing)
     names.write_text("one\none\n")
-    with pytest.raises(DataError, match="case id 'one' stands 2 times"):
+    with pytest.raises(DataError, match="case id 'one' is used 2 times"):
         read_list_file(listing)
     names.write_text("../one\ntwo\n")
     with pytest.raises(DataError, match=r"case id '\.\./one'"):

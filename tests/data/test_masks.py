@@ -61,8 +61,8 @@ def test_masks_become_label_maps_of_the_data_task(masked, tmp_path):
     assert all(task.folder in case.label.parents for case in task.cases["train"])
     assert read_data_task(task.folder) == task
     assert (
-        "masks overlap in 6 voxels of 3 cases, most of all kidney and cyst (6): there the smaller structure counts, the "
-        "second of each pair"
+        "masks overlap in 6 voxels of 3 cases, mostly kidney and cyst (6); the smaller structure, the second of each "
+        "pair, was kept there"
     ) in task.notes
 
 
@@ -78,7 +78,7 @@ def test_overlaps_are_refused_where_that_is_asked_for(masked, tmp_path):
     ):
         prepare(masked, tmp_path / "out", "t", masks=True, overlaps="refuse")
     assert not (tmp_path / "out/t").exists()
-    with pytest.raises(SettingsError, match="'larger' is no rule; use smaller, later, refuse"):
+    with pytest.raises(SettingsError, match="'larger' is not a rule; use smaller, later, refuse"):
         prepare(masked, tmp_path / "out", "t", masks=True, overlaps="larger")
 
 
@@ -107,7 +107,7 @@ def test_masks_of_one_structure_are_0_and_any_other_value(masked, tmp_path):
     for path in masked.rglob("aorta.nii.gz"):
         write_label_map(path, AORTA + 2 * CYST, GRID)
     with pytest.raises(
-        DataError, match=r"aorta.nii.gz: holds several values \(1 to 2\); a mask has one"
+        DataError, match=r"aorta.nii.gz: has several values \(1 to 2\); a mask has one"
     ):
         prepare(masked, tmp_path / "out", "t", masks=True)
 
@@ -118,7 +118,7 @@ def test_a_table_gives_the_structures_their_values(masked, tmp_path):
 
     assert task.table.values == (0, 2, 7, 52)
     assert set(np.unique(label_of(task))) == {0, 2, 7, 52}
-    assert any("names 90 (liver): no label map has them" in note for note in task.notes)
+    assert any("names 90 (liver), which no label map has" in note for note in task.notes)
     (tmp_path / "l.csv").write_text("value;name\n52;aorta\n2;kidney\n")
     with pytest.raises(DataError, match="no structures named cyst"):
         prepare(masked, tmp_path / "out", "u", masks=True, label_table=tmp_path / "l.csv")
@@ -130,7 +130,7 @@ def test_missing_masks_are_noted(masked, tmp_path):
     task = prepare(masked, tmp_path / "out", "t", masks=True)
 
     assert (
-        "masks are missing: cyst (in 1 of 3 cases); there the structure counts as background"
+        "masks are missing: cyst (in 1 of 3 cases); in these cases the structure is background"
         in task.notes
     )
 
@@ -143,7 +143,7 @@ def test_a_mask_on_another_grid_is_refused_and_one_in_another_order_is_not(maske
     assert (label_of(prepare(masked, tmp_path / "out", "t", masks=True)) == 3).sum() == 10
 
     write_label_map(paths[0], KIDNEY, Grid.of(SHAPE, np.diag([1, 1, 3, 1])))
-    with pytest.raises(DataError, match=r"(?s)1 of 3 cases.*kidney.nii.gz: lies on another grid"):
+    with pytest.raises(DataError, match=r"(?s)1 of 3 cases.*kidney.nii.gz: has another grid"):
         prepare(masked, tmp_path / "out", "u", masks=True)
 
 
@@ -156,7 +156,7 @@ def test_layers_of_one_file_become_a_label_map(tmp_path):
     for n in range(3):
         write_case(tmp_path / f"in/images/s{n}.nii.gz", seed=n)
         write_layers(tmp_path / f"in/labels/s{n}.nii.gz", KIDNEY, CYST)
-    with pytest.raises(DataError, match="has 2 channels.*`prepare --masks` makes one of layers"):
+    with pytest.raises(DataError, match="has 2 channels.*`prepare --masks` builds one from layers"):
         prepare(tmp_path / "in", tmp_path / "out", "t")
 
     task = prepare(tmp_path / "in", tmp_path / "out", "t", masks=True)
@@ -179,15 +179,15 @@ def test_layers_that_share_values_between_them_keep_these(tmp_path):
     assert prepare(tmp_path / "in", tmp_path / "out", "t", masks=True).table.values == (0, 4, 7, 9)
 
     write_layers(tmp_path / "in/labels/s1.nii.gz", KIDNEY * 4, CYST * 4)
-    with pytest.raises(DataError, match="several layers hold the value 4"):
+    with pytest.raises(DataError, match="several layers have the value 4"):
         prepare(tmp_path / "in", tmp_path / "out", "u", masks=True)
 
 
 @pytest.mark.parametrize(
     ("files", "found"),
     [
-        (["a/ct.nii.gz"], "has 1 images and 0 folders"),
-        (["a/segmentations/x.nii.gz"], "has 0 images and 1 folders"),
+        (["a/ct.nii.gz"], "has 1 image and 0 folders"),
+        (["a/segmentations/x.nii.gz"], "has 0 images and 1 folder"),
         (["images/a.nii.gz", "labels/b/x.nii.gz"], "image a has no folder"),
         (["images/a.nii.gz", "images/b.nii.gz", "labels/b/x.nii.gz"], "image a has no folder"),
         (["notes.txt"], "holds no cases"),

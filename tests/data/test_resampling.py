@@ -30,7 +30,7 @@ def test_beyond_a_factor_of_three_a_warning_names_both_voxel_sizes(found, factor
 
     shown = " x ".join(f"{size:g}" for size in found)
     assert (
-        f"a.nii: has voxels of {shown} mm, and the network works at 1 x 1 x 1.5 mm, {factor} times"
+        f"a.nii: has voxels of {shown} mm, but the network was trained on voxels of 1 x 1 x 1.5 mm, a factor of {factor}"
         in words
     )
 
@@ -48,7 +48,7 @@ def test_beyond_a_factor_of_three_a_warning_names_both_voxel_sizes(found, factor
     ],
 )
 def test_beyond_ten_it_is_refused_with_the_likely_unit(found, unit):
-    with pytest.raises(DataError, match="a.nii: has voxels of .*times apart") as caught:
+    with pytest.raises(DataError, match="a.nii: has voxels of .*a factor of") as caught:
         resampling_doubt("a.nii", found, NETWORK)
     assert unit in str(caught.value)
 
@@ -69,7 +69,7 @@ def test_every_image_is_looked_at_before_it_is_resampled(tmp_path, settings):
     chain = inference_chain(changed(settings, {"dataset.spacing": (1.0, 1.0, 1.0)}))
     with pytest.raises(DataError, match=r"50.0.nii.gz: has voxels of 50 x 50 x 50 mm"):
         chain(case_item(scan(tmp_path, 50.0)))
-    with pytest.warns(MonaisegWarning, match="4 times apart: look at what it labels"):
+    with pytest.warns(MonaisegWarning, match="a factor of 4; check the label map by eye"):
         chain(case_item(scan(tmp_path, 4.0)))
 
 

@@ -62,7 +62,7 @@ def test_labels_saved_as_decimals_under_a_header_for_integers_are_rounded_and_no
         np.unique(values)
     ) <= {0, 1, 2}
     assert values[0, 0, 0] == 1
-    assert header.notes[0].startswith("label values rounded, by up to 0.0039")
+    assert header.notes[0].startswith("label values were rounded by up to 0.0039")
 
 
 def test_what_nibabel_saves_of_decimals_under_a_header_for_integers_is_read(tmp_path):
@@ -76,7 +76,7 @@ def test_what_nibabel_saves_of_decimals_under_a_header_for_integers_is_read(tmp_
 def test_an_image_in_steps_is_no_label_map(tmp_path):
     voxels = np.arange(60, dtype=np.uint8).reshape(SHAPE)
 
-    with pytest.raises(DataError, match=r"whole numbers in steps of 0.2: save it again"):
+    with pytest.raises(DataError, match=r"whole numbers in steps of 0.2; save it again"):
         read_label_map(stored(tmp_path, voxels, scl_slope=0.2))
     with pytest.raises(DataError, match=r"whole numbers in steps of 0.81"):
         read_label_map(stored(tmp_path, LABEL, scl_slope=0.81))
@@ -115,7 +115,7 @@ def test_a_mirrored_label_map_is_examined_with_a_note(tmp_path):
 
     assert found.intensity == plain.intensity
     assert [note for _, note in found.notes] == [
-        "its axes run LPS and its image's RAS, over the same voxels; read in the order of the image"
+        "its orientation is LPS and that of its image RAS, with the same voxels; it is read in the orientation of the image"
     ]
 
 

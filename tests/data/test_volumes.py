@@ -92,7 +92,7 @@ def test_the_qform_serves_where_there_is_no_sform(file):
         ({"magic": b"ni1"}, "header/image pair"),
         ({"pixdim": [1, 0, -1, np.nan, 0, 0, 0, 0]}, "pixdim is (0.0, -1.0, nan)"),
         ({"pixdim": [1, 9, 9, 9, 0, 0, 0, 0], "qform_code": 0}, "the sform is used"),
-        ({"qoffset_x": -10.05}, "sform and qform differ a little"),
+        ({"qoffset_x": -10.05}, "sform and qform differ slightly"),
     ],
 )
 def test_what_is_put_up_with_is_noted(file, fields, note):
@@ -105,10 +105,10 @@ def test_what_is_put_up_with_is_noted(file, fields, note):
 
 
 def test_trailing_bytes_are_noted(file, tmp_path):
-    assert read_volume(file(nifti() + b"more"))[1].notes == ("4 bytes follow the voxels; ignored",)
+    assert read_volume(file(nifti() + b"more"))[1].notes == ("4 bytes after the voxels ignored",)
     packed = tmp_path / "after.nii.gz"
     packed.write_bytes(gzip.compress(nifti() + b"abc") + b"junk")
-    assert read_volume(packed)[1].notes == ("7 bytes follow the voxels; ignored",)
+    assert read_volume(packed)[1].notes == ("7 bytes after the voxels ignored",)
 
 
 def test_gzip_of_several_members_is_read(tmp_path):

@@ -243,10 +243,10 @@ def test_a_clear_difference_exceeds_noise():
 
     assert found.exceeds_noise
     assert found.cases_needed is None
-    assert found.verdict.startswith("The second is better: +0.0")
+    assert found.verdict.startswith("The second set is better: +0.0")
     assert "30 cases" in found.verdict
     worse = compare(*drawn(30, shift=0.03), higher_is_better=False)
-    assert worse.verdict.startswith("The second is worse: +0.0")
+    assert worse.verdict.startswith("The second set is worse: +0.0")
 
 
 def test_noise_is_called_noise_and_the_cases_that_would_be_needed_are_named():
@@ -275,7 +275,10 @@ def test_too_few_cases_tell_nothing(cases, undefined):
     found = compare(scores(*rows), scores(*[(0.9, 0.9)] * cases))
 
     assert not found.exceeds_noise
-    assert found.verdict == f"Too few cases to tell: {0 if undefined else 1} scored in both."
+    assert (
+        found.verdict
+        == f"Too few cases to tell: {'0 cases' if undefined else '1 case'} scored in both sets."
+    )
 
 
 def test_three_wins_of_three_are_not_enough():

@@ -59,7 +59,7 @@ def test_all_faults_of_the_cases_are_named_before_the_first_prediction(
 def test_two_cases_of_one_id_are_not_written_over_each_other(predictor, data_task):
     first, second, *_ = data_task.cases["train"]
 
-    with pytest.raises(DataError, match="stands 2 times"):
+    with pytest.raises(DataError, match="is used 2 times"):
         evaluate(predictor, [first, replace(second, id=first.id)])
 
 
@@ -70,7 +70,7 @@ def test_scans_of_one_name_are_refused_by_eval_seg(trained, phantom, tmp_path):
     result = CliRunner().invoke(app, [str(word) for word in words])
 
     assert result.exit_code == 2
-    assert "case id 'case' stands 2 times" in result.stderr
+    assert "case id 'case' is used 2 times" in result.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -95,7 +95,7 @@ def test_a_test_case_that_changed_since_the_preparation_is_not_scored(trained, d
     result = CliRunner().invoke(app, [str(word) for word in words])
 
     assert result.exit_code == 2
-    assert "changed since the check" in result.stderr
+    assert "changed after `prepare` had checked" in result.stderr
 
 
 def test_volume_errors_are_over_the_cases_that_have_the_structure():
@@ -230,7 +230,7 @@ def test_a_list_of_pairs_is_no_list_of_label_maps(tmp_path):
     done = call("evaluate", *words, "--report", tmp_path / "out")
 
     assert done.exit_code == 2
-    assert "lists several files for S01_pred; list one a line" in done.output
+    assert "lists several files for S01_pred; list one per line" in done.output
 
 
 def test_two_predictions_of_one_case_are_named(tmp_path):
@@ -243,7 +243,7 @@ def test_two_predictions_of_one_case_are_named(tmp_path):
     done = call("evaluate", *folders, "--report", tmp_path / "out")
 
     assert done.exit_code == 2
-    assert "case id 'S01' stands 2 times" in done.output
+    assert "case id 'S01' is used 2 times" in done.output
 
 
 def test_label_maps_without_a_partner_are_named(tmp_path):
@@ -306,7 +306,7 @@ def test_equal_scores_are_no_difference_and_better_ones_are(tmp_path):
     same, better = (call("compare", tmp_path / "a.csv", tmp_path / f"{name}.csv") for name in "ab")
 
     assert "No difference beyond noise" in same.output
-    assert "The second is better" in better.output
+    assert "The second set is better" in better.output
     assert call("compare", tmp_path / "a.csv").exit_code == 2
     assert (
         "has no column 'hd_mm'"
@@ -324,8 +324,10 @@ def test_what_another_seed_changes_is_noise_unless_the_user_says_otherwise(tmp_p
     seeds, strict = call("compare", *sets), call("compare", *sets, "--negligible", "0")
 
     assert "No difference beyond noise" in seeds.output
-    assert "Up to 0.005 does not count: another seed may change as much." in seeds.output
-    assert "The second is worse" in strict.output
+    assert (
+        "Differences up to 0.005 do not count, because another seed may make them." in seeds.output
+    )
+    assert "The second set is worse" in strict.output
 
 
 # ---------------------------------------------------------------- groups, tolerances, lesions

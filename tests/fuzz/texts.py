@@ -45,7 +45,7 @@ def draw_settings(rng: Random) -> bytes:
 
 
 def feed_settings(raw: bytes, folder: Path) -> None:
-    """Settings that load say the same when they are written and read again, and answer every question."""
+    """Settings that load set the same when they are written and read again, and answer every question."""
     path = folder / "settings.json"
     path.write_bytes(raw)
     settings = load_settings(path)

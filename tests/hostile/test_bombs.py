@@ -42,7 +42,7 @@ BOMBS = [
     Row(32, "20 GB claimed", scan(gzip.compress(nifti_bytes(VOXELS, dim=[3, 2154, 2154, 2154, 1, 1, 1, 1])), "S1.nii.gz"), "compressed bytes cannot hold"),
     Row(33, "200 MiB in 900 KB, over the cap", made_later(lambda: zeros_for(200)), r"takes 0\.8 GiB in memory and may take 0\.1; crop or resample it"),
     Row(33, "goes on for 80 MiB", made_later(lambda: gzip.compress(nifti_bytes(VOXELS) + bytes(80 << 20), 1)), "more than 64 MiB after the voxels"),
-    Row(61, "deflated weights", one_file(lambda: of_torch(zipfile.ZIP_DEFLATED, data_pkl=b".", data_0=bytes(100 << 20))), "can hold code and are not read"),
+    Row(61, "deflated weights", one_file(lambda: of_torch(zipfile.ZIP_DEFLATED, data_pkl=b".", data_0=bytes(100 << 20))), "can contain code and are not read"),
     Row(61, "terabytes in four bytes", one_file(lambda: with_header(shape=[10**6, 10**6])), "takes 4000000000000 bytes"),
     Row(62, "terabytes by its settings", saying(settings=NARROW.replace('"channels": 4', '"channels": 65536, "max_channels": 65536')), "do not fit the network"),
 ]  # fmt: skip

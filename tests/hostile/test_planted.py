@@ -436,7 +436,7 @@ def test_a_file_that_changed_or_vanished_since_the_check_stops_the_training(plac
     vanished = call(small)
 
     assert (changed.exit_code, vanished.exit_code) == (2, 2)
-    assert "changed since the check; run the preparation again" in changed.output
+    assert "changed after `prepare` had checked them; prepare the data again" in changed.output
     assert f"'{case.images[0]}' cannot be found" in vanished.output
 
 

@@ -61,5 +61,5 @@ def test_a_plan_replaces_no_file_and_reads_no_file_that_holds_no_measurements(da
 
     assert (taken.exit_code, wrong.exit_code) == (2, 2)
     assert "--force" in taken.stderr
-    assert "holds no measurements" in wrong.stderr
+    assert "has no measurements" in wrong.stderr
     assert not (tmp_path / "new.json").exists()

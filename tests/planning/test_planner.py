@@ -115,12 +115,18 @@ def test_augmentation_grows_with_the_times_that_a_scan_is_seen():
         return change.enabled, change.rotation.degrees, change.scaling.factor, *mirrored, line
 
     wide = (30.0, (0.7, 1.4))
-    assert strength(0.6) == (False, 15.0, (0.85, 1.2), 0.0, (), "augmentation off")
-    assert strength(10) == (True, 15.0, (0.85, 1.2), 0.0, (), "augmentation default")
+    assert strength(0.6) == (False, 15.0, (0.85, 1.2), 0.0, (), "no augmentation")
+    assert strength(10) == (True, 15.0, (0.85, 1.2), 0.0, (), "default augmentation")
     assert strength(500) == (
-        True, *wide, 0.5, ("left_right",), "augmentation strong, mirrored left to right",
+        True, *wide, 0.5, ("left_right",), "strong augmentation, with left-right mirroring",
     )  # fmt: skip
-    assert strength(500, can_mirror=False) == (True, *wide, 0.0, (), "augmentation strong")
+    assert strength(500, can_mirror=False) == (
+        True,
+        *wide,
+        0.0,
+        (),
+        "strong augmentation, without mirroring",
+    )
 
 
 def test_scans_that_fit_are_seen_whole():
@@ -179,7 +185,7 @@ def test_a_plan_goes_by_the_rules_that_it_is_given():
 
 
 def test_a_sensible_width_that_is_not_considered_is_refused():
-    with pytest.raises(ValueError, match=r"sensible_width \(20\) among them"):
+    with pytest.raises(ValueError, match=r"must ascend and include sensible_width \(20\)"):
         PlanningSettings(sensible_width=20)
 
 

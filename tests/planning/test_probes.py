@@ -35,7 +35,9 @@ def test_memory_that_runs_out_in_a_probe_leaves_the_option_out():
 def test_what_keeps_a_probe_from_measuring_is_said(monkeypatch):
     monkeypatch.setattr("monaiseg.planning.probes.sys.executable", shutil.which("false"))
 
-    with pytest.raises(SettingsError, match=r"could not be measured: the process ended with 1;"):
+    with pytest.raises(
+        SettingsError, match=r"could not be measured: the process ended with exit code 1;"
+    ):
         run_probes([], (Settings(), (16, 16, 16), 2), (1.0, 1.0, 1.0), cores=1, device="cpu")
 
 

@@ -92,7 +92,7 @@ def test_the_label_table_is_written_for_other_programs(trained, predictor, phant
         assert load_label_table(tmp_path / "out" / name) == predictor.table
     refused = CliRunner().invoke(app, [str(word) for word in [*words, "--label-table-format", "x"]])
     assert refused.exit_code == 2
-    assert "'x' is not known; use json, csv, tsv, itksnap, freesurfer, slicer" in refused.output
+    assert "'x' is unknown; use json, csv, tsv, itksnap, freesurfer, slicer" in refused.output
 
 
 def test_mirrored_windows_are_averaged_where_the_settings_of_the_training_say_so(trained, phantom):
@@ -176,7 +176,7 @@ def test_a_scan_that_cannot_be_used_does_not_keep_the_others_from_being_labelled
 def test_an_overlap_or_axis_that_there_is_not_is_refused(trained):
     with pytest.raises(SettingsError, match="overlap: 1.0"):
         Predictor(trained.run_folder, device="cpu", overlap=1.0)
-    with pytest.raises(SettingsError, match="flips: -1 is no axis"):
+    with pytest.raises(SettingsError, match="flips: -1 is not an axis"):
         Predictor(trained.run_folder, device="cpu", flips=(0, -1))
 
 

@@ -59,7 +59,7 @@ def test_the_lists_of_three_and_four_entries_keep_their_own_orders():
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ({"tsk_set": {"epoch": 3, "epochs": 3}}, "tsk_set.epoch and tsk_set.epochs say the same"),
+        ({"tsk_set": {"epoch": 3, "epochs": 3}}, "tsk_set.epoch and tsk_set.epochs set the same"),
         (
             {"tsk_set": {"save_3d_img_on": True, "save_running_resolution_3d_img": True}},
             "save_3d_img_on and tsk_set.save_running_resolution_3d_img",
@@ -92,14 +92,14 @@ def test_both_spellings_at_once_are_refused_by_both_names(written, message):
 
 
 REFUSALS: list[tuple[str, Any, str]] = [
-    ("tsk_set.model", "reg_net", '"reg_net" is not "seg_net"; registration stays with EasyReg'),
+    ("tsk_set.model", "reg_net", '"reg_net" is not "seg_net"; for registration, use EasyReg'),
     ("tsk_set.method_name", "mermaid", '"mermaid" is not "seg_unet"'),
     ("tsk_set.loss.type", "ncc", "one of dice_ce, ce, focal"),
     ("tsk_set.epoch", 0, "tsk_set.epoch: 0 is not a whole number of at least 1"),
     ("tsk_set.warmming_up_epoch", -1, "tsk_set.warmming_up_epoch: -1 is not a number"),
     ("tsk_set.batch_sz", [4, 1], "tsk_set.batch_sz: [4, 1] is not"),
-    ("tsk_set.gpu_ids", [0, 1], "tsk_set.gpu_ids: [0, 1] is not one GPU"),
-    ("tsk_set.model_path", ["a", "b"], "is not one checkpoint at a time"),
+    ("tsk_set.gpu_ids", [0, 1], "tsk_set.gpu_ids: [0, 1] must be one GPU"),
+    ("tsk_set.model_path", ["a", "b"], "must be one checkpoint"),
     ("tsk_set.seg.use_bn", 1, "tsk_set.seg.use_bn: 1 is not true or false"),
     ("tsk_set.loss.ce.no_bg", "no", 'tsk_set.loss.ce.no_bg: "no" is not true or false'),
     ("tsk_set.loss.ce.weighted", True, "weighted: true needs tsk_set.loss.ce.class_weight"),
@@ -117,7 +117,7 @@ REFUSALS: list[tuple[str, Any, str]] = [
     (
         f"{TRANSFORM}.transform_seq",
         ["my_random_crop", "flicker_crop"],
-        '["my_random_crop", "flicker_crop"] are several crops; keep one',
+        '["my_random_crop", "flicker_crop"] has several crops; keep one',
     ),
     (
         f"{TRANSFORM}.my_rand_crop.crop_bg_ratio",

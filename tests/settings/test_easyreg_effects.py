@@ -207,7 +207,7 @@ PLATEAU = {
     "tsk_set.optim.lr": 1.0,
     f"{SCHEDULE}.plateau.patience": 0,
 }
-NO_GPU = "tsk_set.gpu_id is 7, but there is no such GPU: computing on the CPU"
+NO_GPU = "tsk_set.gpu_id is 7, but there is no such GPU; the CPU is used"
 
 # One key a line, however long.
 # fmt: off
@@ -297,7 +297,7 @@ NOTHING: list[tuple[str, Any]] = [
 
 REFUSED: list[tuple[str, Any, str]] = [
     ("dataset.task_type", "reg", 'task_type: "reg" is not "seg"'),
-    ("tsk_set.model", "reg_net", '"reg_net" is not "seg_net"; registration stays with EasyReg'),
+    ("tsk_set.model", "reg_net", '"reg_net" is not "seg_net"; for registration, use EasyReg'),
     ("tsk_set.method_name", "mermaid", '"mermaid" is not "seg_unet"'),
     (f"{CROP}.bg_label", 3, "bg_label: 3 is not 0; background is label value 0"),
     (f"{TRANSFORM}.flicker_crop.bg_label", 3, "bg_label: 3 is not 0; background is label value 0"),
@@ -359,7 +359,7 @@ def test_a_value_that_cannot_be_had_is_refused(key, value, message):
 
 def test_a_number_of_classes_that_is_not_the_datas_is_refused_with_the_right_one(bench):
     with pytest.raises(
-        SettingsError, match="57 is not the number of labels with background; use 3, or -1"
+        SettingsError, match="57 is not the number of labels and background; use 3, or -1"
     ):
         bench.task.label_table(settings_with("tsk_set.seg.class_num", 57))
 

@@ -52,8 +52,8 @@ def test_data_settings_fill_in_what_the_settings_do_not_say(name, tmp_path):
     assert settings.dataset.seg.partition.padding_mode == "constant"
     (warning,) = caught
     assert str(warning.message) == (
-        f"{tmp_path / name}: dataset.seg.partition.padding_mode stand in cur_task_setting.json with other values, "
-        "which count"
+        f"{tmp_path / name}: cur_task_setting.json has other values for "
+        "dataset.seg.partition.padding_mode, which are used"
     )
 
 

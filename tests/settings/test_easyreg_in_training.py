@@ -233,9 +233,11 @@ def test_a_key_has_its_effect_in_training(key, which, look, expected, loop):
 def test_the_log_names_each_resume_key_that_counts(loop):
     log, model = loop.second.log, loop.first.newest
     assert f"continue_train: from {model.path}, saved in epoch 5" in log
-    assert "goes on in epoch 4, as load_model_but_train_from_epoch says (reset_train_epoch)" in log
-    assert "learning rate 0.002, of continue_train_lr 0.002" in log
-    assert f"best mean Dice so far {model.best.value:.4f}, of epoch {model.best.epoch}" in log
+    assert (
+        "continues with epoch 4, set by load_model_but_train_from_epoch (reset_train_epoch)" in log
+    )
+    assert "learning rate 0.002, from continue_train_lr 0.002" in log
+    assert f"best mean Dice so far {model.best.value:.4f}, in epoch {model.best.epoch}" in log
 
 
 def test_volumes_of_a_validation_hold_label_values_on_the_networks_grid(loop):

@@ -323,5 +323,5 @@ def test_all_keys_without_effect_are_named_in_one_warning():
 
 def test_parameters_of_a_transform_that_is_not_listed_are_named():
     written = document({f"{TRANSFORM}.my_rand_crop.scale_ratio": 0.5})
-    with pytest.warns(MonaisegWarning, match="my_rand_crop: transform_seq does not ask for it"):
+    with pytest.warns(MonaisegWarning, match="my_rand_crop: transform_seq does not list it"):
         assert settings_from_dict(written) == Settings()

@@ -69,14 +69,14 @@ def test_every_fault_is_named_at_once():
         ),
         ({"tsk_set": {"gradient_clip": -1}}, "is not a number above 0 or null"),
         ({"tsk_set": {"task_name": 3}}, "3 is not a text"),
-        ({"tsk_set": {"seg": {"class_num": 1}}}, "class_num: 1 is not -1 or at least 2"),
+        ({"tsk_set": {"seg": {"class_num": 1}}}, "class_num: 1 is neither -1 nor at least 2"),
         ({"tsk_set": []}, "tsk_set: [] is not a section in braces"),
         ({"dataset": {"seg": {"patch_size": [64, 64]}}}, "patch_size: [64, 64] is not a list of 3"),
         (
             {"dataset": {"seg": {"patch_size": [64, 64, 0]}}},
             "patch_size: [64, 64, 0] is not a list of 3 entries, each a whole number of at least 1",
         ),
-        ({"dataset": {"max_num_for_loading": [0, 1, 1, 1]}}, "0 is not -1 or a whole number"),
+        ({"dataset": {"max_num_for_loading": [0, 1, 1, 1]}}, "0 is neither -1 nor a whole number"),
         (
             {"dataset": {"intensity": {"clip_range": [3, 1]}}},
             "lower end 3.0 is above the upper end",
@@ -84,21 +84,21 @@ def test_every_fault_is_named_at_once():
         ({"dataset": {"seg": {"sampling": {"pos": 0, "neg": 0}}}}, "pos and neg are both 0"),
         (
             {"dataset": {"seg": {"partition": {"overlap_size": [16, 32, 16]}}}},
-            "overlap_size: 32 on both sides leaves nothing of patch_size 64 along y; use 0 to 31",
+            "overlap_size: 32 on both sides leaves nothing of a patch of 64 voxels along y; use 0 to 31",
         ),
         (
             {
                 "dataset": {"seg": {"interested_label_list": [21, 22]}},
                 "tsk_set": {"seg": {"class_num": 2}},
             },
-            "makes 3 classes with background; use 3 or -1",
+            "makes 3 classes, with background; use 3 or -1",
         ),
         (
             {"tsk_set": {"loss": {"ce": {"class_weight": [1, 2]}}, "seg": {"class_num": 3}}},
             "class_weight has 2 weights, but tsk_set.seg.class_num is 3",
         ),
         ({1: 2}, "1: unknown key; a settings file has dataset, tsk_set"),
-        ({"tsk_set": {"task_name": {1, 2}}}, "settings hold what JSON can write"),
+        ({"tsk_set": {"task_name": {1, 2}}}, "settings can hold only what JSON can"),
     ],
 )
 def test_a_value_that_cannot_be_is_named_with_what_can(written, message):
@@ -111,11 +111,11 @@ def test_a_value_that_cannot_be_is_named_with_what_can(written, message):
     [
         ("", "is empty; `monaiseg settings init`"),
         (" \n", "is empty"),
-        ("[1, 2]", "holds [1, 2]; a settings file is an object"),
-        ('{"a": 1,}', "line 1, column 9: not JSON"),
-        ('{"tsk_set": {"lr": NaN}}', "NaN is not a number of JSON"),
-        ('{"tsk_set": {"lr": -Infinity}}', "-Infinity is not a number of JSON"),
-        ('{"tsk_set": {"lr": 1e999}}', "1e999 is not a number of JSON"),
+        ("[1, 2]", "is [1, 2]; a settings file is a JSON object"),
+        ('{"a": 1,}', "line 1, column 9: not valid JSON"),
+        ('{"tsk_set": {"lr": NaN}}', "NaN is not a number in JSON"),
+        ('{"tsk_set": {"lr": -Infinity}}', "-Infinity is not a number in JSON"),
+        ('{"tsk_set": {"lr": 1e999}}', "1e999 is not a number in JSON"),
         ('{"tsk_set": {"epochs": ' + "9" * 5000 + "}}", "write a smaller number"),
         ("[" * 100_000, "nested too deeply"),
         ('{"a":' * 300 + "1" + "}" * 300, "nested too deeply; settings are 8 levels deep"),
@@ -124,7 +124,7 @@ def test_a_value_that_cannot_be_is_named_with_what_can(written, message):
         ('{"tsk_set": {"task_name": "' + "a" * MAX_BYTES + '"}}', "a settings file has at most"),
         (
             '{"tsk_set": {"epochs": 1,\n"seed": 2,\n"epochs": 3}}',
-            "key 'epochs' stands 2 times in one section (lines 1, 3); keep one",
+            "key 'epochs' appears 2 times in one section (lines 1, 3); keep one",
         ),
     ],
 )

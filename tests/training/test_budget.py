@@ -232,7 +232,7 @@ def test_a_resumed_training_goes_on_by_the_recorded_decision_until_the_next_one(
 def test_extending_a_training_that_the_clock_ends_is_refused(play, settings, data_task):
     document = json.loads(dump_settings(settings))
     document["tsk_set"]["budget_minutes"] = 1
-    with pytest.raises(SettingsError, match="counts epochs"):
+    with pytest.raises(SettingsError, match="adds epochs"):
         train(
             settings_from_dict(document),
             output_root_path=data_task.folder.parent,

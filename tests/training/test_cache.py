@@ -69,7 +69,7 @@ def test_an_entry_with_a_turned_bit_is_made_anew_aloud(shared, tmp_path):
     broken[-1] ^= 1
     path.write_bytes(broken)
 
-    with pytest.warns(MonaisegWarning, match=f"{path.parent}: is damaged and made anew"):
+    with pytest.warns(MonaisegWarning, match=f"{path.parent}: is damaged, and is built again"):
         prepared = prepare(shared, tmp_path)
 
     assert all(
@@ -102,7 +102,7 @@ def test_a_full_disk_is_named_and_nothing_half_written_stays(shared, tmp_path, m
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StorageError, match="No space left.*needs .* free; make room, or set dataset.cache"):  # fmt: skip
+    with pytest.raises(StorageError, match="No space left.*needs .* free; free some space, or set dataset.cache"):  # fmt: skip
         prepare(shared, tmp_path)
     assert entries(tmp_path / "cache") == {}
 
@@ -150,8 +150,11 @@ def test_what_is_too_large_for_the_memory_goes_to_disk_and_is_said(shared, tmp_p
     small, large = ({"memory_gb": share} for share in (1e-4, 1.0))
     on_disk, in_memory = (prepare(shared, tmp_path, "auto", cache=c) for c in (small, large))
 
-    assert "4 cached cases take 1 MiB, and they may have 0 MiB of memory: kept in" in on_disk.note
-    assert "take 1 MiB, and they may have 1.0 GiB of memory: kept there" in in_memory.note
+    assert (
+        "4 cached cases would take 1 MiB; 0 MiB of memory may be used for them: cached in"
+        in on_disk.note
+    )
+    assert "take 1 MiB; 1.0 GiB of memory may be used for them: cached in memory" in in_memory.note
     assert on_disk.memory_bytes == 0
     stored = sum(
         value.nbytes

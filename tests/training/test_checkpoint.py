@@ -172,7 +172,7 @@ def test_weights_that_are_not_finite_are_never_committed(tmp_path, value):
     commit(tmp_path, made(10))
     broken = made(20).network | {"0.bias": torch.tensor([1.0, value])}
 
-    with pytest.raises(NumericsError, match=r"step 20: network\.0\.bias holds NaN or infinite"):
+    with pytest.raises(NumericsError, match=r"step 20: network\.0\.bias has NaN or infinite"):
         commit(tmp_path, made(20, network=broken))
 
     assert newest(tmp_path).step == 10
@@ -288,14 +288,14 @@ def test_where_nothing_can_be_used_nothing_is_started_over(tmp_path):
         path.write_bytes(b"?")
 
     with pytest.raises(
-        CheckpointError, match=r"(?s)step-000000020.*step-000000010.*no checkpoint is left"
+        CheckpointError, match=r"(?s)step-000000020.*step-000000010.*no usable checkpoint is left"
     ):
         newest(tmp_path)
 
 
 @pytest.mark.parametrize("load", [newest, load_checkpoint])
 def test_a_folder_without_commits_is_refused(tmp_path, load):
-    with pytest.raises(CheckpointError, match="holds no committed checkpoint"):
+    with pytest.raises(CheckpointError, match="has no checkpoint"):
         load(tmp_path)
 
 
@@ -336,14 +336,14 @@ def test_a_best_that_is_not_the_one_committed_is_refused_for_prediction_and_forg
         match=r"best-epoch-0001\.safetensors.*step-000000020\.safetensors to use the last",
     ):
         load_checkpoint(tmp_path)
-    with pytest.warns(MonaisegWarning, match="the next validation counts as the best"):
+    with pytest.warns(MonaisegWarning, match="the next validation will be the best"):
         assert newest(tmp_path).best is None
 
 
 def test_a_training_without_a_step_does_not_predict_with_what_it_was_born_with(tmp_path):
     commit(tmp_path, made(0, epoch=0, history=()))
 
-    with pytest.raises(CheckpointError, match="has not committed a step yet; wait for the first"):
+    with pytest.raises(CheckpointError, match="has not saved a checkpoint yet; wait for the first"):
         load_checkpoint(tmp_path)
     assert newest(tmp_path).step == 0
 
@@ -425,7 +425,7 @@ def test_weights_of_another_network_are_told_by_their_first_keys(tmp_path):
     assert message.startswith(
         f"{tmp_path}/a.safetensors: its weights do not fit the network: layer7.weight is missing; old is"
     )
-    assert "layer0.weight is float32 (3, 1) and float32 (2, 1) in the network" in message
+    assert "layer0.weight is float32 (3, 1), but float32 (2, 1) in the network" in message
     assert message.count(";") == 6
     assert "and 4 more" in message
 

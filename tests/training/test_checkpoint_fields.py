@@ -33,7 +33,7 @@ def test_a_pointer_that_leads_out_of_the_folder_is_refused(tmp_path):
 def test_a_newer_format_is_told_with_both_versions(tmp_path):
     path = put(tmp_path / "a.safetensors", state_of(made()) | {"schema_version": 2})
 
-    with pytest.raises(CheckpointError, match="schema_version 2 and this monaiseg reads 1"):
+    with pytest.raises(CheckpointError, match="schema_version 2, but this monaiseg reads 1"):
         load_checkpoint(path)
 
 
@@ -77,5 +77,5 @@ def test_a_missing_field_is_named(tmp_path):
 
 
 def test_a_document_without_a_version_is_not_a_checkpoint(tmp_path):
-    with pytest.raises(CheckpointError, match="is not a checkpoint of monaiseg; use one that it"):
+    with pytest.raises(CheckpointError, match="is not a monaiseg checkpoint; give one that"):
         load_checkpoint(put(tmp_path / "a.safetensors", {"state_dict": {"a": torch.ones(1)}}))

@@ -38,7 +38,7 @@ def test_the_same_training_has_the_same_conditions_after_a_commit(tmp_path):
         ({"device": "NVIDIA A100"}, "device: cpu then, NVIDIA A100 now"),
         ({"data": {"train/S01": "1f"}}, "cases changed: train/S01"),
         ({"data": {"train/S01": "0f", "val/S02": "2f"}}, "cases new: val/S02"),
-        ({"data": {"train/S02": "0f"}}, "cases no longer there: train/S01"),
+        ({"data": {"train/S02": "0f"}}, "cases removed: train/S01"),
     ],
 )
 def test_what_has_changed_since_is_said_in_words(changed, words):
@@ -52,7 +52,7 @@ def test_another_label_table_is_another_training():
     other = LabelTable.from_values([1, 5]).digest()
 
     assert difference(conditions_of(), conditions_of() | {"labels": other}) == [
-        "label table: other values, names or partners than then"
+        "label table: values, names or partners have changed"
     ]
 
 

@@ -177,7 +177,7 @@ def test_two_processes_train_what_one_trains(loss, short, data_task):
     one = train_alone(data_task, "one", chosen)
 
     assert_same_training(data_task.folder / "two", one)
-    assert said.count("steps an epoch") == said.count("best mean Dice") == 1
+    assert said.count(" per epoch") == said.count("best mean Dice") == 1
     assert "2 processes" in said
     with pytest.raises(CheckpointError, match="world size: 2 then, 1 now"):
         train_alone(data_task, "two", chosen, resume=True)
@@ -231,8 +231,8 @@ def test_two_computers_train_what_one_trains(nodes, short, data_task):
     outputs = [process.communicate(timeout=300)[0] for process in processes]
 
     assert [process.returncode for process in processes] == [0, 0], outputs
-    assert "steps an epoch" in outputs[0]
-    assert "steps an epoch" not in outputs[1]
+    assert " per epoch" in outputs[0]
+    assert " per epoch" not in outputs[1]
     assert_same_training(data_task.folder / "two", train_alone(data_task, "one", short))
 
 

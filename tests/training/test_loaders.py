@@ -200,7 +200,7 @@ class Fatal(torch.utils.data.Dataset[Any]):
     ("how", "words"),
     [
         ("kills", r"worker process \(pid.* \d+\).*; if memory ran out, lower .*"),
-        ("hangs", "a worker process has not delivered for 1 seconds; check .*"),
+        ("hangs", "a worker process has returned nothing for 1 seconds; check .*"),
     ],
 )
 def test_a_dead_or_hanging_worker_is_named_and_not_waited_for(
@@ -211,7 +211,7 @@ def test_a_dead_or_hanging_worker_is_named_and_not_waited_for(
     prepared = cached_cases(shared, settings_of("none"), TABLE, tmp_path, for_training=True)
     loader = CaseLoader(Fatal(how), prepared, batch_size=1, num_workers=1)
 
-    with pytest.raises(DataError, match=f"{words}; in work: cases 'a', 'b'"):
+    with pytest.raises(DataError, match=f"{words}; it was preparing cases 'a', 'b'"):
         list(loader)
 
     (worker,) = loader._iterator._workers  # type: ignore[union-attr]
@@ -248,6 +248,6 @@ def test_shared_memory_that_is_too_small_for_the_workers_is_told_before_the_firs
     check_shared_memory(fits, TABLE)
     check_shared_memory(changed(large, {"tsk_set.num_workers": 0}), TABLE)
     with pytest.raises(
-        SettingsError, match=r"135 MiB of shared memory, and /dev/shm has 64 MiB .*shm-size"
+        SettingsError, match=r"135 MiB of shared memory, but /dev/shm has only 64 MiB .*shm-size"
     ):
         check_shared_memory(large, TABLE)

@@ -134,7 +134,7 @@ def test_an_extension_is_not_taken_back(short, data_task):
     run(brief, data_task, "longer")
     run(brief, data_task, "longer", resume=True, extend=2)
 
-    with pytest.raises(SettingsError, match="extended to 3 epochs already; give at least 2"):
+    with pytest.raises(SettingsError, match="already has 3 epochs; use --extend 2 or more"):
         run(brief, data_task, "longer", resume=True, extend=1)
 
 
@@ -189,14 +189,14 @@ def test_another_optimiser_starts_afresh(before, after, short, data_task):
     assert group.keys() == fresh[0].keys()
     assert group.get("decoupled_weight_decay") == fresh[0].get("decoupled_weight_decay")
     log = (result.run_folder / "log.txt").read_text()
-    assert f"holds the state of {before}: the optimiser starts afresh" in log
+    assert f"has the state of {before}; the optimiser starts from scratch" in log
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, 1.0), (1.0, None)])
 def test_a_budget_is_neither_given_nor_taken_later(before, after, short, data_task):
     run(changed(short, epochs=1, budget_minutes=before), data_task, "timed")
 
-    with pytest.raises(CheckpointError, match=r"budget_minutes.*put that back"):
+    with pytest.raises(CheckpointError, match=r"budget_minutes.*change that back"):
         run(
             changed(short, epochs=2, budget_minutes=after),
             data_task,
@@ -229,7 +229,7 @@ def test_commits_within_an_epoch_wait_for_the_gradients_that_are_accumulated(
 
 
 def test_epochs_without_batches_are_refused(short, data_task):
-    with pytest.raises(SettingsError, match="max_batch_num_per_epoch: 0 batches"):
+    with pytest.raises(SettingsError, match="max_batch_num_per_epoch: an epoch of 0 batches"):
         run(changed(short, max_batch_num_per_epoch=[0, -1, 0]), data_task, "nothing")
 
 
@@ -250,7 +250,7 @@ def test_mirror_images_of_labels_without_names_are_announced(short, data_task):
 
     run(changed_at(short, flips), data_task, "mirrored", say=said.append)
 
-    assert "label 1, label 4 are taken to be on no side" in said[0]
+    assert "label 1, label 4 have no names" in said[0]
 
 
 def test_a_second_training_does_not_overwrite_the_first(short, data_task):
@@ -261,7 +261,7 @@ def test_a_second_training_does_not_overwrite_the_first(short, data_task):
 
 
 def test_there_is_nothing_to_resume_where_nothing_was_trained(short, data_task):
-    with pytest.raises(CheckpointError, match="no training to resume"):
+    with pytest.raises(CheckpointError, match="no run to resume"):
         run(short, data_task, "never", resume=True)
 
 
@@ -280,8 +280,8 @@ def test_continue_train_takes_weights_epoch_and_best_from_another_training(short
     assert best.epoch <= 2
     log = (second.run_folder / "log.txt").read_text()
     assert f"continue_train: from {path}" in log
-    assert "goes on in epoch 3" in log
-    assert "of continue_train_lr 0.0005" in log
+    assert "continues with epoch 3" in log
+    assert "from continue_train_lr 0.0005" in log
     assert f"best mean Dice so far {first.best.value:.4f}" in log
 
 
@@ -299,7 +299,7 @@ def test_reset_train_epoch_counts_from_the_epoch_given(short, data_task):
     second = run(again, data_task, "reset")
 
     log = (second.run_folder / "log.txt").read_text()
-    assert "goes on in epoch 2, as load_model_but_train_from_epoch says" in log
+    assert "continues with epoch 2, set by load_model_but_train_from_epoch" in log
 
     assert [row["epoch"] for row in checkpoints.newest(second.run_folder).history] == [2, 3]
 

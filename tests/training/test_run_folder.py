@@ -74,13 +74,13 @@ def test_a_run_folder_is_made_with_its_parts(run, settings):
 
 @pytest.mark.parametrize("name", ["../second", "a/b", "", ".", "$x", "-x"])
 def test_a_task_name_that_leads_elsewhere_is_refused(tmp_path, name):
-    with pytest.raises(SettingsError, match="task name: .* cannot be a name"):
+    with pytest.raises(SettingsError, match="task name: .* is not a valid name"):
         RunFolder.of(tmp_path, name)
 
 
 @pytest.mark.parametrize("name", ["train", "val", "test", "debug", "cache", "Train"])
 def test_a_task_name_that_is_the_data_tasks_own_folder_is_refused(tmp_path, name):
-    with pytest.raises(SettingsError, match="is a folder of the data task"):
+    with pytest.raises(SettingsError, match="is used by the prepared dataset itself"):
         RunFolder.of(tmp_path, name)
 
 
@@ -88,7 +88,7 @@ def test_a_second_training_is_refused_at_once_with_who_and_since_when(run):
     child = hold(run)
 
     with pytest.raises(
-        BusyError, match=rf"{run.path}: process {child} on .*, since 20\d\d-.* trains here"
+        BusyError, match=rf"{run.path}: process {child} on .*, since 20\d\d-.* is training here"
     ):
         opening(run, resume=True)
     assert os.waitpid(child, os.WNOHANG) == (0, 0)  # it was not waited for
@@ -107,7 +107,7 @@ def test_a_holder_that_has_not_written_its_name_yet_is_waited_for(run):
         lock.write_bytes(b"")
         writing = threading.Timer(0.2, lock.write_bytes, [name])
         writing.start()
-        with pytest.raises(BusyError, match=f"process {os.getpid()} on .* trains here"):
+        with pytest.raises(BusyError, match=f"process {os.getpid()} on .* is training here"):
             opening(run)
         writing.join()
 
@@ -116,7 +116,7 @@ def test_a_holder_that_never_writes_its_name_is_another_process(run, monkeypatch
     monkeypatch.setattr(run_folder, "_NAMING_SECONDS", 0.05)
     with run.opened(resume=False):
         (run.path / ".lock").write_bytes(b"")
-        with pytest.raises(BusyError, match="another process trains here"):
+        with pytest.raises(BusyError, match="another process is training here"):
             opening(run)
 
 
@@ -175,7 +175,7 @@ def test_a_new_training_does_not_start_among_the_checkpoints_of_another(run):
     run.checkpoints.mkdir(parents=True)
     (run.checkpoints / "step-000000010.json").write_bytes(b"?")
 
-    with pytest.raises(SettingsError, match="--resume, or choose another folder"):
+    with pytest.raises(SettingsError, match="--resume, or choose another name"):
         opening(run)
     opening(run, resume=True)
 
@@ -198,12 +198,12 @@ def test_a_training_whose_checkpoints_are_gone_does_not_start_over_by_itself(run
     run.checkpoints.mkdir(parents=True)
     run.history.write_text("epoch\n1\n")
 
-    with pytest.raises(CheckpointError, match="checkpoints of this training are gone; put them"):
+    with pytest.raises(CheckpointError, match="checkpoints of this run are gone; put them"):
         opening(run, resume=True)
 
 
 def test_what_is_not_there_is_not_resumed_and_not_made(run):
-    with pytest.raises(CheckpointError, match="there is no training to resume"):
+    with pytest.raises(CheckpointError, match="there is no run to resume"):
         opening(run, resume=True)
 
     assert not run.path.exists()
@@ -212,7 +212,7 @@ def test_what_is_not_there_is_not_resumed_and_not_made(run):
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_bytes(b"")
 
-    with pytest.raises(StorageError, match=f"{tmp_path}/file/first: cannot be made"):
+    with pytest.raises(StorageError, match=f"{tmp_path}/file/first: cannot be created"):
         opening(RunFolder.of(tmp_path / "file", "first"))
 
 

@@ -27,7 +27,7 @@ def test_the_handlers_that_are_told_are_those_that_act(settings, data_task, chan
     made = []
     monkeypatch.setattr(
         "monaiseg.training.run.train_handlers",
-        lambda *arguments: made.extend(train_handlers(*arguments)) or made,
+        lambda *given, **named: made.extend(train_handlers(*given, **named)) or made,
     )
     folder = RunFolder.of(data_task.folder, "told")
     with folder.opened(resume=False):

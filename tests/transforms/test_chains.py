@@ -43,7 +43,7 @@ def test_a_value_that_the_table_does_not_name_is_refused_unless_labels_were_chos
     case = written(tmp_path, label.astype(np.float32), label)
     chosen = settings_of(seg={"interested_label_list": [1, 2]})
 
-    with pytest.raises(DataError, match=r"case 'case': values 7 \(768 voxels\)"):
+    with pytest.raises(DataError, match=r"case 'case': label values 7 \(768 voxels\) are not in"):
         CaseChain(load_chain(settings_of(), TABLE))(case_item(case))
     item = CaseChain(load_chain(chosen, TABLE))(case_item(case))
     assert np.bincount(item["label"].numpy().ravel()).tolist() == [14 * 256, 2 * 256]

@@ -42,7 +42,7 @@ def test_two_files_are_the_channels_of_one_4d_file(tmp_path):
 
 def test_another_number_of_channels_is_refused(tmp_path):
     case = written(tmp_path, np.zeros((4, 4, 4), np.float32))
-    with pytest.raises(DataError, match="'case': .*case.nii: 1 channels, but .* is 2; give one"):
+    with pytest.raises(DataError, match="'case': .*case.nii: 1 channel, but .* is 2; give one"):
         inference_chain(settings_of(num_channels=2))(case_item(case))
 
 

@@ -32,4 +32,4 @@ def test_settings_show_chain_prints_transforms_and_stages(tmp_path):
     assert shown.exit_code == 0
     for words in ("Orientationd(", "RandCropByPosNegLabeld(", "kernel 3 x 3 x 3, stride 2 x 2 x 2"):
         assert words in shown.output
-    assert "the labels are found in the data" in shown.output
+    assert "the labels come from the data" in shown.output

@@ -81,7 +81,7 @@ class History:
         except OSError as error:
             if not self._has_failed:
                 warnings.warn(
-                    f"{error}. Training goes on; the rows are in its checkpoints and are written again after "
+                    f"{error}. Training continues; the rows are in the checkpoints and are written again after "
                     "every epoch",
                     MonaisegWarning,
                     stacklevel=2,

@@ -34,11 +34,11 @@ class NanGuard:
             return
         commits = sorted(self.checkpoints.glob("step-*.json")) if self.checkpoints else []
         last = (
-            f"{commits[-1].with_suffix(SUFFIX)} is as good as before"
+            f"{commits[-1].with_suffix(SUFFIX)} is not affected"
             if commits
-            else "nothing is committed yet"
+            else "nothing has been saved yet"
         )
         raise NumericsError(
             f"step {engine.state.iteration}: the loss is {loss} on {in_words(batch)} at learning rate "
-            f"{learning_rate_of(engine):g}; {last}; look at these cases, or lower tsk_set.optim.lr"
+            f"{learning_rate_of(engine):g}; {last}; check these cases, or lower tsk_set.optim.lr"
         )

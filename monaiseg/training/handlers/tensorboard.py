@@ -171,7 +171,7 @@ class TensorBoardLog:
                 raise
             self._writer = None
             warnings.warn(
-                f"{self.folder}: TensorBoard events cannot be written ({error}); training goes on without them",
+                f"{self.folder}: TensorBoard events cannot be written ({error}); training continues without them",
                 MonaisegWarning,
                 stacklevel=2,
             )

@@ -90,7 +90,7 @@ class TimeBudget:
             engine, distributed.from_first(self.budget.choose_last_step(step, step // length))
         )
         log.info(
-            "budget: %.0f of %.0f seconds spent after step %d; the last one will be step %g",
+            "time budget: %.0f of %.0f seconds used after step %d; the last step will be %g",
             self.budget.spent, self.budget.seconds, step, self.budget.last_step,
         )  # fmt: skip
 

@@ -114,7 +114,7 @@ class Validation:
                 f"epoch {engine.state.epoch}, {name}, {in_words(state.batch)}",
                 str(state.device),
                 lack,
-                "lower dataset.seg.patch_size, or end what else takes memory; then resume",
+                "lower dataset.seg.patch_size, or close other programs; then resume",
             ) from error
         engine.state.broken_off = bool(getattr(state, "broken_off", False))
 

@@ -57,7 +57,7 @@ def test_a_history_on_a_full_disk_is_one_warning_and_whole_again_later(tmp_path)
     engine = one_weight(epochs=3, train_handlers=[history])
 
     with pytest.warns(
-        MonaisegWarning, match=r"history\.csv: cannot be written.*Training goes on"
+        MonaisegWarning, match=r"history\.csv: cannot be written.*Training continues"
     ) as told:
         engine.run()
 

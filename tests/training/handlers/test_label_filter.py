@@ -67,7 +67,9 @@ def test_label_values_that_the_table_does_not_name_are_refused_with_their_case()
     engine = one_weight([batch(7, "S07")])
     LabelFilter(TABLE, filtered=False).attach(engine)
 
-    with pytest.raises(DataError, match=r"cases S07: values 7 \(8 voxels\) that the label table"):
+    with pytest.raises(
+        DataError, match=r"cases S07: label values 7 \(8 voxels\) are not in the label table"
+    ):
         engine.run()
 
 

@@ -36,7 +36,7 @@ def test_a_loss_that_is_no_number_stops_the_training_before_the_weights_change(t
 
     with pytest.raises(
         NumericsError,
-        match=rf"step 2: the loss is {value} on cases S02 at learning rate 0.25; .*step-000000001\.safetensors is as good",
+        match=rf"step 2: the loss is {value} on cases S02 at learning rate 0.25; .*step-000000001\.safetensors is not affected",
     ):
         engine.run()
     assert engine.network.weight.item() == 0.25
@@ -46,5 +46,5 @@ def test_without_a_commit_the_message_says_so(tmp_path):
     engine = one_weight(loss=lambda pred, label: (pred - label).sum() * math.nan)
     NanGuard(tmp_path).attach(engine)
 
-    with pytest.raises(NumericsError, match="nothing is committed yet"):
+    with pytest.raises(NumericsError, match="nothing has been saved yet"):
         engine.run()

@@ -73,11 +73,51 @@ def test_time_left_follows_from_the_steps_of_this_process(monkeypatch):
     said = []
 
     def step():
-        now.time += 30.0
-        said.append(shown._sentence(engine, 1.0))
+        said.append(shown._sentence())
 
+    engine.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda: setattr(now, "time", now.time + 30)
+    )
     shown.attach(engine)
     engine.add_event_handler(Events.ITERATION_COMPLETED, step)
     engine.run()
 
-    assert said[1] == "epoch 2 of 2, loss 1.0000, 4:00 left"
+    assert said[1] == "epoch 2 of 2, loss 0.5000, 4:00 left"
+
+
+def test_a_long_epoch_and_a_long_validation_say_where_they_are(monkeypatch):
+    """In a log file, where nothing else would be printed for minutes."""
+    now = SimpleNamespace(time=0.0)
+    monkeypatch.setattr(
+        "monaiseg.training.handlers.progress.time", SimpleNamespace(monotonic=lambda: now.time)
+    )
+    shown = display(terminal=False)
+    engine, evaluator = one_weight([batch(1)] * 4, epochs=1), one_weight([batch(1)] * 3, epochs=1)
+    shown.evaluators = (evaluator,)
+
+    def look():
+        now.time += 60.0
+        shown._beat()
+        shown._beat()
+
+    shown.attach(engine)
+    engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), look)
+    engine.add_event_handler(Events.ITERATION_COMPLETED(once=4), lambda: evaluator.run())  # noqa: PLW0108
+    evaluator.add_event_handler(Events.ITERATION_COMPLETED(once=2), look)
+    engine.run()
+
+    lines = shown.console.file.getvalue().splitlines()
+    assert lines[0].startswith("epoch 1 of 1, step 1, loss ")
+    assert lines[1] == "validation: case 2 of 3"
+    assert lines[2].startswith("epoch 1 of 1, loss ")
+
+
+def test_the_panel_shows_loss_and_dice_as_curves_with_the_best():
+    shown = display(terminal=True)
+    shown._losses = [0.9, 0.5, 0.2]
+    shown._scores = [(1, 0.25), (2, 0.75), (3, 0.5)]
+
+    loss, dice = shown._curves()
+
+    assert loss == "loss █▄▁ 0.2000"
+    assert dice == "Dice ▁█▅ 0.5000, best 0.7500 in epoch 2"
