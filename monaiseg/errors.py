@@ -112,3 +112,51 @@ def lack_of_memory(error: BaseException | None) -> BaseException | None:
         if isinstance(cause, MemoryError) or any(part in str(cause) for part in words):
             return cause
     return None
+
+
+@contextmanager
+def naming_lack_of_memory(what: str, remedy: str) -> Iterator[None]:
+    """Turn a lack of memory in the block into an OutOfMemoryError that says what lacked it and what to do."""
+    try:
+        yield
+    except MonaisegError:
+        raise
+    except Exception as error:
+        if (lack := lack_of_memory(error)) is None:
+            raise
+        said = str(lack).partition("\n")[0] or type(lack).__name__
+        raise OutOfMemoryError(f"{what}: memory ran out ({said}); {remedy}") from error
+
+
+_LIMITS = {
+    ("Too many open files", "[Errno 24]"): (
+        "the limit of open files is reached",
+        "raise it with `ulimit -n 4096`, or set tsk_set.num_workers to 0",
+    ),
+    ("can't start new thread", "[Errno 11]", "pthread_create"): (
+        "the limit of processes and threads is reached",
+        "raise it with `ulimit -u` (in a container --pids-limit), or set tsk_set.num_workers to 0",
+    ),
+    ("No usable temporary directory",): (
+        "there is no folder for temporary files",
+        "set TMPDIR to a folder with room",
+    ),
+    ("</torch_", "shared memory object"): (
+        "shared memory is full or missing",
+        "give the container more (docker run --shm-size=2g), or set tsk_set.num_workers to 0",
+    ),
+}
+"""Words of the system's errors, and in our words what has run out and what to do."""
+
+
+def reached_limit(error: BaseException | None) -> str | None:
+    """The limit of the system that an error or its causes come from, with what to do; None for other errors.
+
+    >>> reached_limit(OSError(24, "Too many open files"))
+    'the limit of open files is reached; raise it with `ulimit -n 4096`, or set tsk_set.num_workers to 0'
+    """
+    for cause in causes(error):
+        for words, (what, remedy) in _LIMITS.items():
+            if any(word in str(cause) for word in words):
+                return f"{what}; {remedy}"
+    return None

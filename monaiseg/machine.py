@@ -46,9 +46,19 @@ def memory_limit() -> int:
 
 
 def free_memory() -> int:
-    """Bytes of memory that this process can take without swapping, within the limit of its container."""
-    left = [max(limit - used, 0) for limit, used in _memory_limits()]
+    """Bytes of memory that this process can take without swapping, within the limits of its container and `ulimit -v`."""
+    limits = [*_memory_limits(), *_address_space_limit()]
+    left = [max(limit - used, 0) for limit, used in limits]
     return min([psutil.virtual_memory().available, *left])
+
+
+def gigabytes(count: float) -> str:
+    """A number of bytes in words.
+
+    >>> gigabytes(3 * 2**29), gigabytes(2**25)
+    ('1.5 GiB', '32 MiB')
+    """
+    return f"{count / 2**30:.1f} GiB" if count >= 0.95 * 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def process_memory() -> int:
@@ -101,6 +111,16 @@ def _memory_limits() -> Iterator[tuple[int, int]]:
                 statistics = _words(folder / "memory.stat")
                 files = dict(zip(statistics[::2], statistics[1::2], strict=True))
                 yield most, taken - int(files.get(read_files, 0))
+
+
+def _address_space_limit() -> Iterator[tuple[int, int]]:
+    """Byte limit of this process's address space, as cluster jobs set it with `ulimit -v`, and what it has of it."""
+    with contextlib.suppress(ImportError):
+        import resource  # noqa: PLC0415  not on Windows
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY:
+            yield limit, int(psutil.Process().memory_info().vms)
 
 
 def _groups(controller: str) -> Iterator[Path]:

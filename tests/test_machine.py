@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 import monaiseg
+from children import in_child
 from monaiseg import machine
 from monaiseg.data import nifti
 
@@ -158,3 +159,10 @@ def test_nothing_else_asks_the_system_for_cores_or_memory():
     }
 
     assert asking == {"machine.py"}
+
+
+def test_a_limit_of_the_address_space_is_a_limit_of_memory():
+    """`ulimit -v`, as cluster jobs have it; the child is born with what this process has."""
+    found = in_child(machine.free_memory, memory_bytes=64 << 20).result
+
+    assert 0 < found <= 64 << 20

@@ -164,7 +164,21 @@ def show_scores(evaluation: Evaluation, most: int | None = None) -> None:
         if mean.low is None
         else f" (95 % interval over cases: {mean.low:.4f} to {mean.high:.4f})"
     )
-    say(f"mean Dice over labels: {evaluation.mean_dice:.4f}{interval}")
+    labels = [label for label in summary.labels if len(label.values) == 1]
+    scored = sum(label.cases > 0 for label in labels)
+    over = f"{_part(scored, len(labels))} labels in {_part(mean.cases, summary.cases)} cases"
+    say(f"mean Dice over {over}: {evaluation.mean_dice:.4f}{interval}")
+    for text in summary.notes:
+        say(f"note: {text}")
+
+
+def _part(count: int, whole: int) -> str:
+    """A number and, if it is smaller, the number that it is part of.
+
+    >>> _part(3, 3), _part(2, 3)
+    ('3', '2 of 3')
+    """
+    return f"{count}" if count == whole else f"{count} of {whole}"
 
 
 def _shown_number(number: float | None) -> str:

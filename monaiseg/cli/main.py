@@ -14,7 +14,7 @@ from monaiseg.cli.display import warnings_as_lines
 from monaiseg.cli.help import asks_for_help, find_command, help_of
 from monaiseg.cli.loudness import NOW, QUIET, VERBOSE, at_the_front, set_loudness
 from monaiseg.cli.words import spread, with_hyphens, written_out
-from monaiseg.errors import MonaisegError, lack_of_memory
+from monaiseg.errors import MonaisegError, lack_of_memory, reached_limit
 
 if "_MONAISEG_COMPLETE" in os.environ:  # a shell asks for completions
     sys.modules["rich"] = None  # type: ignore[assignment]  # typer then leaves it out, which saves half of the time
@@ -53,13 +53,14 @@ class Commands(TyperGroup):
                 traceback.print_exception(error)
             raise typer.Exit(2) from error
         except (MemoryError, RuntimeError) as error:
-            lack = lack_of_memory(error)
-            if lack is None:
+            if (reached := reached_limit(error)) is not None:
+                typer.echo(reached, err=True)
+                raise typer.Exit(2) from error
+            if (lack := lack_of_memory(error)) is None:
                 raise
             reason = next(iter(str(lack).splitlines()), "") or "an array did not fit"
             typer.echo(
-                f"memory ran out ({reason[:200]}); close other programs, or lower tsk_set.batch_size, "
-                "dataset.seg.patch_size or tsk_set.num_workers",
+                f"memory ran out ({reason[:200]}); {_less_memory(ctx.invoked_subcommand)}",
                 err=True,
             )
             raise typer.Exit(2) from error
@@ -69,6 +70,21 @@ class Commands(TyperGroup):
         except BrokenPipeError as error:  # `monaiseg ... | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from error
+        except OSError as error:
+            if (reached := reached_limit(error)) is None:
+                raise
+            typer.echo(reached, err=True)
+            raise typer.Exit(2) from error
+
+
+def _less_memory(command: str | None) -> str:
+    """What helps when a command runs out of memory."""
+    if command in ("train", "fit", "demo"):
+        return (
+            "close other programs, or lower tsk_set.batch_size, dataset.seg.patch_size or tsk_set.num_workers in the "
+            "settings"
+        )
+    return "close other programs, or use a computer with more memory"
 
 
 def _help_if_asked(root: Any, context: Any, words: list[str]) -> None:

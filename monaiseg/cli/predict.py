@@ -15,13 +15,13 @@ from monaiseg.cli.postprocessing import (
     DropBelow,
     FillHoles,
     KeepLargest,
-    Rules,
     set_rules,
 )
 from monaiseg.errors import SettingsError, counted
 
 if TYPE_CHECKING:
     from monaiseg.data import LabelTable
+    from monaiseg.prediction import Predictor
 
 EXAMPLES = """\
 monaiseg predict work/scans/first new/*.nii.gz -o labels
@@ -112,6 +112,13 @@ def predict(
     drop_below: DropBelow = None,
     fill_holes: FillHoles = None,
     postprocessing: Chosen = True,
+    assume_orientation: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="RAS",
+            help="Orientation of scans whose headers do not give one. Their label maps have the same headers.",
+        ),
+    ] = None,
     device: Device = None,
     model: Annotated[
         Optional[Path],  # noqa: UP045
@@ -133,7 +140,7 @@ def predict(
     """
     import torch
 
-    from monaiseg.prediction import Share
+    from monaiseg.prediction import Predictor, Share
     from monaiseg.training import distributed, set_threads
 
     words = list(paths or ())
@@ -156,31 +163,37 @@ def predict(
         alone = device is not None or gpu_id is not None or not distributed.is_launched()
         chosen = device_named(device, gpu_id) if alone else distributed.local_device()
         rules = (keep_largest, drop_below, fill_holes, postprocessing)
-        _predict(
-            model, images, output, chosen, overlap, flips, rules, label_table_format or [], options
+        predictor = Predictor(
+            model,
+            device=chosen,
+            overlap=overlap,
+            flips=None if flips else (),
+            assume_orientation=assume_orientation,
         )
+        set_rules(predictor, *rules, show=distributed.is_first())
+        _predict(predictor, model, images, output, label_table_format or [], options)
 
 
 def _predict(
+    predictor: Predictor,
     model: Path,
     images: list[Path],
     output: Path,
-    device: Any,
-    overlap: float | None,
-    flips: bool,
-    rules: Rules,
     table_formats: list[str],
     options: dict[str, Any],
 ) -> None:
     from monaiseg.data import find_images
     from monaiseg.files import write_atomic
-    from monaiseg.prediction import PredictedFile, Predictor, outside_note, predict_cohort
+    from monaiseg.prediction import PredictedFile, outside_note, predict_cohort
     from monaiseg.training import distributed
 
-    predictor = Predictor(model, device=device, overlap=overlap, flips=None if flips else ())
-    set_rules(predictor, *rules, show=distributed.is_first())
     tables = _table_files(predictor.table, table_formats, output)
-    cases = find_images(images, output, predictor.settings.dataset.num_channels)
+    cases = find_images(
+        images,
+        output,
+        predictor.settings.dataset.num_channels,
+        orientation=predictor.orientation,
+    )
 
     def show(file: PredictedFile) -> None:
         found = sum(1 for value in file.voxels if value)

@@ -54,6 +54,7 @@ def score_split(
     settings = parse_settings(checkpoint.settings, str(checkpoint.path))
     predictor = Predictor(with_settings(checkpoint, task.as_read(settings, split)), device=device)
     _check_names(predictor.table, task.table, f"{model}", f"{task.folder}")
+    _check_in_common(predictor.table, task, model)
     table = _scored_table(predictor.table, label_table, model)
     check_unchanged(cases, task.facts)
     make_folder(folder)
@@ -91,6 +92,16 @@ def score_split(
     }
     _report(evaluation, folder, latex, files, network[0])
     _draw(evaluation, files, folder, pictures or {})
+
+
+def _check_in_common(table: LabelTable, task: DataTask, model: Path) -> None:
+    """Raise SettingsError if a data task has none of the labels of a model, before hours of prediction."""
+    if set(table.values[1:]).isdisjoint(task.table.values):
+        ours, theirs = (", ".join(map(str, t.values[1:11])) or "none" for t in (table, task.table))
+        raise SettingsError(
+            f"{model}: knows labels {ours}, and {task.folder} has {theirs}: no label in common; evaluate it on data with "
+            "the label values of its training"
+        )
 
 
 def _scored_table(table: LabelTable, given: Path | None, model: Path) -> LabelTable:

@@ -12,7 +12,7 @@ from monaiseg.data.cases import (
     in_channel_order,
     prediction_name,
 )
-from monaiseg.data.conversion import converted_masks, with_orientation
+from monaiseg.data.conversion import axis_directions, converted_masks, with_orientation
 from monaiseg.data.data_tasks import (
     CACHE_FOLDER,
     VOLUMES_FOLDER,
@@ -37,6 +37,7 @@ from monaiseg.data.facts import (
     examine_case,
     examine_cases,
     file_notes,
+    grouped_notes,
 )
 from monaiseg.data.grid import (
     MULTIPLE,
@@ -45,7 +46,6 @@ from monaiseg.data.grid import (
     Spacing,
     axis_rotation,
     check_same_grid,
-    check_same_voxels,
     median_spacing,
     nearest_multiples,
     padded_shape,
@@ -93,6 +93,7 @@ from monaiseg.data.nifti import (
 )
 from monaiseg.data.pairing import check_ids
 from monaiseg.data.phantoms import make_phantom, write_phantom, write_phantom_dataset
+from monaiseg.data.placement import Placement, check_placed
 from monaiseg.data.postprocessing import (
     ChosenRule,
     apply_rules,
@@ -104,7 +105,7 @@ from monaiseg.data.postprocessing import (
     write_rules,
 )
 from monaiseg.data.profiles import ChannelProfile
-from monaiseg.data.resampling import resampling_doubt
+from monaiseg.data.resampling import SAME_SPACING, resampling_doubt
 from monaiseg.data.sides import side_of
 from monaiseg.data.splits import choose_debug, split_cases
 from monaiseg.data.volumes import (
@@ -125,6 +126,7 @@ __all__ = [
     "MULTIPLE",
     "OVERLAP_RULES",
     "PATHS_FILE",
+    "SAME_SPACING",
     "SPLITS",
     "VOLUMES_FOLDER",
     "Case",
@@ -142,6 +144,7 @@ __all__ = [
     "Look",
     "MaskedCase",
     "OverlapRule",
+    "Placement",
     "Progress",
     "Refusal",
     "Shape",
@@ -153,13 +156,14 @@ __all__ = [
     "alike_pairs",
     "apply_rules",
     "as_files",
+    "axis_directions",
     "axis_rotation",
     "case_id_of",
     "check_apart",
     "check_duplicates",
     "check_ids",
+    "check_placed",
     "check_same_grid",
-    "check_same_voxels",
     "check_unchanged",
     "choose_debug",
     "converted_masks",
@@ -173,6 +177,7 @@ __all__ = [
     "find_masked_cases",
     "fitted_table",
     "fresh_folder",
+    "grouped_notes",
     "groups_note",
     "header_forms",
     "in_channel_order",

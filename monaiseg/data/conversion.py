@@ -89,11 +89,7 @@ def with_orientation(
         DataError: files cannot be read; the message names every case that cannot be used.
         StorageError: `folder` cannot be written to.
     """
-    letters = orientation.upper()
-    if sorted(_PAIRS.get(letter, letter) for letter in letters) != ["AP", "IS", "LR"]:
-        raise SettingsError(
-            f"assume_orientation: {orientation!r} is not an orientation; give the direction of each axis, such as RAS or LPI"
-        )
+    letters = axis_directions(orientation)
 
     def write(case: Case) -> Case:
         images = tuple(
@@ -113,6 +109,23 @@ def with_orientation(
         "files with this orientation were written to the prepared dataset"
     )
     return replace(found, cases=tuple(cases), notes=(*found.notes, note))
+
+
+def axis_directions(orientation: str) -> str:
+    """The three directions that `assume_orientation` names, in capitals.
+
+    Raises:
+        SettingsError: it does not name three directions.
+
+    >>> axis_directions("lpi")
+    'LPI'
+    """
+    letters = orientation.upper()
+    if sorted(_PAIRS.get(letter, letter) for letter in letters) != ["AP", "IS", "LR"]:
+        raise SettingsError(
+            f"assume_orientation: {orientation!r} is not an orientation; give the direction of each axis, such as RAS or LPI"
+        )
+    return letters
 
 
 _PAIRS = {"R": "LR", "L": "LR", "A": "AP", "P": "AP", "S": "IS", "I": "IS"}

@@ -84,23 +84,37 @@ def _names(
         checked_text(name, f"{path}: label name")
     for name in ordered:
         checked_text(name, f"{path}: channel name")
-    notes = [
-        f"{path}: region {name!r} consists of several labels and is ignored" for name in regions
-    ]
+    shown = ", ".join(map(repr, regions))
+    note = f"{path}: {shown} are regions of several labels; the single labels are trained"
+    notes = [note] if regions else []
     return names, ordered, notes
 
 
 def names_in(labels: Mapping[str, Any]) -> tuple[dict[int, str], list[str]]:
-    """Names by label value, and the names of nnU-Net's regions, from "labels" in either order: number and name."""
-    names, regions = {}, []
+    """Names by label value, and the names of nnU-Net's regions, from "labels" in either order: number and name.
+
+    A value that only occurs in regions has no name of its own: "label 3".
+
+    Raises:
+        ValueError: a value is not a whole number, or has two names.
+    """
+    names: dict[int, str] = {}
+    regions = [key for key, value in labels.items() if isinstance(value, list)]
     for key, value in labels.items():
-        if isinstance(value, list):
-            regions.append(key)
-        elif isinstance(value, str):
-            names[int(key)] = value
-        else:
-            names[int(value)] = key
-    return names, regions
+        if key in regions:
+            continue
+        by_number = isinstance(value, str) and (key.isdigit() or not value.isdigit())
+        number, name = (_whole(key), value) if by_number else (_whole(value), key)
+        if names.setdefault(number, name) != name:
+            raise ValueError(f"label value {number} has the names {names[number]!r} and {name!r}")
+    of_regions = sorted({_whole(value) for key in regions for value in labels[key]})
+    return {**{value: f"label {value}" for value in of_regions}, **names}, regions
+
+
+def _whole(number: Any) -> int:
+    if isinstance(number, float) and not number.is_integer():
+        raise ValueError(f"{number} is no label value")
+    return int(number)
 
 
 def _listed_cases(

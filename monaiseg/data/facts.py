@@ -7,6 +7,7 @@ can detect files that have changed since, and planning does not need to open any
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,15 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monaiseg.data.cases import Case
-from monaiseg.data.grid import Grid, Shape, Spacing, check_same_grid, check_same_voxels
+from monaiseg.data.grid import Grid, Shape, Spacing, check_same_grid
 from monaiseg.data.nifti import VolumeHeader, file_sha256
+from monaiseg.data.placement import check_placed
 from monaiseg.data.profiles import ChannelProfile
 from monaiseg.data.volumes import read_header, read_label_map, read_volume
 from monaiseg.errors import DataError, collecting, counted, listed
-from monaiseg.machine import reading_threads
+from monaiseg.machine import free_memory, gigabytes, reading_threads
 
 MOST_WORKERS = 8
 """Maximum number of threads that examine cases."""
+
+EXAMINING_BYTES = 16
+"""Memory per voxel of an image while a case is examined: its file, its values, a sorted copy, the label map."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of cases done and the number of all cases."""
@@ -134,7 +139,7 @@ def examine_cases(
     problems: dict[str, list[str]] = {}
     examine = partial(examine_case, ignored_value=ignored_value)
     # Threads, not processes: zlib, hashing and most of NumPy release the global interpreter lock.
-    with ThreadPoolExecutor(workers or reading_threads(MOST_WORKERS)) as pool:
+    with ThreadPoolExecutor(workers or _examining_threads(cases)) as pool:
         try:
             for done, (case, found) in enumerate(
                 zip(cases, pool.map(examine, cases), strict=True), 1
@@ -161,6 +166,20 @@ def examine_cases(
     return facts
 
 
+def _examining_threads(cases: Sequence[Case]) -> int:
+    """Number of cases that may be examined at the same time within half of the free memory; at least one."""
+    images = [image for case in cases for image in case.images if image.is_file()]
+    largest = max(images, key=lambda image: image.stat().st_size, default=None)
+    if largest is None:
+        return 1
+    try:
+        header = read_header(largest)
+    except DataError:  # reported when the case is examined
+        return reading_threads(MOST_WORKERS)
+    need = EXAMINING_BYTES * header.num_channels * math.prod(header.grid.shape)
+    return max(min(reading_threads(MOST_WORKERS), free_memory() // 2 // need), 1)
+
+
 def examine_case(
     case: Case, ignored_value: int | None = None, look: Look | None = None
 ) -> CaseFacts | list[Refusal]:
@@ -169,6 +188,17 @@ def examine_case(
     Voxels with the label value `ignored_value` do not count as foreground. `look` is called for every file whose voxels
     can be read, also in a case that cannot be used.
     """
+    try:
+        return _examined(case, ignored_value, look)
+    except MemoryError:
+        free = f"{gigabytes(free_memory())} are free"
+        words = f"memory ran out while it was read ({free}); close other programs, or crop the scan"
+        return [Refusal("image", words)]
+
+
+def _examined(
+    case: Case, ignored_value: int | None, look: Look | None
+) -> CaseFacts | list[Refusal]:
     refusals: list[Refusal] = []
     headers = _headers(case, refusals)
     label: NDArray[Any] | None = None
@@ -251,7 +281,7 @@ def _check_grids(case: Case, headers: Mapping[Path, VolumeHeader], refusals: lis
         with _refusing(refusals, "grid"):
             label = headers[case.label]
             what = f"label map {label.path} and image {first.path}"
-            check_same_voxels(what, label.grid, first.grid)
+            check_placed(what, label.grid, first.grid)
 
 
 def _channel_facts(
@@ -326,12 +356,21 @@ def check_duplicates(
 
 
 def file_notes(facts: Mapping[str, CaseFacts]) -> list[str]:
-    """Oddities accepted in the files, each once with the number of files that share it."""
+    """Oddities accepted in the files of all cases, see `grouped_notes`."""
+    return grouped_notes(note for found in facts.values() for note in found.notes)
+
+
+def grouped_notes(notes: Iterable[tuple[str, str]]) -> list[str]:
+    """Each note once, with the first file that it is about and the number of others; from pairs of path and note.
+
+    >>> grouped_notes([("a.nii", "is odd"), ("b.nii", "is odd"), ("c.nii", "is even")])
+    ['a.nii: is odd (and 1 more file)', 'c.nii: is even']
+    """
     paths: dict[str, list[str]] = defaultdict(list)
-    for found in facts.values():
-        for path, note in found.notes:
-            paths[note].append(path)
+    for path, note in notes:
+        paths[note].append(path)
     return [
-        f"{files[0]}: {note}" + (f" (and {len(files) - 1} more files)" if files[1:] else "")
+        f"{files[0]}: {note}"
+        + (f" (and {len(files) - 1} more file{'s' * (len(files) > 2)})" if files[1:] else "")
         for note, files in paths.items()
     ]

@@ -40,7 +40,8 @@ def header_grid(
     if codes == (0, 0) and orientation is None:
         raise DataError(
             "has no orientation (sform_code and qform_code are 0); copy the geometry from the original scan, or "
-            "set a code if the matrix is right; for a whole dataset, use `prepare --assume-orientation`"
+            "set a code if the matrix is right; for a whole dataset, use `prepare --assume-orientation`, "
+            "and for new scans `predict --assume-orientation`"
         )
     if codes[0] == 0:
         if not usable:

@@ -97,27 +97,6 @@ class Grid:
         voxels = offset / min(self.spacing)
         return f"position: corners are up to {offset:.2g} mm ({voxels:.2g} voxels) apart"
 
-    def turn_onto(self, other: Grid) -> NDArray[np.float64] | None:
-        """Permutation and flips of this grid's axes that give the other grid; None if the grids have different voxels.
-
-        Returns:
-            (3, 2) as `nibabel.orientations.apply_orientation` takes it: for each axis, the axis that it becomes, and 1,
-            or -1 if it is flipped.
-
-        >>> Grid.of((2, 3, 4), np.eye(4)).turn_onto(Grid.of((2, 3, 4), np.diag([1, 1, 2, 1])))
-        """
-        steps = np.linalg.solve(
-            other.array[:3, :3], self.array[:3, :3]
-        )  # columns: our axes in theirs
-        signs = np.rint(steps)
-        if not (np.abs(signs).sum(axis=0) == 1).all() or not (np.abs(signs).sum(axis=1) == 1).all():
-            return None
-        turn = np.stack([np.abs(signs).argmax(axis=0), signs.sum(axis=0)], axis=1)
-        shape = np.empty(3, dtype=int)
-        shape[turn[:, 0].astype(int)] = self.shape
-        affine = self.array @ nib.orientations.inv_ornt_aff(turn, self.shape)
-        return turn if Grid.of(shape.tolist(), affine).difference(other) is None else None
-
     def _corners(self) -> NDArray[np.float64]:
         """World coordinates in mm of the eight corner voxels, (8, 3)."""
         last = np.array(self.shape) - 1
@@ -129,12 +108,6 @@ def check_same_grid(what: str, grid: Grid, other: Grid) -> None:
     """Raise DataError if two grids differ; `what` names both volumes, as in "image a.nii and label map b.nii"."""
     if words := grid.difference(other):
         raise DataError(f"{what} lie on different grids: {words}; resample one onto the other")
-
-
-def check_same_voxels(what: str, label: Grid, image: Grid) -> None:
-    """Raise DataError if a label map does not have the voxels of its image, in any axis order."""
-    if label.turn_onto(image) is None:
-        check_same_grid(what, label, image)
 
 
 def median_spacing(spacings: Iterable[Spacing]) -> Spacing:

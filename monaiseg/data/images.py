@@ -24,12 +24,15 @@ from monaiseg.files import is_there
 LIST_SUFFIX = ".txt"
 
 
-def find_images(paths: Iterable[Path], output: Path, num_channels: int = 1) -> list[Case]:
+def find_images(
+    paths: Iterable[Path], output: Path, num_channels: int = 1, *, orientation: str | None = None
+) -> list[Case]:
     """The images of each case at `paths`: files, folders of files, list files (.txt), and patterns such as "*/t1.nii".
 
     A file with all channels is a case by itself. Other files are grouped by nnU-Net's names, NAME_0000, NAME_0001, ...,
     in any order, so a missing file never mixes two scans in one case. Files with other names are grouped in the order
     given; in a folder, they are refused. List files may name the cases, see `read_list_file`; their label maps are left.
+    `orientation` as in `read_header`.
 
     Raises:
         SettingsError: a folder has no images or is the output folder, a pattern matches nothing, or a case lacks a
@@ -40,10 +43,10 @@ def find_images(paths: Iterable[Path], output: Path, num_channels: int = 1) -> l
     loose: list[Path] = []
     for path in itertools.chain.from_iterable(map(_matching, paths)):
         if path.is_dir():
-            cases += map(_case, _images_in(path, output, num_channels))
+            cases += map(_case, _images_in(path, output, num_channels, orientation))
         elif path.suffix == LIST_SUFFIX:
             cases += _listed(path, num_channels)
-        elif _is_whole(path, num_channels):
+        elif _is_whole(path, num_channels, orientation):
             cases.append(_case([path]))
         else:
             loose.append(path)
@@ -94,7 +97,9 @@ def _grouped(images: Sequence[Path], num_channels: int) -> list[list[Path]]:
     return [in_channel_order(images[start : start + num_channels]) for start in starts]
 
 
-def _images_in(folder: Path, output: Path, num_channels: int) -> list[list[Path]]:
+def _images_in(
+    folder: Path, output: Path, num_channels: int, orientation: str | None
+) -> list[list[Path]]:
     if folder.resolve() == output.resolve():
         raise SettingsError(
             f"{output} is the folder of the images; choose another --output, or the next run would take the label maps "
@@ -103,7 +108,7 @@ def _images_in(folder: Path, output: Path, num_channels: int) -> list[list[Path]
     images = sorted(p for p in folder.iterdir() if is_volume_name(p.name) and p.name[0] != ".")
     if not images:
         raise SettingsError(f"{folder}: has no .nii or .nii.gz files; give a folder of images")
-    whole = [image for image in images if _is_whole(image, num_channels)]
+    whole = [image for image in images if _is_whole(image, num_channels, orientation)]
     cases, problems = channels_by_case(folder, sorted(set(images) - set(whole)))
     problems += [
         f"{folder}: image {name} has {counted(len(channels), 'channel')}, but the network takes {num_channels}; add or remove channels"
@@ -115,9 +120,11 @@ def _images_in(folder: Path, output: Path, num_channels: int) -> list[list[Path]
     return [[image] for image in whole] + [list(channels.values()) for channels in cases.values()]
 
 
-def _is_whole(image: Path, num_channels: int) -> bool:
+def _is_whole(image: Path, num_channels: int, orientation: str | None) -> bool:
     """Whether a file has all the channels that the network takes."""
-    return num_channels == 1 or read_header(image).num_channels == num_channels
+    if num_channels == 1:
+        return True
+    return read_header(image, orientation=orientation).num_channels == num_channels
 
 
 def planned_outputs(

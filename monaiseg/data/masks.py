@@ -232,7 +232,7 @@ def _masks(case: MaskedCase, grid: Grid) -> Iterable[tuple[str, NDArray[np.bool_
         for name, path in case.masks.items():
             yield name, _read_mask(path, grid)
         return
-    layers, header = read_layers(case.layers)
+    layers, header = read_layers(case.layers, like=grid)
     if words := header.grid.difference(grid):
         raise DataError(f"{case.layers}: has another grid than its image: {words}; resample it")
     yield from _layer_masks(layers, case.layers)

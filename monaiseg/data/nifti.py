@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from monaiseg.data.geometry import forms_of, header_grid
 from monaiseg.data.grid import Grid
-from monaiseg.errors import DataError, counted
+from monaiseg.errors import DataError, counted, reached_limit
 from monaiseg.files import sha256_of
 from monaiseg.machine import memory_limit
 
@@ -122,9 +122,8 @@ def naming(path: Path) -> Iterator[None]:
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
-        raise DataError(
-            f"{path}: cannot be read ({reason}); check the path and its permissions"
-        ) from error
+        advice = reached_limit(error) or "check the path and its permissions"
+        raise DataError(f"{path}: cannot be read ({reason}); {advice}") from error
 
 
 @contextmanager

@@ -7,6 +7,8 @@ import math
 from monaiseg.data.grid import Spacing
 from monaiseg.errors import DataError
 
+SAME_SPACING = 1e-3
+"""Tolerance in mm within which MONAI's `Spacingd` leaves an image unchanged (its `AFFINE_TOL`)."""
 DOUBTFUL_FACTOR = 3.0
 """Beyond this factor, resampling loses or invents most of an image; the user should check the result."""
 IMPOSSIBLE_FACTOR = 10.0

@@ -37,11 +37,22 @@ def rows_of(text: str, what: str) -> tuple[Sequence[str], list[dict[str, Any]]]:
     Raises:
         DataError: it is not a table.
     """
+    if text.lower().startswith("sep=") and "\n" in text:  # a hint for Excel
+        text = text.partition("\n")[2]
     header = text.partition("\n")[0]
     try:
         table = csv.DictReader(
             io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True
         )
-        return table.fieldnames or (), list(table)
+        rows = list(table)
     except csv.Error as error:
         raise DataError(f"cannot be read as {what} ({error}); save it as CSV") from error
+    columns = table.fieldnames or ()
+    for number, row in enumerate(rows, start=2):
+        more = [cell for cell in row.pop(None, ()) if cell.strip()]  # type: ignore[call-overload]
+        if more:
+            raise DataError(
+                f"row {number} has more cells than the {len(columns)} columns (such as {more[-1]!r}); put text with a "
+                "separator in double quotes"
+            )
+    return columns, rows

@@ -19,6 +19,7 @@ from monaiseg.data.grid import Grid
 from monaiseg.data.label_extension import parse_table, table_xml
 from monaiseg.data.labels import LabelTable
 from monaiseg.data.nifti import NiftiSource, VolumeHeader, is_volume_name, naming, opened
+from monaiseg.data.placement import Placement
 from monaiseg.errors import DataError, counted
 from monaiseg.files import write_atomic
 
@@ -77,24 +78,27 @@ def read_label_map(
 ) -> tuple[NDArray[Any], VolumeHeader]:
     """Label values (X, Y, Z), integers of at most 32 bits, and header of a label map.
 
-    If `like`, the grid of its image, has the same voxels in another axis order, the label map is returned in that
-    order, with a note. `orientation` as in `read_volume`.
+    If `like`, the grid of its image, has its voxels in another axis order, or more than them, the label map is returned
+    on that grid, with a note (`monaiseg.data.placement`). `orientation` as in `read_volume`.
 
     Raises:
         DataError: as `read_volume`; or there are several channels, values that are not integers, or negative ones.
     """
     values, header = _read_integers(Path(path), cap_bytes, orientation, most_channels=1)
     if like is not None and header.grid.difference(like) is not None:
-        values, header = _turned(values, header, like)
+        values, header = _placed(values, header, like)
     return values, header
 
 
 def read_layers(
-    path: str | Path, *, cap_bytes: int | None = None
+    path: str | Path, *, like: Grid | None = None, cap_bytes: int | None = None
 ) -> tuple[NDArray[Any], VolumeHeader]:
-    """Label values (X, Y, Z, C) and header of overlapping label maps in one file; raises errors as `read_label_map`."""
+    """Label values (X, Y, Z, C) and header of overlapping label maps in one file; `like` as in `read_label_map`."""
     values, header = _read_integers(Path(path), cap_bytes, None, most_channels=None)
-    return values if values.ndim == 4 else values[..., None], header
+    values = values if values.ndim == 4 else values[..., None]
+    if like is not None and header.grid.difference(like) is not None:
+        values, header = _placed(values, header, like)
+    return values, header
 
 
 def _read_integers(
@@ -126,18 +130,14 @@ def _read_integers(
     return (values if values.dtype.itemsize < 4 else values.astype(np.int32, copy=False)), header
 
 
-def _turned(
+def _placed(
     values: NDArray[Any], header: VolumeHeader, like: Grid
 ) -> tuple[NDArray[Any], VolumeHeader]:
-    """A label map reordered to the axes of `like`; unchanged if `like` has other voxels."""
-    if (turn := header.grid.turn_onto(like)) is None:
+    """A label map, or layers, on the grid `like`; unchanged if `like` does not have its voxels."""
+    if (placement := Placement.of(header.grid, like)) is None:
         return values, header
-    note = (
-        f"its orientation is {header.grid.orientation} and that of its image {like.orientation}, with the same voxels; it "
-        "is read in the orientation of the image"
-    )
-    turned = np.ascontiguousarray(nib.orientations.apply_orientation(values, turn))
-    return turned, replace(header, grid=like, notes=(*header.notes, note))
+    notes = (*header.notes, *placement.notes)
+    return placement.apply(values), replace(header, grid=like, notes=notes)
 
 
 def read_label_table(path: str | Path) -> LabelTable | None:
@@ -235,7 +235,8 @@ def write_label_map(
 ) -> None:
     """Write label values (X, Y, Z) on `grid`, completely or not at all.
 
-    The header gets the orientation codes and units of the file `like`, but none of its text. Names and colours of
+    The header gets the orientation codes and units of the file `like`, but none of its text. If `like` says nothing of
+    orientation, neither does the label map. Names and colours of
     `table` are stored in a header extension that Connectome Workbench and `read_label_table` can read.
     """
     assert label_map.shape == grid.shape, (label_map.shape, grid.shape)
@@ -287,15 +288,17 @@ def _image(voxels: NDArray[Any], grid: Grid, like: str | Path | None) -> nib.Nif
     version, sform_code, qform_code, units, source = 1, 1, 1, 2, None
     if like is not None:
         with opened(Path(like)) as file:
-            source = NiftiSource(file, Path(like), None)
+            source = NiftiSource(file, Path(like), None, "RAS")  # any: only its fields are copied
         names = ("sform_code", "qform_code", "xyzt_units")
         sform_code, qform_code, units = (int(source.fields[name]) for name in names)
         version = source.version
     image = _nifti(voxels, None, version)
     header = image.header
     header["xyzt_units"] = units
-    if source is not None and sform_code <= 0 and source.header.grid == grid:
-        # Copied unchanged: a recomputed quaternion would differ in its last digit.
+    is_unoriented = sform_code <= 0 and qform_code <= 0
+    if source is not None and sform_code <= 0 and (is_unoriented or source.header.grid == grid):
+        # Copied unchanged: a recomputed quaternion would differ in its last digit, and a label map with an orientation
+        # would not lie on a scan without one.
         for name in ("pixdim", *(f"quatern_{a}" for a in "bcd"), *(f"qoffset_{a}" for a in "xyz")):
             header[name] = source.fields[name]
         header["pixdim"][4:] = 0

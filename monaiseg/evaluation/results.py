@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from monaiseg.data import LabelTable
+from monaiseg.data import LabelTable, grouped_notes
 from monaiseg.evaluation.metrics import mean_defined
 from monaiseg.evaluation.structures import (
     TOLERANCE_MM,
@@ -12,6 +12,8 @@ from monaiseg.evaluation.structures import (
     StructureScores,
     structures_of,
 )
+from monaiseg.evaluation.summaries import UnscoredLabel
+from monaiseg.evaluation.unscored import Unscored, unscored_labels, unscored_notes
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,10 @@ class CaseScores:
     structures: tuple[StructureScores, ...]
     seconds: float
     """Wall time of the prediction; 0 if there was a label map already."""
+    unscored: Unscored = field(default_factory=Unscored)
+    """Label values of both maps that are not in the label table."""
+    notes: tuple[tuple[str, str], ...] = ()
+    """Paths of label maps, each with an oddity that was accepted in it."""
 
     @property
     def mean_dice(self) -> float:
@@ -47,6 +53,17 @@ class Evaluation:
     def structures(self) -> tuple[Structure, ...]:
         """The labels and unions that were scored, in the order of each case's scores."""
         return structures_of(self.table, self.tolerance_mm)
+
+    @property
+    def unscored(self) -> list[UnscoredLabel]:
+        """Label values of the maps that are not in the label table, over all cases."""
+        return unscored_labels(case.unscored for case in self.cases)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the scores should know about the label maps."""
+        oddities = grouped_notes(note for case in self.cases for note in case.notes)
+        return [*unscored_notes(self.unscored), *oddities]
 
     def label_means(self) -> dict[str, float]:
         """Mean Dice of each structure by name, over the cases that have a score; NaN if none has."""

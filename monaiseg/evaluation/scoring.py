@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,15 +22,16 @@ from monaiseg.data import (
     Case,
     LabelTable,
     Spacing,
+    VolumeHeader,
     check_ids,
-    check_same_voxels,
+    check_placed,
     prediction_name,
     read_header,
     read_label_map,
     write_label_map,
     written_cases,
 )
-from monaiseg.errors import DataError, collecting, listed
+from monaiseg.errors import DataError, collecting, listed, naming_lack_of_memory
 from monaiseg.evaluation.results import CaseScores, Evaluation
 from monaiseg.evaluation.structures import (
     TOLERANCE_MM,
@@ -38,6 +40,7 @@ from monaiseg.evaluation.structures import (
     structures_of,
 )
 from monaiseg.evaluation.unfinished import Unfinished
+from monaiseg.evaluation.unscored import Unscored
 from monaiseg.files import make_folder
 
 
@@ -90,7 +93,8 @@ def evaluate(
 
     Raises:
         DataError: there are no cases, cases without a label map, cases with the same id, or cases whose files cannot be
-            read or have different grids; all are named before the first prediction.
+            read or have different grids; all are named before the first prediction. Or the references have labels, and
+            none of those to score.
         StorageError: `predictions` or `unfinished` cannot be written to.
     """
     if not cases:
@@ -121,6 +125,7 @@ def evaluate(
         for case in cases
     }
     scores, resumed = _scored(work, unfinished, on_case)
+    _check_in_common(scores, labels)
     return Evaluation(scores, labels, model, split, data_task, tolerance_mm, resumed)
 
 
@@ -165,7 +170,7 @@ def check_references(cases: Sequence[Case], split: str = "test") -> None:
 def _check_grid(case: Case) -> None:
     assert case.label is not None
     what = f"label map {case.label} and image {case.images[0]}"
-    check_same_voxels(what, read_header(case.label).grid, read_header(case.images[0]).grid)
+    check_placed(what, read_header(case.label).grid, read_header(case.images[0]).grid)
 
 
 def _score(
@@ -178,14 +183,20 @@ def _score(
     assert case.label is not None
     reference, header = read_label_map(case.label, like=read_header(case.images[0]).grid)
     started = time.perf_counter()
-    prediction = predictor.predict(case.images)
+    with naming_lack_of_memory(f"case {case.id!r}", "close other programs, or leave this case out"):
+        prediction = predictor.predict(case.images)
     seconds = time.perf_counter() - started
     for path in _prediction_of(case, predictions):
         write_label_map(path, prediction, header.grid, like=case.images[0], table=predictor.table)
     structures = structures_of(table, tolerance_mm)
-    return score_case(
+    scores = score_case(
         case.id, reference, prediction, table, header.grid.spacing, structures, seconds
     )
+    return replace(scores, notes=_notes(header))
+
+
+def _notes(*headers: VolumeHeader) -> tuple[tuple[str, str], ...]:
+    return tuple((str(header.path), note) for header in headers for note in header.notes)
 
 
 def score_case(
@@ -205,7 +216,7 @@ def score_case(
         ignored = reference == table.ignored_value
         reference, prediction = (np.where(ignored, 0, values) for values in (reference, prediction))
     scores = score_structures(reference, prediction, structures or structures_of(table), spacing)
-    return CaseScores(case_id, scores, seconds)
+    return CaseScores(case_id, scores, seconds, Unscored.of(reference, prediction, table))
 
 
 def evaluate_label_maps(
@@ -238,7 +249,7 @@ def evaluate_label_maps(
     for case_id, (prediction, reference) in pairs.items():
         with collecting(problems, f"case {case_id!r}: "):
             what = f"prediction {prediction} and reference {reference}"
-            check_same_voxels(what, read_header(prediction).grid, read_header(reference).grid)
+            check_placed(what, read_header(prediction).grid, read_header(reference).grid)
     if problems:
         raise DataError(listed(problems))
     work = {
@@ -250,13 +261,30 @@ def evaluate_label_maps(
         raise DataError(
             f"none of the labels {table.values[1:6]} occurs in any of the label maps; give the label table of these label maps"
         )
+    _check_in_common(scores, table)
     return Evaluation(scores, table, model, split, "", tolerance_mm, resumed)
+
+
+def _check_in_common(cases: Sequence[CaseScores], table: LabelTable) -> None:
+    """Raise DataError if the references have labels, but none of those that are scored."""
+    strange = sorted({value for case in cases for value in case.unscored.reference})
+    known = any(score.reference_ml for case in cases for score in case.structures)
+    if strange and not known:
+        theirs, ours = (
+            ", ".join(map(str, values[:10])) + ", ..." * (len(values) > 10)
+            for values in (strange, table.values[1:])
+        )
+        raise DataError(
+            f"the references have labels {theirs} and none of the labels to score, {ours}; score them with the label "
+            "values that they use"
+        )
 
 
 def _score_pair(
     case_id: str, prediction: Path, reference: Path, table: LabelTable, tolerance_mm: float
 ) -> CaseScores:
     known, header = read_label_map(reference)
-    found, _ = read_label_map(prediction, like=header.grid)
+    found, of_found = read_label_map(prediction, like=header.grid)
     structures = structures_of(table, tolerance_mm)
-    return score_case(case_id, known, found, table, header.grid.spacing, structures)
+    scores = score_case(case_id, known, found, table, header.grid.spacing, structures)
+    return replace(scores, notes=_notes(header, of_found))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import Self
@@ -57,6 +57,18 @@ class LabelSummary(Part):
     """Mean of each metric over the cases in which it is defined."""
 
 
+class UnscoredLabel(Part):
+    """A label value that is not in the label table: it counts as background in all scores."""
+
+    map: Literal["reference", "prediction"]
+    """The maps that have it."""
+    value: int
+    voxels: int
+    """Number of voxels in all cases together."""
+    cases: int
+    """Number of cases that have it."""
+
+
 class Summary(Part):
     """The results of an evaluation."""
 
@@ -76,6 +88,10 @@ class Summary(Part):
     labels: list[LabelSummary]
     per_case: dict[str, float | None]
     """Mean Dice of each case."""
+    unscored: list[UnscoredLabel]
+    """Labels that no structure has."""
+    notes: list[str]
+    """Oddities that were accepted in the label maps, and sentences about `unscored`."""
 
 
 def summary_schema() -> dict[str, Any]:

@@ -126,6 +126,8 @@ def summarise(evaluation: Evaluation) -> Summary:
             for structure, column in zip(evaluation.structures, columns, strict=True)
         ],
         per_case={case.case_id: _number(case.mean_dice) for case in evaluation.cases},
+        unscored=evaluation.unscored,
+        notes=evaluation.notes,
     )
 
 
@@ -180,7 +182,22 @@ def markdown(summary: Summary) -> str:
     lines = [header, ["---"] * len(header), *_rows(summary)]
     title = f"# {summary.split or 'scores'}: {summary.cases} cases"
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{title}\n\n{_headline(summary)}\n\n{table}\n"
+    notes = "".join(f"\n- {note}" for note in [*_fewer(summary), *summary.notes])
+    return f"{title}\n\n{_headline(summary)}\n\n{table}\n{notes and notes + chr(10)}"
+
+
+def _fewer(summary: Summary) -> list[str]:
+    """A note if a mean of the table is over fewer cases than its row says."""
+    shown = shown_metrics(summary)
+    rows = [
+        (summary.overall, summary.cases),
+        *((label.scores, label.cases) for label in summary.labels),
+    ]
+    if not any(scores[name].cases != cases for scores, cases in rows for name in shown):
+        return []
+    return [
+        "a number in parentheses is the number of cases in the mean, where it is not that of the row"
+    ]
 
 
 def _headline(summary: Summary) -> str:
@@ -191,7 +208,8 @@ def _headline(summary: Summary) -> str:
     if dice.low is not None and dice.high is not None:
         interval = f" (95 % interval over cases: {dice.low:.4f} to {dice.high:.4f})"
     tolerance = tolerance_words([label.tolerance_mm for label in summary.labels])
-    return f"Mean Dice over labels: {dice.value:.4f}{interval}. Surface Dice at {tolerance}."
+    over = f"in {dice.cases} of {summary.cases} cases"
+    return f"Mean Dice over labels {over}: {dice.value:.4f}{interval}. Surface Dice at {tolerance}."
 
 
 def tolerance_words(tolerances: Sequence[float]) -> str:
@@ -252,13 +270,25 @@ def _escaped(cell: str) -> str:
 def _rows(summary: Summary) -> Iterator[list[str]]:
     shown = shown_metrics(summary)
     for label in summary.labels:
-        yield [label.name, str(label.cases), str(label.missed), *_cells(label.scores, shown)]
-    yield [MEAN, str(summary.cases), "", *_cells(summary.overall, shown)]
+        cells = [_cell(label.scores[name], label.cases) for name in shown]
+        yield [label.name, str(label.cases), str(label.missed), *cells]
+    yield [
+        MEAN,
+        str(summary.cases),
+        "",
+        *(_cell(summary.overall[name], summary.cases) for name in shown),
+    ]
 
 
-def _cells(scores: Mapping[str, Interval], shown: Sequence[str]) -> list[str]:
-    numbers = [scores[name].value for name in shown]
-    return ["" if number is None else f"{number:.3f}" for number in numbers]
+def _cell(mean: Interval, cases: int) -> str:
+    """A mean, with its number of cases if it is not `cases`; empty if it is not defined.
+
+    >>> _cell(Interval(value=0.8571, low=None, high=None, cases=6), 12)
+    '0.857 (6)'
+    """
+    if mean.value is None:
+        return ""
+    return f"{mean.value:.3f}" + (f" ({mean.cases})" if mean.cases != cases else "")
 
 
 def _number(value: float) -> float | None:

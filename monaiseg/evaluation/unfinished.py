@@ -19,6 +19,7 @@ from monaiseg.data import LabelTable, file_sha256
 from monaiseg.errors import DataError
 from monaiseg.evaluation.results import CaseScores
 from monaiseg.evaluation.structures import StructureScores
+from monaiseg.evaluation.unscored import Unscored
 from monaiseg.files import make_folder, read_json_object, remove, sha256_of, write_atomic
 
 UNFINISHED = "unfinished"
@@ -52,6 +53,8 @@ class Unfinished:
                 case_id,
                 tuple(_scores(record) for record in document["structures"]),
                 float(document["seconds"]),
+                Unscored.from_record(document["unscored"]),
+                tuple((str(path), str(note)) for path, note in document["notes"]),
             )
         except (
             DataError,
@@ -71,6 +74,8 @@ class Unfinished:
             "key": self._key(files),
             "seconds": scores.seconds,
             "structures": [_record(one) for one in scores.structures],
+            "unscored": asdict(scores.unscored),
+            "notes": scores.notes,
         }
         make_folder(self.folder)
         write_atomic(self._path(scores.case_id), (json.dumps(document) + "\n").encode())

@@ -39,7 +39,7 @@ def choose(
             preferred, cost = costs[0]  # more steps with fewer patches are not worth more
             worth += fits[:1] if cost.steps >= rules.steps_worth(preferred.channels) else []
         elif not fitting:
-            _refuse_memory(costs[-1][1], limits)
+            _refuse_memory(costs[-1], fingerprint, limits)
     option, cost = (worth or fitting[:1])[-1]
     if cost.steps < rules.least_steps:
         _refuse_minutes(option, fingerprint, limits, measured, rules)
@@ -53,13 +53,31 @@ def _fits(cost: Forecast, limits: Limits) -> bool:
     return cost.peak_bytes <= limits.memory_gb * 2**30
 
 
-def _refuse_memory(cost: Forecast, limits: Limits) -> NoReturn:
-    option, given, need = "--memory", limits.memory_gb, float(cost.peak_bytes)
+def _refuse_memory(
+    smallest: tuple[Option, Forecast], fingerprint: Fingerprint, limits: Limits
+) -> NoReturn:
+    """Raise SettingsError with the smallest memory that is enough, and with the case that needs it if it is a case."""
+    option, cost = smallest
+    name, given, need = "--memory", limits.memory_gb, float(cost.peak_bytes)
+    what = "for the smallest network and patch; "
     if limits.gpu_memory_gb is not None and need <= given * 2**30:
-        option, given, need = "--gpu-memory", limits.gpu_memory_gb, MEMORY_SLACK * cost.device_bytes
+        name, given, need = "--gpu-memory", limits.gpu_memory_gb, MEMORY_SLACK * cost.device_bytes
+    elif cost.preparing_bytes > need / 2:
+        what = f"{_largest_in_words(option, cost, fingerprint)}; crop it or leave it out, or "
     raise SettingsError(
-        f"{option}: {given:g} GiB are too little for the smallest network and patch; give at least "
-        f"{math.ceil(need / 2**30 * 10) / 10:g}"
+        f"{name}: {given:g} GiB are too little {what}give at least {math.ceil(need / 2**30 * 10) / 10:g}"
+    )
+
+
+def _largest_in_words(option: Option, cost: Forecast, fingerprint: Fingerprint) -> str:
+    """The largest case as the network receives it, and the memory that it takes."""
+    scans = (*fingerprint.train, *fingerprint.val)
+    shapes = fingerprint.network_shapes(scans, option.patch_shape)
+    scan, shape = max(zip(scans, shapes, strict=True), key=lambda pair: math.prod(pair[1]))
+    sizes = (" x ".join(map(str, each)) for each in (scan.shape, shape))
+    return (
+        f"to prepare cases as large as {scan.case_id!r} ({' voxels, '.join(sizes)} at the network's voxel size), which takes "
+        f"{cost.preparing_bytes / 2**30:.1f}"
     )
 
 

@@ -16,15 +16,18 @@ from monaiseg.networks import count_windows
 from monaiseg.planning.forecasts import (
     BYTES_PER_WEIGHT,
     MEMORY_SLACK,
-    PREPARING_BYTES,
-    RESAMPLING_BYTES,
     WINDOW_SLACK,
     WORKER_BYTES,
 )
 from monaiseg.planning.probes import DataProbe, StepProbe, run_probes
 from monaiseg.settings import Settings
 from monaiseg.training import cached_bytes, device_of
-from monaiseg.transforms import sampled_spacing, target_shape
+from monaiseg.transforms import (
+    PREPARING_BYTES,
+    RESAMPLING_BYTES,
+    sampled_spacing,
+    target_shape,
+)
 
 PATCH_GROUPS = 2
 """Groups of patch centres that a cached case keeps with the default sampling: foreground and background."""

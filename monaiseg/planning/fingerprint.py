@@ -10,6 +10,7 @@ from statistics import mean, median
 from typing import Any
 
 from monaiseg.data import (
+    SAME_SPACING,
     CaseFacts,
     ChannelFacts,
     DataTask,
@@ -22,8 +23,6 @@ from monaiseg.data import (
 
 AIR = -500.0
 """Hounsfield units; lungs and the air around the patient are below this."""
-SAME_SPACING = 1e-3
-"""Tolerance in mm within which MONAI's `Spacingd` leaves a scan unchanged (its `AFFINE_TOL`)."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +31,12 @@ class Scan:
 
     shape: Shape
     spacing: Spacing
+    case_id: str = ""
 
     @classmethod
-    def of(cls, facts: CaseFacts) -> Scan:
+    def of(cls, facts: CaseFacts, case_id: str = "") -> Scan:
         """From the facts of a case, which follow the axes of its file."""
-        return cls(*facts.grid.along_ras)
+        return cls(*facts.grid.along_ras, case_id)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,9 @@ class Fingerprint:
     def of(cls, task: DataTask) -> Fingerprint:
         """From the facts of the training and validation cases of a data task."""
         splits = {
-            split: tuple(Scan.of(task.facts[case.id]) for case in task.cases.get(split, ()))
+            split: tuple(
+                Scan.of(task.facts[case.id], case.id) for case in task.cases.get(split, ())
+            )
             for split in ("train", "val")
         }
         return cls(

@@ -17,6 +17,7 @@ from monaiseg.planning.options import Option
 from monaiseg.planning.probes import WINDOWS, DataProbe, StepProbe
 from monaiseg.settings import PlanningSettings
 from monaiseg.training import UNSTEADY_STEPS, Pace, Rhythm, cached_bytes
+from monaiseg.transforms import PREPARING_BYTES, RESAMPLING_BYTES
 
 WORKER_BYTES = 150 << 20
 """Memory of a worker process without its batches."""
@@ -29,9 +30,6 @@ BYTES_PER_WEIGHT = 100
 bytes, twice."""
 MEMORY_SLACK = 1.1
 """Safety factor: a run is assumed to take up to this many times the memory that is expected."""
-PREPARING_BYTES, RESAMPLING_BYTES = 30, 75
-"""Memory per voxel and channel while a case is prepared, without and with resampling, which MONAI does in float64.
-Measured at 192 x 224 x 192 voxels: 28 and 74."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,8 @@ class Forecast:
     """Whether prepared cases are cached in memory; otherwise on disk."""
     peak_bytes: int
     """Peak memory of the training process and its workers together."""
+    preparing_bytes: int
+    """Memory that the largest cases take while they are prepared, several at the same time."""
     device_bytes: int
     """Peak memory that a step or a validation takes on the device that computes."""
     parameters: int
@@ -93,7 +93,7 @@ def forecast(
     rhythm = _rhythm(pace, left, rules)
     steps = rhythm.last_step(pace, 0, left, closed=0)
     computing = max(cost.step_bytes, _validating_bytes(option, cost, fingerprint))
-    in_memory, peak = _memory(
+    in_memory, peak, preparing = _memory(
         option,
         cost,
         fingerprint,
@@ -114,6 +114,7 @@ def forecast(
         validation=look,
         in_memory=in_memory,
         peak_bytes=peak,
+        preparing_bytes=preparing,
         device_bytes=computing,
         parameters=cost.parameters,
     )
@@ -201,8 +202,11 @@ def _memory(
     base: int,
     workers: int,
     computing: int,
-) -> tuple[bool, int]:
-    """Whether prepared cases are cached in memory, and the peak memory of the run and its workers in bytes."""
+) -> tuple[bool, int, int]:
+    """Whether prepared cases are cached in memory, the peak memory of the run and its workers, and that of preparing.
+
+    Preparing takes part of the peak: several of the largest cases at the same time. Memory is in bytes.
+    """
     scans = fingerprint.network_shapes((*fingerprint.train, *fingerprint.val), option.patch_shape)
     cached = sum(_cached_bytes(shape, fingerprint, num_groups=2) for shape in scans)
     resampled = fingerprint.preprocessing is None and not fingerprint.is_uniform
@@ -221,7 +225,7 @@ def _memory(
     kept = peak + MEMORY_SLACK * cached
     limit = limits.memory_gb * 2**30
     in_memory = cached <= cache_share * limit and kept <= limit
-    return in_memory, round(kept if in_memory else peak)
+    return in_memory, round(kept if in_memory else peak), preparing
 
 
 def _largest(option: Option, fingerprint: Fingerprint) -> Shape:

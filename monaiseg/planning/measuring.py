@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from monaiseg.errors import SettingsError
-from monaiseg.machine import free_memory, processor_name
+from monaiseg.machine import free_memory, gigabytes, processor_name
 from monaiseg.planning.choice import choose
 from monaiseg.planning.costs import exact_cost, step_cost
 from monaiseg.planning.fingerprint import Fingerprint
@@ -59,8 +59,11 @@ def measure(
         processor_name(), limits.cores, limits.device, data, tuple(filter(None, steps))
     )
     if not found.steps:
+        sizes = " x ".join(map(str, small))
         raise SettingsError(
-            "no step could be measured, because memory ran out at once; close other programs"
+            f"a step with {batch} patches of {sizes} voxels and {MEASURED_WIDTHS[0]} channels, the smallest of this plan, ran "
+            f"out of memory ({gigabytes(free_memory())} are free); close other programs, or use a computer with more "
+            "memory"
         )
     for _ in range(ROUNDS):
         option, _ = choose(fingerprint, limits, found, rules)

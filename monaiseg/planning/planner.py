@@ -8,12 +8,13 @@ settings.
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monaiseg.data import read_data_task
-from monaiseg.errors import SettingsError
+from monaiseg.data import read_data_task, resampling_doubt
+from monaiseg.errors import DataError, MonaisegWarning, SettingsError, collecting, listed
 from monaiseg.machine import free_memory, usable_cores
 from monaiseg.planning.choice import choose
 from monaiseg.planning.fingerprint import Fingerprint
@@ -72,6 +73,7 @@ def plan(
         raise SettingsError(
             f"{data_task_name}: has no training cases; prepare the data with a training split"
         )
+    check_spacings(fingerprint)
     limits = Limits(
         minutes,
         cores or usable_cores(),
@@ -82,6 +84,24 @@ def plan(
         measurements = measure(fingerprint, limits, rules, on_progress)
     check_alike(measurements, fingerprint, limits)
     return plan_settings(fingerprint, limits, measurements, rules), measurements
+
+
+def check_spacings(fingerprint: Fingerprint) -> None:
+    """Warn of cases that would be resampled by a large factor to the median voxel size.
+
+    Raises:
+        DataError: the factor is so large that nothing useful is left; the message names every such case.
+    """
+    problems: list[str] = []
+    if fingerprint.preprocessing is not None:
+        return
+    for scan in (*fingerprint.train, *fingerprint.val):
+        with collecting(problems):
+            doubt = resampling_doubt(f"case {scan.case_id!r}", scan.spacing, fingerprint.spacing)
+            if doubt is not None:
+                warnings.warn(doubt, MonaisegWarning, stacklevel=3)
+    if problems:
+        raise DataError(listed(problems))
 
 
 def plan_settings(

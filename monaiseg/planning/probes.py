@@ -13,6 +13,7 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -147,6 +148,8 @@ def run_probes(
         said = (
             "".join(complaints).strip() or f"the process ended with exit code {process.returncode}"
         )
+        if process.returncode == -signal.SIGKILL:
+            said = "the system killed the process that measures, as it does when memory runs out"
         raise SettingsError(
             f"the speed of this computer could not be measured: {said.splitlines()[-1]}; correct that, or give "
             "--measurements from a similar computer"

@@ -12,10 +12,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from monaiseg.data import Case, read_header, write_confidence
-from monaiseg.errors import DataError, MonaisegError, collecting, lack_of_memory, listed
+from monaiseg.data import Case, VolumeHeader, grouped_notes, write_confidence
+from monaiseg.errors import (
+    DataError,
+    MonaisegError,
+    OutOfMemoryError,
+    collecting,
+    lack_of_memory,
+    listed,
+)
 from monaiseg.files import is_there, make_folder, remove_leftovers
-from monaiseg.machine import free_memory, process_memory
+from monaiseg.machine import free_memory, gigabytes, process_memory
 from monaiseg.prediction.claims import Claim, drop_abandoned
 from monaiseg.prediction.jobs import Job, Share, jobs_of
 from monaiseg.prediction.pipeline import pipelined
@@ -78,7 +85,7 @@ def predict_files(
     every_job = jobs_of(images, folder, confidence=confidence)
     check_there(every_job)
     jobs = (share or Share()).of(every_job)
-    faults = _unreadable(jobs)
+    faults = _unreadable(predictor, jobs, say)
     if faults and len(faults) == len(jobs):
         raise DataError(listed(list(faults.values())))
     make_folder(folder)
@@ -122,16 +129,22 @@ def check_there(jobs: Iterable[Job]) -> None:
         )
 
 
-def _unreadable(jobs: Sequence[Job]) -> dict[Job, str]:
-    """Jobs with files whose header cannot be read, and the reasons."""
+def _unreadable(
+    predictor: Predictor, jobs: Sequence[Job], say: Callable[[str], None] | None
+) -> dict[Job, str]:
+    """Jobs with files whose header cannot be read, and the reasons; oddities in the other headers are said."""
+    headers: list[VolumeHeader] = []
     faults: dict[Job, str] = {}
     for job in jobs:
         problems: list[str] = []
         for file in job.case.images:
             with collecting(problems):
-                read_header(file)
+                headers.append(predictor.header(file))
         if problems:
             faults[job] = listed(problems)
+    for note in grouped_notes((str(h.path), note) for h in headers for note in h.notes):
+        if say is not None:
+            say(note)
     return faults
 
 
@@ -164,7 +177,7 @@ class _Counter:
 
     def expect(self, jobs: Sequence[Job]) -> None:
         """Count the windows of jobs that are due."""
-        grids = {job: read_header(job.case.images[0]).grid for job in jobs}
+        grids = {job: self.predictor.header(job.case.images[0]).grid for job in jobs}
         self.windows = {job: self.predictor.count_windows(grid) for job, grid in grids.items()}
         self.total = self.done + sum(self.windows.values())
 
@@ -223,7 +236,7 @@ class _Cohort:
             remove_leftovers(path)
         need, free = self._needed(job), self._free()
         if need > free:
-            why = f"needs about {need / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} are free"
+            why = f"needs about {gigabytes(need)} of memory, and {gigabytes(free)} are free"
             raise DataError(_too_large(job, why))
         with self._naming_lack_of_memory(job):
             scan = self.predictor.read(job.case.images)
@@ -251,7 +264,9 @@ class _Cohort:
             claim.drop()
 
     def _needed(self, job: Job) -> int:
-        return prediction_bytes(self.predictor.settings, read_header(job.case.images[0]).grid)
+        return prediction_bytes(
+            self.predictor.settings, self.predictor.header(job.case.images[0]).grid
+        )
 
     def _free(self) -> int:
         """Bytes of memory that can still be used."""
@@ -265,7 +280,8 @@ class _Cohort:
         try:
             yield
         except (RuntimeError, MemoryError) as error:
-            if isinstance(error, MonaisegError) or (lack := lack_of_memory(error)) is None:
+            is_other = isinstance(error, MonaisegError) and not isinstance(error, OutOfMemoryError)
+            if is_other or (lack := lack_of_memory(error)) is None:
                 raise
             why = f"memory ran out on {self.predictor.device} ({lack})"
             raise DataError(_too_large(job, why)) from error

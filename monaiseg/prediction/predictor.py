@@ -21,8 +21,10 @@ from monaiseg.data import (
     Case,
     ChannelProfile,
     Grid,
+    VolumeHeader,
     apply_rules,
     as_files,
+    axis_directions,
     case_id_of,
     files_of,
     like_image,
@@ -44,10 +46,12 @@ from monaiseg.prediction.models import opened
 from monaiseg.settings import Settings
 from monaiseg.training import Checkpoint
 from monaiseg.transforms import (
+    CERTAIN,
     Item,
     case_item,
     inference_chain,
     nearest_on_file_grid,
+    preparing_bytes,
     target_shape,
     to_file_grid,
 )
@@ -117,10 +121,12 @@ class Predictor:
         flips: axes (0 X, 1 Y, 2 Z) along which windows are also flipped, averaging the scores (test-time augmentation);
             None for those in the settings of the training run.
         postprocessing: rules for the components of labels; None for those that were chosen on validation cases, if any.
+        assume_orientation: axis directions, such as RAS, of scans whose headers do not give any; None refuses these.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or its weights do not fit the network that it describes.
-        SettingsError: `overlap` is not in [0, 1), or `flips` has other values than the axes.
+        SettingsError: `overlap` is not in [0, 1), `flips` has other values than the axes, or `assume_orientation` names
+            no three directions.
     """
 
     def __init__(
@@ -131,6 +137,7 @@ class Predictor:
         overlap: float | None = None,
         flips: Sequence[int] | None = None,
         postprocessing: Sequence[LabelRule] | None = None,
+        assume_orientation: str | None = None,
     ) -> None:
         model = opened(checkpoint)
         self.rules = model.rules if postprocessing is None else tuple(postprocessing)
@@ -147,7 +154,12 @@ class Predictor:
         if overlap is not None:
             self._window["overlap"] = (overlap,) * 3
         self.network, self.device = model.on(device)
-        self._chain = inference_chain(self.settings, profiled=True)
+        self.orientation = assume_orientation and axis_directions(assume_orientation)
+        self._chain = inference_chain(self.settings, profiled=True, orientation=self.orientation)
+
+    def header(self, image: Path) -> VolumeHeader:
+        """The header of an image, with the assumed orientation if it has none; raises DataError as `read_header`."""
+        return read_header(image, orientation=self.orientation)
 
     @overload
     def predict(
@@ -186,7 +198,7 @@ class Predictor:
         """
         files = files_of(image)
         item = self._chain(case_item(Case(id=case_id_of(files), images=files)))
-        grid = read_header(files[0]).grid
+        grid = self.header(files[0]).grid
         outside = self.far_outside(grid, item["profiles"])
         volume = item["image"].as_tensor()
         if not outside and float(volume.min()) == float(volume.max()):
@@ -288,10 +300,8 @@ def outside_note(files: Sequence[Path], outside: Sequence[str]) -> str:
 
 
 def prediction_bytes(settings: Settings, grid: Grid) -> int:
-    """Least memory in bytes to predict a scan on `grid`: the scan as read and as resampled, and two copies of each.
+    """Memory in bytes that it certainly takes to predict a scan on `grid`: to prepare it, and its label map.
 
-    MONAI resamples in float64. The sliding window also keeps a slab of features, which is small in comparison.
+    The sliding window also keeps a slab of features, which is small in comparison.
     """
-    channels = settings.dataset.num_channels
-    voxels, resampled = math.prod(grid.shape), math.prod(target_shape(grid, settings))
-    return channels * (8 * voxels + 16 * resampled) + 4 * voxels
+    return int(CERTAIN * preparing_bytes(grid, settings, labelled=False)) + math.prod(grid.shape)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from monaiseg.data import Case, Grid, read_header
+from monaiseg.data import Case, Grid
 from monaiseg.errors import DataError, listed
 from monaiseg.machine import peak_process_memory
 from monaiseg.prediction.cohort import Advance, check_there, predict_files
@@ -118,7 +118,7 @@ class Forecast:
         if self._begun is None:
             self._begun = now, done
         seconds, windows = now - self._begun[0], done - self._begun[1]
-        if self._is_said or seconds < SAMPLE_SECONDS:
+        if self._is_said or seconds < SAMPLE_SECONDS or not windows:  # a scan that failed adds none
             return
         self._is_said = True
         left = seconds / windows * (total - done)
@@ -133,7 +133,7 @@ class Forecast:
         needs = {}
         for job in self.jobs:
             try:
-                needs[job.case.id] = self._needed(read_header(job.case.images[0]).grid)
+                needs[job.case.id] = self._needed(self.predictor.header(job.case.images[0]).grid)
             except DataError:  # reported at the end
                 continue
         largest = max(needs.values())

@@ -111,7 +111,7 @@ def outside_of(job: Job, predictor: Predictor) -> list[str]:
     """
     profiles = []
     for path in job.case.images:
-        voxels, header = read_volume(path)
+        voxels, header = read_volume(path, orientation=predictor.orientation)
         grid = header.grid
         channels = [voxels] if voxels.ndim == 3 else np.moveaxis(voxels, -1, 0)
         profiles += [ChannelProfile.of(channel, grid.orientation) for channel in channels]
@@ -124,7 +124,8 @@ def counted(job: Job) -> PredictedFile:
     Raises:
         DataError: it cannot be read.
     """
-    labels, header = read_label_map(job.label_map)
+    # Any orientation: it changes neither counts nor volumes, and a scan without one has a label map without one.
+    labels, header = read_label_map(job.label_map, orientation="RAS")
     voxel_ml = header.grid.voxel_volume_mm3 / 1000
     return PredictedFile(job.case.images[0], job.label_map, voxel_counts(labels), voxel_ml)
 

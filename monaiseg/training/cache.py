@@ -21,7 +21,7 @@ import torch
 from monai.data.dataset import CacheDataset
 from torch.utils.data import Dataset
 
-from monaiseg.data import Case, LabelTable, Shape, file_sha256, index_dtype, read_header
+from monaiseg.data import Case, Grid, LabelTable, Shape, file_sha256, index_dtype, read_header
 from monaiseg.errors import (
     DataError,
     MonaisegError,
@@ -31,10 +31,11 @@ from monaiseg.errors import (
     counted,
 )
 from monaiseg.files import TEMPORARY, sha256_of, write_atomic
-from monaiseg.machine import free_memory, reading_threads
+from monaiseg.machine import free_memory, gigabytes, reading_threads
 from monaiseg.progress import Advance
 from monaiseg.settings import Settings
 from monaiseg.training import distributed
+from monaiseg.training.needs import preparing_threads
 from monaiseg.transforms import (
     MAX_CENTRES,
     CaseChain,
@@ -127,26 +128,31 @@ def prepare_items(
         StorageError: the disk is full, read-only or failing.
     """
     wanted = settings.dataset.cache
-    need = sum(_bytes_of(item, transform, settings, table) for item in data)
+    grids = [_grid_of(item) for item in data]
+    need = sum(_bytes_of(grid, transform, settings, table) for grid in grids)
+    threads = preparing_threads(grids, settings)
     allowance = _memory_allowance(wanted.memory_gb, taken_bytes)
     fits = need <= allowance
     where = ("memory" if fits else "disk") if wanted.where == "auto" else wanted.where
-    size = f"{counted(len(data), 'cached case')} would take {_gigabytes(need)}"
-    share = f"{_gigabytes(allowance)} of memory may be used for them"
+    size = f"{counted(len(data), 'cached case')} would take {gigabytes(need)}"
+    share = f"{gigabytes(allowance)} of memory may be used for them"
     items: Dataset[Item]
     if where == "memory":
         # copy_cache=False: no transform of the training chain modifies its input.
         try:
             items = CacheDataset(
-                data, transform, num_workers=reading_threads(), progress=False, copy_cache=False
+                data, transform, num_workers=threads, progress=False, copy_cache=False
             )
         except MemoryError as error:
+            last = f" ({error})" if isinstance(error, OutOfMemoryError) else ""
             raise OutOfMemoryError(
-                f"{size}, but memory ran out; set dataset.cache.where to disk"
+                f"{size}, but memory ran out; set dataset.cache.where to disk{last}"
             ) from error
         note = f"{size}; {share}: cached in memory"
     elif where == "disk" and transform.digest is not None:
-        items = DiskCache(data, transform, Path(cache_folder), transform.digest, need)
+        items = DiskCache(
+            data, transform, Path(cache_folder), transform.digest, need, threads=threads
+        )
         note = (
             f"{size}; {share}: cached in {cache_folder}, which you may delete when no run uses it"
         )
@@ -167,11 +173,15 @@ def cached_bytes(shape: Shape, num_channels: int, num_classes: int, num_groups: 
     return voxels * (4 * num_channels + index_dtype(num_classes).itemsize) + 4 * centres
 
 
-def _bytes_of(item: Item, transform: CaseChain, settings: Settings, table: LabelTable) -> int:
+def _grid_of(item: Item) -> Grid:
     try:
-        shape = target_shape(read_header(item["image"][0]).grid, settings)
+        return read_header(item["image"][0]).grid
     except DataError as error:
         raise DataError(f"case {case_name(item)!r}: {error}") from error
+
+
+def _bytes_of(grid: Grid, transform: CaseChain, settings: Settings, table: LabelTable) -> int:
+    shape = target_shape(grid, settings)
     num_channels, num_groups = settings.dataset.num_channels, transform.num_centre_groups
     return cached_bytes(shape, num_channels, table.num_classes, num_groups)
 
@@ -185,10 +195,6 @@ def _memory_allowance(memory_gb: float | None, taken_bytes: int) -> int:
     free = free_memory() / sharers
     total = (free + taken_bytes) / 2 if memory_gb is None else memory_gb * 2**30 / sharers
     return max(int(total) - taken_bytes, 0)
-
-
-def _gigabytes(count: float) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 0.95 * 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 class _Uncached(Dataset[Item]):
@@ -220,6 +226,7 @@ class DiskCache(Dataset[Item]):
         folder: folder of all entries.
         chain_digest: digest of everything, apart from the files, that determines the output of the chain.
         need_bytes: size of all entries.
+        threads: number of cases that are prepared at the same time. None: one per core.
     """
 
     def __init__(
@@ -229,12 +236,14 @@ class DiskCache(Dataset[Item]):
         folder: Path,
         chain_digest: str,
         need_bytes: int,
+        *,
+        threads: int | None = None,
     ) -> None:
         self.data, self.chain = data, chain
         with _writing(folder, need_bytes):
             folder.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(folder)
-        with ThreadPoolExecutor(reading_threads()) as pool:
+        with ThreadPoolExecutor(threads or reading_threads()) as pool:
             keys = pool.map(lambda item: _content_key(item, chain_digest), data)
             self._entries = [folder / key for key in keys]
             whole = pool.map(_is_whole, self._entries)
@@ -327,6 +336,6 @@ def _writing(folder: Path, need_bytes: int) -> Iterator[None]:
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         raise StorageError(
             f"{folder}: the cache cannot be written ({error.strerror or error}): needs "
-            f"{_gigabytes(need_bytes)}, {_gigabytes(shutil.disk_usage(existing).free)} are free; free some space, or "
+            f"{gigabytes(need_bytes)}, {gigabytes(shutil.disk_usage(existing).free)} are free; free some space, or "
             "set dataset.cache.where to memory or none"
         ) from error

@@ -40,6 +40,7 @@ from monaiseg.training.loaders import (
     build_training_loader,
     worker_fault,
 )
+from monaiseg.training.needs import check_needs
 from monaiseg.training.recipe import Recipe
 from monaiseg.training.resume import first_state
 from monaiseg.training.run_folder import RunFolder
@@ -109,7 +110,7 @@ def train(
         CheckpointError: there is nothing to resume, or the checkpoint does not fit.
         BusyError: another process trains in this folder.
         StorageError: the disk is full, read-only or failing; earlier commits are kept.
-        OutOfMemoryError: a step needs more memory than is available.
+        OutOfMemoryError: a case or a step needs more memory than is available.
         NumericsError: the loss is no longer a finite number.
     """
     begun = time.monotonic()
@@ -160,6 +161,7 @@ def build_training(
 ) -> tuple[SupervisedTrainer, RunState]:
     """MONAI's trainer for a recipe, with all its handlers, and the state that it starts from; see `first_state`."""
     settings, table, device = recipe.settings, recipe.table, recipe.device
+    check_needs(recipe)
     network = initial_network(settings, table, recipe.spacing).to(device)
     optimizer = build_optimizer(network, settings.tsk_set.optim)
     cache = recipe.task.folder / CACHE_FOLDER

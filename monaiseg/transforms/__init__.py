@@ -17,12 +17,21 @@ from monaiseg.transforms.inverse import (
 )
 from monaiseg.transforms.items import Item, case_item, case_name
 from monaiseg.transforms.load import ReadReferenced
+from monaiseg.transforms.memory import (
+    CERTAIN,
+    PREPARING_BYTES,
+    RESAMPLING_BYTES,
+    preparing_bytes,
+)
 from monaiseg.transforms.network_grid import resize_note, sampled_spacing, target_shape
 from monaiseg.transforms.reader import CheckedReader
 from monaiseg.transforms.words import in_words
 
 __all__ = [
+    "CERTAIN",
     "MAX_CENTRES",
+    "PREPARING_BYTES",
+    "RESAMPLING_BYTES",
     "CaseChain",
     "CheckedReader",
     "Item",
@@ -37,6 +46,7 @@ __all__ = [
     "inference_chain",
     "load_chain",
     "nearest_on_file_grid",
+    "preparing_bytes",
     "resize_note",
     "sampled_spacing",
     "target_shape",

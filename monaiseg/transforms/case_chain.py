@@ -13,9 +13,11 @@ from monai.transforms.transform import Randomizable
 from monai.utils.misc import MAX_SEED
 from typing_extensions import Self, override
 
-from monaiseg.errors import own_error
+from monaiseg.errors import naming_lack_of_memory, own_error
 from monaiseg.transforms.crop import FindCentresd
 from monaiseg.transforms.items import case_name
+
+MORE_MEMORY = "close other programs, crop the scan, or use a computer with more memory"
 
 
 class CaseChain(Compose):
@@ -42,12 +44,14 @@ class CaseChain(Compose):
 
     @override
     def __call__(self, data: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]  # as Compose's own
-        try:
-            found = super().__call__(data, *args, **kwargs)
-        except Exception as error:
-            if (cause := own_error(error)) is None:
-                raise
-            raise type(cause)(f"case {case_name(data)!r}: {cause}") from error
+        what = f"case {case_name(data)!r}"
+        with naming_lack_of_memory(what, MORE_MEMORY):
+            try:
+                found = super().__call__(data, *args, **kwargs)
+            except Exception as error:
+                if (cause := own_error(error)) is None:
+                    raise
+                raise type(cause)(f"{what}: {cause}") from error
         if self._on_case is not None:
             self._on_case()
         return found

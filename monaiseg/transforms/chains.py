@@ -65,16 +65,24 @@ CHAIN_VERSION = 1
 """Increase this when `cached_chain` gives other values for the same files and settings: caches are then rebuilt."""
 
 
-def load_chain(settings: Settings, table: LabelTable | None = None) -> list[Transform]:
+def load_chain(
+    settings: Settings, table: LabelTable | None = None, *, orientation: str | None = None
+) -> list[Transform]:
     """Transforms from files to the network grid: the image and, with a label table, the label map as class indices.
 
-    Both are MetaTensors, which record their affine and the operations to invert.
+    Both are MetaTensors, which record their affine and the operations to invert. `orientation` as in `CheckedReader`.
     """
     dataset = settings.dataset
     count = 1 if table is None else 2
     keys = ("image", "label")[:count]
     chain: list[Transform] = [
-        LoadImaged("image", CheckedReader, num_channels=dataset.num_channels, expanduser=False)
+        LoadImaged(
+            "image",
+            CheckedReader,
+            num_channels=dataset.num_channels,
+            orientation=orientation,
+            expanduser=False,
+        )
     ]
     if table is not None:
         # Keep the file's data type until values become class indices: float32 cannot represent every integer.
@@ -121,12 +129,15 @@ def cached_chain(settings: Settings, table: LabelTable, *, for_training: bool) -
     return cached
 
 
-def inference_chain(settings: Settings, *, profiled: bool = False) -> CaseChain:
+def inference_chain(
+    settings: Settings, *, profiled: bool = False, orientation: str | None = None
+) -> CaseChain:
     """The load chain for images without label maps; `to_file_grid` inverts it.
 
-    `profiled` adds `profiles` to the item: a `ChannelProfile` of each channel as it is in the file.
+    `profiled` adds `profiles` to the item: a `ChannelProfile` of each channel as it is in the file. `orientation` as in
+    `CheckedReader`.
     """
-    load, channel_first, *rest = load_chain(settings)
+    load, channel_first, *rest = load_chain(settings, orientation=orientation)
     return CaseChain([load, channel_first, *([ProfileChannels()] if profiled else []), *rest])
 
 

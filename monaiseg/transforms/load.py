@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import nibabel as nib
-import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.transform import Transform
@@ -16,6 +14,8 @@ from monaiseg.data import (
     ChannelProfile,
     Grid,
     LabelTable,
+    Placement,
+    check_placed,
     check_same_grid,
     read_header,
     read_label_map,
@@ -53,13 +53,13 @@ class ProfileChannels(Transform):
 
 
 class OnImageGridd(Transform):
-    """Reorients a label map to the axes of its image and gives it the image's affine.
+    """Lays a label map onto the grid of its image (`monaiseg.data.Placement`) and gives it the image's affine.
 
     The headers of image and label map can differ in the last digits: resampled with its own affine, a label map could
     be one voxel larger.
 
     Raises:
-        DataError: the label map does not cover the same voxels as the image.
+        DataError: the label map has voxels that the image has not.
     """
 
     @override
@@ -68,11 +68,11 @@ class OnImageGridd(Transform):
         grid, own = (Grid.of(each.shape[1:], each.affine) for each in (image, label))
         values = label.as_tensor()
         if own.difference(grid) is not None:
-            if (turn := own.turn_onto(grid)) is None:
-                names = (each.meta["filename_or_obj"] for each in (label, image))
-                check_same_grid("label map {} and image {}".format(*names), own, grid)
-            turned = nib.orientations.apply_orientation(values[0].numpy(), turn)
-            values = torch.from_numpy(np.ascontiguousarray(turned))[None]
+            names = (each.meta["filename_or_obj"] for each in (label, image))
+            check_placed("label map {} and image {}".format(*names), own, grid)
+            placement = Placement.of(own, grid)
+            assert placement is not None
+            values = torch.from_numpy(placement.apply(values[0].numpy()))[None]
         return {**data, "label": MetaTensor(values, meta=image.meta)}
 
 

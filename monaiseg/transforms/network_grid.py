@@ -8,7 +8,7 @@ from monaiseg.settings import Settings
 
 def target_shape(grid: Grid, settings: Settings) -> Shape:
     """Shape on the network grid, along X, Y, Z, of an image whose file has `grid`."""
-    return padded_up(_sampled_shape(grid, settings), settings.patch_shape)
+    return padded_up(sampled_shape(grid, settings), settings.patch_shape)
 
 
 def sampled_spacing(grid: Grid, settings: Settings) -> Spacing:
@@ -16,12 +16,12 @@ def sampled_spacing(grid: Grid, settings: Settings) -> Spacing:
     shape, spacing = grid.along_ras
     if settings.image_shape is None:
         return settings.spacing_mm or spacing
-    sampled = _sampled_shape(grid, settings)
+    sampled = sampled_shape(grid, settings)
     x, y, z = (n * size / m for n, size, m in zip(shape, spacing, sampled, strict=True))
     return x, y, z
 
 
-def _sampled_shape(grid: Grid, settings: Settings) -> Shape:
+def sampled_shape(grid: Grid, settings: Settings) -> Shape:
     """Shape of an image after resampling and resizing, before padding."""
     if settings.image_shape is not None:
         return padded_shape(settings.image_shape, MULTIPLE)

@@ -29,10 +29,17 @@ class CheckedReader(ImageReader):
     Args:
         num_channels: channels that an image must have, one per file or those of 4-D files; None for any number.
         labels: read label maps, which are integers with one channel.
+        orientation: axis directions, such as RAS, of images whose headers do not give any; None refuses these.
     """
 
-    def __init__(self, num_channels: int | None = None, *, labels: bool = False) -> None:
-        self.num_channels, self.labels = num_channels, labels
+    def __init__(
+        self,
+        num_channels: int | None = None,
+        *,
+        labels: bool = False,
+        orientation: str | None = None,
+    ) -> None:
+        self.num_channels, self.labels, self.orientation = num_channels, labels, orientation
 
     @override
     def verify_suffix(self, filename: Paths) -> bool:
@@ -53,7 +60,7 @@ class CheckedReader(ImageReader):
         if self.labels:
             voxels, header = read_label_map(img[0])
             return voxels, _metadata(header.grid, has_channels=False)
-        volumes, grid = _on_one_grid(img)
+        volumes, grid = _on_one_grid(img, self.orientation)
         channels = [
             plane.astype(np.float32)  # small integer types would overflow later
             for voxels in volumes
@@ -69,11 +76,11 @@ class CheckedReader(ImageReader):
         return np.stack(channels), _metadata(grid, has_channels=True)
 
 
-def _on_one_grid(paths: Sequence[str]) -> tuple[list[NDArray[Any]], Grid]:
+def _on_one_grid(paths: Sequence[str], orientation: str | None) -> tuple[list[NDArray[Any]], Grid]:
     volumes: list[NDArray[Any]] = []
     grids: list[Grid] = []
     for path in paths:
-        voxels, header = read_volume(path)
+        voxels, header = read_volume(path, orientation=orientation)
         volumes.append(voxels)
         grids.append(header.grid)
         check_same_grid(f"channels {paths[0]} and {path}", grids[0], header.grid)

@@ -9,6 +9,7 @@ import pytest
 
 from drawings import SHAPE, write_case
 from monaiseg.data.cases import Case, find_cases
+from monaiseg.data.descriptions import names_in
 from monaiseg.data.volumes import read_label_map
 from monaiseg.errors import DataError
 from monaiseg.preparation import prepare
@@ -96,7 +97,7 @@ def test_a_listed_file_that_is_not_there_is_named(raw, tmp_path):
     ]
     describe(raw, training=items)
 
-    with pytest.raises(DataError, match=r"(?s)label map .*a_9.nii.gz: is not there.*imagesTr/a_9"):
+    with pytest.raises(DataError, match=r"(?s)imagesTr/a_9.*label map .*a_9.nii.gz: is not there"):
         prepare(raw, tmp_path / "out", "a")
 
 
@@ -174,3 +175,47 @@ def test_a_listed_name_that_is_too_long_for_any_file_is_one_that_is_not_there(tm
     (case,) = find_cases(tmp_path).cases
 
     assert case.images[0].name == f"{name}.nii.gz"
+
+
+def test_values_that_only_regions_name_are_known(raw, tmp_path):
+    """BraTS in nnU-Net's format: whole tumour, tumour core, enhancing tumour."""
+    labels = {"background": 0, "whole": [1, 2, 7], "core": [2, 7], "enhancing": 7}
+    describe(raw, labels=labels, regions_class_order=[1, 2, 7])
+
+    task = prepare(raw, tmp_path / "out", "t")
+
+    assert {label.value: label.name for label in task.table.foreground} == {
+        1: "label 1",
+        2: "label 2",
+        7: "enhancing",
+    }
+    assert any("'whole', 'core' are regions of several labels" in note for note in task.notes)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (
+            {"background": 0, "left": 1, "right": 1},
+            "label value 1 has the names 'left' and 'right'",
+        ),
+        ({"0": "background", "1": "left", "01": "right"}, "1 has the names 'left' and 'right'"),
+        ({"background": 0, "left": 1.5}, "1.5 is no label value"),
+    ],
+)
+def test_names_that_contradict_one_another_are_refused(raw, tmp_path, labels, words):
+    """Otherwise the last one would win, without a word."""
+    describe(raw, labels=labels)
+
+    with pytest.raises(DataError, match=words):
+        prepare(raw, tmp_path / "out", "t")
+
+
+@pytest.mark.parametrize("labels", [{"0": "background", "1": "a"}, {"background": "0", "a": "1"}])
+def test_numbers_may_be_text_on_either_side(labels):
+    assert names_in(labels) == ({0: "background", 1: "a"}, [])
+
+
+def test_a_name_that_is_a_number_is_one_where_both_sides_are_numbers():
+    """Brodmann areas are numbered; the key is the label value, as in the Decathlon."""
+    assert names_in({"1": "17", "2": "18"}) == ({1: "17", 2: "18"}, [])

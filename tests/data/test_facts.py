@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from drawings import GRID, LABEL, SHAPE, write_case
+from monaiseg.data import facts
 from monaiseg.data.cases import Case, find_cases
 from monaiseg.data.facts import (
     check_duplicates,
@@ -121,3 +122,30 @@ def test_the_real_cases_are_found_and_examined(hippocampus):
     assert {v for fact in facts.values() for v in fact.label_voxels} == {0, 1, 2}
     assert {fact.orientation for fact in facts.values()} == {"RAS"}
     assert read_header(found.cases[0].images[0]).grid.shape == facts[found.cases[0].id].shape
+
+
+def test_memory_that_runs_out_while_a_case_is_examined_names_it(cases, monkeypatch):
+    plain = facts._examined
+
+    def starved(case, *rest):
+        if case.id == "S1":
+            raise MemoryError
+        return plain(case, *rest)
+
+    monkeypatch.setattr(facts, "_examined", starved)
+
+    with pytest.raises(
+        DataError, match=r"1 of 3 cases(?s:.*)case 'S1': memory ran out .* are free"
+    ):
+        examine_cases(cases(3))
+
+
+def test_fewer_cases_are_examined_at_once_where_memory_is_short(cases, monkeypatch):
+    """A scan of 60 voxels takes about 960 bytes; half of the free memory may be used."""
+    monkeypatch.setattr(facts, "reading_threads", lambda most: most)
+    found = []
+    for free in (100, 2 * 960 * 3, 1 << 30):
+        monkeypatch.setattr(facts, "free_memory", lambda free=free: free)
+        found.append(facts._examining_threads(cases(3)))
+
+    assert found == [1, 3, 8]

@@ -115,7 +115,7 @@ def test_a_mirrored_label_map_is_examined_with_a_note(tmp_path):
 
     assert found.intensity == plain.intensity
     assert [note for _, note in found.notes] == [
-        "its orientation is LPS and that of its image RAS, with the same voxels; it is read in the orientation of the image"
+        "its orientation is LPS and that of its image RAS; it is read in the orientation of the image"
     ]
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monaiseg.errors import SettingsError
+from monaiseg.errors import DataError, MonaisegWarning, SettingsError
 from monaiseg.networks.topology import plan_topology
 from monaiseg.planning.fingerprint import Fingerprint, Scan
 from monaiseg.planning.limits import Limits
-from monaiseg.planning.planner import Plan, plan_settings
+from monaiseg.planning.planner import Plan, check_spacings, plan_settings
 from monaiseg.settings.augmentation import AugmentationSettings, RotationSettings
 from monaiseg.settings.planning import PlanningSettings
 from plans import GIB, RULES, even, machine, on_gpu, planned
@@ -207,3 +207,44 @@ def test_no_power_cut_takes_more_than_some_minutes(minutes, period, steps):
 
     assert tsk.checkpoint_period == period
     assert (tsk.checkpoint_steps is not None) == steps
+
+
+def test_a_case_that_memory_does_not_hold_is_named_with_its_need():
+    """No smaller network helps: one scan of 1600 x 1600 x 1600 voxels takes the memory while it is prepared."""
+    usual = Scan((60, 60, 60), (1.0, 1.0, 1.0), "S01")
+    large = Scan((800, 800, 800), (2.0, 2.0, 2.0), "S07")
+    scans = Fingerprint((usual,) * 9 + (large,), (), 1, 3)
+
+    with pytest.raises(
+        SettingsError, match=r"^--memory: 8 GiB are too little to prepare .*'S07'"
+    ) as raised:
+        plan_settings(scans, Limits(60, 2, 8), machine(scans), RULES)
+
+    said = str(raised.value)
+    assert "(800 x 800 x 800 voxels, 1600 x 1600 x 1600 at the network's voxel size)" in said
+    assert "crop it or leave it out, or give at least" in said
+
+
+def test_a_small_network_that_does_not_fit_is_not_laid_on_a_case():
+    scans = even((60, 60, 60), classes=300)
+
+    with pytest.raises(SettingsError, match="the smallest network and patch"):
+        plan_settings(scans, Limits(60, 2, 0.5), machine(scans), RULES)
+
+
+def test_a_voxel_size_in_a_wrong_unit_is_refused_by_the_plan():
+    """A scan in centimetres among scans in millimetres would be resampled to a thousand times its voxels."""
+    usual = Scan((60, 60, 60), (1.0, 1.0, 1.0), "S01")
+    scans = Fingerprint((usual,) * 4 + (Scan((60, 60, 60), (0.001,) * 3, "S05"),), (), 1, 3)
+
+    with pytest.raises(DataError, match=r"case 'S05': .*is its voxel size in metres") as raised:
+        check_spacings(scans)
+    assert "S01" not in str(raised.value)
+
+
+def test_a_doubtful_voxel_size_is_said_by_the_plan():
+    usual = Scan((60, 60, 60), (1.0, 1.0, 1.0), "S01")
+    scans = Fingerprint((usual,) * 4 + (Scan((60, 60, 15), (1.0, 1.0, 4.0), "S05"),), (), 1, 3)
+
+    with pytest.warns(MonaisegWarning, match="case 'S05': has voxels of 1 x 1 x 4 mm"):
+        check_spacings(scans)

@@ -73,3 +73,25 @@ def test_the_step_of_more_classes_than_a_byte_holds_is_measured():
 
     assert measured["num_classes"] == 300
     assert measured["step_seconds"] > 0
+
+
+def test_a_measuring_process_that_the_system_kills_is_said(monkeypatch, tmp_path):
+    killed = tmp_path / "killed"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr("monaiseg.planning.probes.sys.executable", str(killed))
+
+    with pytest.raises(SettingsError, match="the system killed .* memory runs out"):
+        run_probes([], (Settings(), (16, 16, 16), 2), (1.0, 1.0, 1.0), cores=1, device="cpu")
+
+
+def test_where_not_even_the_smallest_step_fits_it_is_said_with_its_size(monkeypatch):
+    data = machine(even((60, 60, 60))).data
+    monkeypatch.setattr(
+        measuring, "run_probes", lambda steps, *_, **__: ([None] * len(steps), data)
+    )
+
+    with pytest.raises(
+        SettingsError, match=r"a step with 4 patches .* and 16 channels, the smallest"
+    ):
+        measuring.measure(even((60, 60, 60)), Limits(60, 2, 8), RULES)

@@ -222,7 +222,7 @@ def test_a_scan_that_memory_does_not_hold_is_named_and_the_others_are_predicted(
     monkeypatch.setattr("monaiseg.prediction.cohort.free_memory", lambda: limit)
 
     made = []
-    with pytest.raises(DataError, match=r"case\S*: needs about .* GiB of memory") as raised:
+    with pytest.raises(DataError, match=r"case\S*: needs about .* of memory") as raised:
         made.extend(predict_files(predictor, [[large], [small]], tmp_path / "out"))
 
     assert "small" not in str(raised.value)
@@ -255,3 +255,44 @@ def test_volumes_are_those_of_the_counted_voxels(predictor, phantom, tmp_path):
         _, value, _, voxels, volume = row.split(",")
         assert int(voxels) == (values == int(value)).sum()
         assert float(volume) == pytest.approx(int(voxels) * header.grid.voxel_volume_mm3 / 1000)
+
+
+def without_orientation(scan: Path, target: Path) -> Path:
+    """A copy of a scan whose header says nothing of orientation, as some converters write it."""
+    image = nib.load(scan)
+    bare = nib.Nifti1Image(np.asanyarray(image.dataobj), None)
+    bare.header.set_zooms(image.header.get_zooms())
+    bare.header["sform_code"] = bare.header["qform_code"] = 0
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(bare.to_bytes())
+    return target
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "LPI", "PSR"])
+def test_scans_that_say_nothing_of_orientation_are_labelled_as_if_they_did(
+    trained, phantom, tmp_path, orientation
+):
+    said = phantom(orientation=orientation).image
+    unsaid = without_orientation(said, tmp_path / "in" / "scan.nii")
+    told = Predictor(trained.run_folder, device="cpu", assume_orientation=orientation.lower())
+
+    said_of_it: list[str] = []
+    (made,) = predict_files(told, [[unsaid]], tmp_path / "out", say=said_of_it.append)
+
+    assert said_of_it == [f"{unsaid}: has no orientation; it is taken to be {orientation}"]
+    header, expected = nib.load(made.output).header, nib.load(unsaid).header
+    assert np.array_equal(np.asanyarray(nib.load(made.output).dataobj), told.predict(said))
+    for field in ("sform_code", "qform_code", "srow_x", "qoffset_x", "xyzt_units"):
+        assert np.array_equal(header[field], expected[field]), field
+    assert np.array_equal(header["pixdim"][:4], expected["pixdim"][:4])
+
+
+def test_scans_that_say_nothing_of_orientation_are_refused_with_the_option(
+    predictor, trained, phantom, tmp_path
+):
+    unsaid = without_orientation(phantom().image, tmp_path / "scan.nii")
+
+    with pytest.raises(DataError, match="`predict --assume-orientation`"):
+        list(predict_files(predictor, [[unsaid]], tmp_path / "out"))
+    with pytest.raises(SettingsError, match="'RAT' is not an orientation"):
+        Predictor(trained.run_folder, device="cpu", assume_orientation="RAT")
