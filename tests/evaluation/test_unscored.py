@@ -106,7 +106,7 @@ def test_references_that_share_no_label_with_the_network_are_refused(tmp_path):
 
     assert done.exit_code == 2
     assert "have labels 5, 6 and none of the labels to score, 1, 2" in done.output
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out" / "summary.json").exists()
 
 
 def test_a_model_is_not_scored_on_data_with_none_of_its_labels(trained, phantom, tmp_path):
