@@ -49,7 +49,7 @@ def rows_of(text: str, what: str) -> tuple[Sequence[str], list[dict[str, Any]]]:
         raise DataError(f"cannot be read as {what} ({error}); save it as CSV") from error
     columns = table.fieldnames or ()
     for number, row in enumerate(rows, start=2):
-        more = [cell for cell in row.pop(None, ()) if cell.strip()]  # type: ignore[call-overload]
+        more = [cell for cell in row.pop(None, ()) if cell.strip()]
         if more:
             raise DataError(
                 f"row {number} has more cells than the {len(columns)} columns (such as {more[-1]!r}); put text with a "

@@ -259,7 +259,8 @@ def evaluate_label_maps(
     scores, resumed = _scored(work, unfinished, on_case)
     if all(score.status == "absent" for case in scores for score in case.structures):
         raise DataError(
-            f"none of the labels {table.values[1:6]} occurs in any of the label maps; give the label table of these label maps"
+            f"none of the labels {', '.join(map(str, table.values[1:11]))} occurs in any of the label maps; give the label table "
+            "of these label maps"
         )
     _check_in_common(scores, table)
     return Evaluation(scores, table, model, split, "", tolerance_mm, resumed)
