@@ -164,13 +164,15 @@ class InputRange:
         if any(is_constant(channel) for channel in channels):
             found.append("holds one value only")
         elif self.channels and len(channels) == len(self.channels):
-            found += self._looks(channels, may_be_turned=not is_other_part)
+            found += self._looks(channels, is_comparable=not is_other_part)
         return found
 
-    def _looks(self, channels: Sequence[ChannelProfile], *, may_be_turned: bool) -> list[str]:
+    def _looks(self, channels: Sequence[ChannelProfile], *, is_comparable: bool) -> list[str]:
+        """What the channels look like; without their pictures, if these show another part of the body."""
         looks = list(map(_look, channels, self.channels))
-        has_its_shades = not {_EMPTY, _SHADES} & set(looks)  # turning a scan changes neither
-        if may_be_turned and has_its_shades and (axes := self._turned(channels)):
+        if not is_comparable:
+            looks = [look if look in (_EMPTY, _SHADES) else None for look in looks]
+        elif not {_EMPTY, _SHADES} & set(looks) and (axes := self._turned(channels)):
             return [
                 f"looks turned, maybe by a wrong affine: flipped along {axes}, it is like the training scans"
             ]

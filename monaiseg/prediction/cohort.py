@@ -241,7 +241,8 @@ class _Cohort:
         with self._naming_lack_of_memory(job):
             scan = self.predictor.read(job.case.images)
         if scan.outside and self.strict:
-            raise DataError(f"{outside_note(scan.files, scan.outside)}, without --strict")
+            advice = "correct it, or label it without --strict"
+            raise DataError(outside_note(scan.files, scan.outside, advice))
         return scan
 
     def write(self, job: Job, scan: Scan, found: Inference) -> PredictedFile:

@@ -291,12 +291,12 @@ def voxel_counts(label_map: NDArray[Any]) -> dict[int, int]:
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 
-def outside_note(files: Sequence[Path], outside: Sequence[str]) -> str:
+def outside_note(
+    files: Sequence[Path], outside: Sequence[str], advice: str = "look at what it labels"
+) -> str:
     """One line about a scan that lies far outside of what the training saw."""
     names = ", ".join(map(str, files))
-    return (
-        f"{names}: far outside of the training data: {'; '.join(outside)}; look at what it labels"
-    )
+    return f"{names}: far outside of the training data: {'; '.join(outside)}; {advice}"
 
 
 def prediction_bytes(settings: Settings, grid: Grid) -> int:
