@@ -19,7 +19,7 @@ from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetOutBlock, ge
 from torch import Tensor, nn
 
 from monaiseg.networks.losses import build_loss
-from monaiseg.networks.residual_unet import ResidualUNet, build_network, folded, unfolded
+from monaiseg.networks.residual_unet import ResidualUNet, folded, unfolded
 from monaiseg.networks.topology import plan_topology
 from monaiseg.settings.loss import LossSettings
 from monaiseg.settings.network import NetworkSettings
@@ -45,7 +45,7 @@ def of(variant: str, channels: int, norm: str = "group", **more: object) -> Resi
     settings = NetworkSettings(
         variant=variant, channels=channels, norm=norm, deep_supervision_heads=0, **more
     )
-    return build_network(settings, plan_topology(settings, SHAPE, (1.0, 1.0, 1.0)), 1, CLASSES)
+    return ResidualUNet(settings, plan_topology(settings, SHAPE, (1.0, 1.0, 1.0)), 1, CLASSES)
 
 
 class FullResolutionHead(nn.Module):

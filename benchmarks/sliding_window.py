@@ -25,7 +25,7 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
 from monaiseg.networks import sliding_window_class_map
-from monaiseg.networks.residual_unet import build_network
+from monaiseg.networks.residual_unet import ResidualUNet
 from monaiseg.networks.sliding_window import window_weights
 from monaiseg.networks.topology import plan_topology
 from monaiseg.settings import NetworkSettings
@@ -66,7 +66,7 @@ def network_of(options: argparse.Namespace, num_classes: int) -> nn.Module:
     torch.manual_seed(0)
     settings = NetworkSettings(variant=options.variant, channels=options.channels)
     topology = plan_topology(settings, (options.patch,) * 3, (1.0, 1.0, 1.0))
-    return build_network(settings, topology, 1, num_classes).eval()
+    return ResidualUNet(settings, topology, 1, num_classes).eval()
 
 
 @torch.inference_mode()

@@ -35,6 +35,11 @@ def usable_cores() -> int:
     return min([cores, *_core_limits()])
 
 
+def all_cores() -> int:
+    """Number of cores of the computer, whoever may use them."""
+    return psutil.cpu_count() or 1
+
+
 def reading_threads(most: int = MOST_READERS) -> int:
     """Number of threads that read and prepare cases in parallel: one per usable core, at most `most`."""
     return min(usable_cores(), most)
@@ -158,3 +163,11 @@ def free_shared_memory() -> int | None:
         return shutil.disk_usage(SHARED_MEMORY).free
     except OSError:
         return None
+
+
+def busy_seconds() -> float:
+    """Seconds that all programs together have computed since the computer started, summed over its cores."""
+    times = psutil.cpu_times()
+    return float(
+        sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
+    )

@@ -247,6 +247,7 @@ def _examined(found: FoundCases, plan: _Plan, on_progress: Progress | None) -> D
             *label_notes(splits, facts, table),
             *file_notes(facts),
         ),
+        persons={name: person for name, person in together.items() if person != name},
     )
 
 

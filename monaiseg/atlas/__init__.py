@@ -4,7 +4,14 @@ from monaiseg.atlas.atlas import Atlas, atlas_of
 from monaiseg.atlas.building import LabelledScan, TrainedAtlas, train_atlas
 from monaiseg.atlas.frame import Frame
 from monaiseg.atlas.lattice import Lattice
-from monaiseg.atlas.likelihood import AtlasEvidence, Likelihood, measure_atlas, vote_dice
+from monaiseg.atlas.likelihood import (
+    AtlasEvidence,
+    Likelihood,
+    explained_share,
+    measure_atlas,
+    vote_dice,
+)
+from monaiseg.atlas.random_atlas import random_atlas
 from monaiseg.atlas.scans import Scan, scan_of
 from monaiseg.atlas.template import Template
 
@@ -19,7 +26,9 @@ __all__ = [
     "Template",
     "TrainedAtlas",
     "atlas_of",
+    "explained_share",
     "measure_atlas",
+    "random_atlas",
     "scan_of",
     "train_atlas",
     "vote_dice",

@@ -21,6 +21,7 @@ from torch import Tensor
 from monaiseg.atlas.lattice import Lattice
 from monaiseg.atlas.votes import Votes
 from monaiseg.data import index_dtype
+from monaiseg.errors import DataError
 
 MOST_CLASSES = 12
 """Largest number of classes that a cell keeps; with 145 brain structures these hold all but one in a million votes."""
@@ -110,6 +111,20 @@ class Atlas:
         rows = self._rows(positions.flatten(1).T)
         return self.classes[self._starts[rows]].view(positions.shape[1:])
 
+    def check(self) -> None:
+        """Raise DataError if the tensors do not belong together, as in a damaged or forged file."""
+        self.lattice.check()
+        rows, entries = self.lattice.num_cells + 1, int(self.counts.long().sum())
+        fits = (
+            len(self.counts) == rows
+            and int(self.counts[-1]) > 0
+            and len(self.classes) == len(self.logs) == entries
+            and 0 <= int(self.classes.min()) <= int(self.classes.max()) < self.num_classes
+            and bool(self.logs.isfinite().all())
+        )
+        if not fits:
+            raise DataError("its atlas is damaged: cells, classes and probabilities do not match")
+
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that `from_tensors` needs, for a checkpoint."""
         return {
@@ -154,7 +169,10 @@ def _most(
     """The entries that a row keeps, largest first; ties are in order of class."""
     large = counts >= LEAST_SHARE * np.bincount(rows, counts)[rows]
     rows, classes, counts = rows[large], classes[large], counts[large]
-    order = np.lexsort((classes, -counts, rows))
+    most = (
+        int(counts.max(initial=0)) + 1
+    )  # rows, and the classes of each, are in ascending order already
+    order = np.argsort(rows * most + (most - 1 - counts), kind="stable")
     rows = rows[order]
     firsts = np.flatnonzero(np.diff(rows, prepend=-1))
     rank = np.arange(len(rows)) - np.repeat(firsts, np.diff(firsts, append=len(rows)))

@@ -16,7 +16,8 @@ from monaiseg.atlas.atlas import Atlas, atlas_of
 from monaiseg.atlas.frame import Frame
 from monaiseg.atlas.lattice import Lattice
 from monaiseg.atlas.mean_image import block_size, train_template, typical_deviation
-from monaiseg.atlas.scans import extent_of, foreground_of, scan_of
+from monaiseg.atlas.parallel import mapped
+from monaiseg.atlas.scans import Scan, extent_of, foreground_of, scan_of
 from monaiseg.atlas.template import Template
 from monaiseg.atlas.votes import Votes, added, count_votes, mirrored, smoothed, taken_back
 from monaiseg.data import Spacing
@@ -56,6 +57,10 @@ class TrainedAtlas:
         """The atlas for new scans."""
         return atlas_of(self.total)
 
+    def atlases_without(self, persons: Sequence[str]) -> dict[str, Atlas]:
+        """`atlas_without` of several persons."""
+        return dict(zip(persons, mapped(self.atlas_without, persons), strict=True))
+
     def atlas_without(self, person: str) -> Atlas:
         """The atlas for the training cases of a person, from the votes of all others.
 
@@ -87,12 +92,21 @@ def train_atlas(
     """
     symmetric = partner_classes is not None
     deviation = _typical_size(cases)
-    scans = [scan_of(case.image, case.spacing, block_size(deviation)) for case in cases]
+    size = block_size(deviation)
+
+    def scan(index: int) -> Scan:
+        case = cases[index]
+        return scan_of(case.image, case.spacing, size)
+
+    scans = mapped(scan, range(len(cases)))
     trained = train_template(scans, persons, deviation, symmetric=symmetric)
     lattice = _finer(trained.template.lattice, [case.geometry.spacing for case in scans])
     by_person: dict[str, list[Votes]] = {person: [] for person in persons}
-    for index, frame in enumerate(trained.frames):
-        votes = _votes(cases[index], frame, lattice, num_classes)
+
+    def votes_of(index: int) -> Votes:
+        return _votes(cases[index], trained.frames[index], lattice, num_classes)
+
+    for index, votes in enumerate(mapped(votes_of, range(len(cases)))):
         by_person[persons[index]] += [votes]
         if partner_classes is not None:
             by_person[persons[index]] += [mirrored(votes, partner_classes)]
@@ -118,5 +132,14 @@ def _finer(lattice: Lattice, spacings: Sequence[Spacing]) -> Lattice:
 
 
 def _votes(case: LabelledScan, frame: Frame, lattice: Lattice, num_classes: int) -> Votes:
-    cells = lattice.cells(frame.positions().flatten(1).T)
+    X, Y, Z = case.classes.shape
+    x, y, z = (
+        max(int(cell / voxel + 0.1), 1)
+        for cell, voxel in zip(lattice.cell_mm, case.spacing, strict=True)
+    )  # voxels of a block vote in the cell of its centre, which takes a third of the time
+    blocks = frame.positions((x, y, z))
+    cells = lattice.cells(blocks.flatten(1).T).view(blocks.shape[1:])
+    for axis, step in enumerate((x, y, z)):
+        cells = cells.repeat_interleave(step, axis)
+    cells = cells[:X, :Y, :Z].flatten()
     return count_votes(case.classes.flatten().numpy(), cells.numpy(), lattice, num_classes)

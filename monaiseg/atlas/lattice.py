@@ -7,13 +7,19 @@ into cells.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from monaiseg.data import Shape, Spacing
+from monaiseg.errors import DataError
+
+MOST_CELLS = 1 << 26
+"""Largest number of cells: 400 along each axis."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,14 @@ class Lattice:
             for half, cell in zip(half_extent_mm, cell_mm, strict=True)
         )
         return cls((x, y, z), cell_mm)
+
+    def check(self) -> None:
+        """Raise DataError if it has no cells, too many, or cells without a size, as in a damaged or forged file."""
+        sizes = all(0 < mm < math.inf for mm in self.cell_mm)
+        if min(self.shape) < 1 or self.num_cells > MOST_CELLS or not sizes:
+            raise DataError(
+                f"its atlas is damaged: {self.shape} cells of {self.cell_mm} mm, where 1 to {MOST_CELLS} cells are possible"
+            )
 
     @property
     def num_cells(self) -> int:
@@ -81,11 +95,15 @@ class Lattice:
 
     def read(self, table: Tensor, positions: Tensor) -> Tensor:
         """Values (N, C) of a table (cells, C) at positions (N, 3), by trilinear interpolation."""
-        cells, weights = self.corners(positions)
-        values = torch.zeros(len(positions), table.shape[1])
-        for cell, weight in zip(cells, weights, strict=True):
-            values += table.index_select(0, cell) * weight[:, None]
-        return values
+        last = (torch.tensor(self.shape) - 1).clamp(min=1)
+        grid = (2 * self.indices(positions) / last - 1).flip(
+            -1
+        )  # torch's order: last axis first, -1 to 1
+        volume = table.T.reshape(1, -1, *self.shape)
+        read = F.grid_sample(
+            volume, grid.view(1, -1, 1, 1, 3), padding_mode="border", align_corners=True
+        )
+        return read.view(table.shape[1], -1).T.contiguous()
 
     def spread(self, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Sums and weights in each cell after distributing values (N,) to the cells around their positions (N, 3)."""
@@ -103,6 +121,7 @@ def blurred(volume: Tensor, sigma: float) -> Tensor:
     return volume
 
 
+@functools.lru_cache(maxsize=64)
 def _blur_matrix(size: int, sigma: float) -> Tensor:
     """Weights (size, size): row i has the weight of each voxel of a line in the blurred voxel i."""
     reach = max(1, math.ceil(2.5 * sigma))

@@ -16,7 +16,10 @@ from torch import Tensor
 from monaiseg.atlas.atlas import Atlas
 from monaiseg.atlas.building import LabelledScan, TrainedAtlas
 from monaiseg.atlas.frame import Frame
+from monaiseg.atlas.parallel import mapped
 
+FEW_VOXELS = 20_000
+"""Number of foreground voxels of a case that a quick measurement uses."""
 MOST_VOXELS = 100_000
 """Largest number of voxels of a case, and of its foreground, whose likelihood is computed: every n-th is used."""
 
@@ -51,6 +54,22 @@ class AtlasEvidence:
     def mean_dice(self) -> float:
         """Mean over the foreground classes of their means over the cases in which they occur."""
         return float(self.dice.nanmean(0)[1:].nanmean())
+
+
+def explained_share(cases: Sequence[LabelledScan], trained: TrainedAtlas) -> float:
+    """`foreground.explained` of `measure_atlas`, from `FEW_VOXELS` of each case: much quicker."""
+    atlases = trained.atlases_without(list(trained.votes_by_person))
+
+    def of_case(index: int) -> tuple[float, float]:
+        classes, frame = cases[index].classes, trained.frames[index]
+        atlas = atlases[trained.persons[index]]
+        named = ((classes > 0) & (classes < atlas.num_classes)).nonzero()
+        some = named[:: math.ceil(max(len(named), 1) / FEW_VOXELS)]
+        right = classes[tuple(some.T)].long()
+        by_place = atlas.log_likelihood(frame.points(some.float()), right)
+        return float(by_place.mean()), float(atlas.frequencies[right].mean())
+
+    return _likelihood(mapped(of_case, range(len(cases)))).explained
 
 
 def measure_atlas(cases: Sequence[LabelledScan], trained: TrainedAtlas) -> AtlasEvidence:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from monaiseg.atlas.frame import Frame
 from monaiseg.atlas.lattice import Lattice, blurred
+from monaiseg.atlas.parallel import mapped
 from monaiseg.atlas.scans import Extent, Scan
 from monaiseg.atlas.template import Template
 
@@ -20,7 +21,7 @@ MARGIN = 1.05
 """Extent of the template relative to the largest extent of a training scan."""
 AFFINE_ROUNDS = 2
 """Number of rounds that register the scans by affine maps and then recompute the template."""
-DEFORMED_ROUNDS = 2
+DEFORMED_ROUNDS = 1
 """Number of further rounds with affine map and deformation, before each scan is registered without its own image."""
 FILL_BLURS = (0.7, 4.0)
 """Sigmas in cells; the second fills cells that the first leaves empty."""
@@ -65,20 +66,20 @@ def train_template(
     frames = [_start(scan, lattice, deviation) for scan in scans]
     for deforms in [False] * AFFINE_ROUNDS + [True] * DEFORMED_ROUNDS:
         template = _Means(scans, frames, lattice, deviation, symmetric).template(())
-        frames = [
-            template.place(scan) if deforms else template.place_roughly(scan) for scan in scans
-        ]
+        frames = mapped(template.place if deforms else template.place_roughly, scans)
     return _without_own(scans, persons, _Means(scans, frames, lattice, deviation, symmetric))
 
 
 def _without_own(scans: Sequence[Scan], persons: Sequence[str], means: _Means) -> TrainingFrames:
     """Frames of the training scans, computed as for new scans."""
-    placed: dict[int, Frame] = {}
-    for person in dict.fromkeys(persons):
+
+    def placed(person: str) -> dict[int, Frame]:
         own = [i for i, name in enumerate(persons) if name == person]
         template = means.template(own if len(own) < len(scans) else ())
-        placed |= {i: template.place(scans[i]) for i in own}
-    frames = tuple(placed[i] for i in range(len(scans)))
+        return {i: template.place(scans[i]) for i in own}
+
+    by_index = {i: f for part in mapped(placed, dict.fromkeys(persons)) for i, f in part.items()}
+    frames = tuple(by_index[i] for i in range(len(scans)))
     correlations = torch.stack([frame.correlations for frame in frames])
     return TrainingFrames(means.template((), correlations), frames)
 

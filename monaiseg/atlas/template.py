@@ -20,6 +20,7 @@ from monaiseg.atlas.registration import (
 )
 from monaiseg.atlas.scans import Scan, scan_of
 from monaiseg.data import Spacing
+from monaiseg.errors import DataError
 
 STRANGE_DEVIATIONS = 4.0
 """A scan does not fit if Fisher's z of its correlation is this many standard deviations below the training scans."""
@@ -84,6 +85,20 @@ class Template:
         """Whether a scan resembles the training scans in size and correlation."""
         alike = 1 / MOST_SIZE <= frame.size <= MOST_SIZE
         return alike and bool((frame.correlations >= self.least_correlations).all())
+
+    def check(self) -> None:
+        """Raise DataError if the tensors do not belong together, as in a damaged or forged file."""
+        self.lattice.check()
+        numbers = (self.image, self.deviation, self.correlations)
+        fits = (
+            tuple(self.image.shape) == self.lattice.shape
+            and all(bool(tensor.isfinite().all()) for tensor in numbers)
+            and self.deviation.shape == (3,)
+            and bool((self.deviation > 0).all())
+            and self.correlations.shape[1:] == (2,)
+        )
+        if not fits:
+            raise DataError("the template of its atlas is damaged")
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that `from_tensors` needs, for a checkpoint."""

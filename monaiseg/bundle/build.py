@@ -96,7 +96,7 @@ def build_bundle(
 def pack_bundle(
     checkpoint: str | Path, output: str | Path, documents: str | Path | None = None
 ) -> Path:
-    """Pack a trained network into a bundle, with weights and TorchScript in `models`.
+    """Pack a trained network into a bundle, with weights and, for networks without an atlas, TorchScript in `models`.
 
     Using the bundle requires MONAI and monaiseg.
 
@@ -152,7 +152,8 @@ def _fill(checkpoint: Checkpoint, best: Best | None, folder: Path) -> Path:
         eval_metrics=None if best is None else {"validation_mean_dice": round(best.value, 4)},
     )
     write_weights(checkpoint.weights, folder / "models" / WEIGHTS_FILE)
-    export_torchscript(folder, settings, checkpoint.spacing)
+    if not settings.tsk_set.network.atlas:  # a trace would fix the number of classes at a place
+        export_torchscript(folder, settings, checkpoint.spacing)
     return folder
 
 

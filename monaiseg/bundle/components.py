@@ -63,6 +63,7 @@ from monaiseg.training import (
     limited,
     load_checkpoint,
     opened,
+    placed,
     prepare_items,
     train_handlers,
     validated,
@@ -226,11 +227,24 @@ def training_dataset(
     labels: LabelTable,
     task: DataTask,
     beside: Any = None,
+    network: nn.Module | None = None,
 ) -> CachedCases:
-    """Items after the deterministic chain, kept where the settings say. `beside`: items already kept in memory."""
+    """Items after the deterministic chain, kept where the settings say.
+
+    Args:
+        data: items from `training_data`.
+        transform: the deterministic chain.
+        settings: settings for reading the cases.
+        labels: label table of the network.
+        task: data task of the cases.
+        beside: items already kept in memory.
+        network: the network that learns from these items, if they are to be placed in its atlas.
+    """
     folder = task.folder / CACHE_FOLDER
     taken = getattr(beside, "memory_bytes", 0)
-    return prepare_items(data, transform, settings, labels, folder, taken_bytes=taken)
+    cases = prepare_items(data, transform, settings, labels, folder, taken_bytes=taken)
+    prior = getattr(network, "prior", None)
+    return cases if prior is None else placed(cases, prior, labels, task.persons)
 
 
 def evaluation_data(task: DataTask, split: str) -> list[Item]:

@@ -251,7 +251,7 @@ def _data_task(**split: str) -> Config:
 
 def _prepared(section: str, *, for_training: bool) -> Config:
     split = "train" if for_training else "val"
-    beside = {} if for_training else {"beside": "@train::dataset"}
+    beside = {"network": "@network"} if for_training else {"beside": "@train::dataset"}
     return {
         "preprocessing": _of(
             "monaiseg.transforms.cached_chain",

@@ -25,6 +25,8 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 Number = Annotated[float, Field(strict=False)]
 _CODE = re.compile(r"^\s*[$@%]|[@%](#|::)")
 """Matches a text that MONAI's runner would execute, or replace by another part of a configuration."""
+POSITIONS = ("position along x in mm", "position along y in mm", "position along z in mm")
+"""Further channels of a network with an atlas, which monaiseg's sliding window adds to the image."""
 BUNDLE_VERSION = "0.1.0"
 _SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
@@ -202,9 +204,14 @@ def _data_format(
         **common,
         "format": "magnitude",
         "modality": modality,
-        "num_channels": settings.dataset.num_channels,
+        "num_channels": settings.network_channels,
         "value_range": value_range(settings),
-        "channel_def": {str(index): name for index, name in enumerate(channels)},
+        "channel_def": {
+            str(index): name
+            for index, name in enumerate(
+                [*channels, *POSITIONS[: settings.network_channels - len(channels)]]
+            )
+        },
     }
     prediction = {
         **common,
@@ -253,7 +260,7 @@ def _disagreements(
 ) -> Iterator[str]:
     """Faults where the metadata contradict the settings or the labels."""
     expected: dict[str, Any] = {
-        "inputs.image.num_channels": settings.dataset.num_channels,
+        "inputs.image.num_channels": settings.network_channels,
         "inputs.image.spatial_shape": list(settings.patch_shape),
         "outputs.pred.num_channels": labels.num_classes,
         "outputs.pred.spatial_shape": list(settings.patch_shape),
@@ -272,7 +279,7 @@ def _disagreements(
                     f"{wanted_names.get(index)!r} in labels.csv; use that"
                 )
     channels = _at(formats, "inputs.image.channel_def")
-    count = settings.dataset.num_channels
+    count = settings.network_channels
     if isinstance(channels, Mapping) and list(channels) != [str(n) for n in range(count)]:
         yield (
             f"network_data_format.inputs.image.channel_def: names the channels {', '.join(channels)}; name 0 to "

@@ -12,7 +12,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,8 @@ class DataTask:
     notes: tuple[str, ...] = ()
     preprocessing: Mapping[str, Any] | None = None
     """`dataset` settings that the volumes of train, val and debug were preprocessed with; None if they were not."""
+    persons: Mapping[str, str] = field(default_factory=dict)
+    """The person of a case by case id, for the cases that do not have a person of their own."""
 
     def __post_init__(self) -> None:
         for name in self.channel_names:
@@ -251,6 +253,7 @@ def _dataset_json(task: DataTask) -> bytes:
                 "split": split,
                 "images": [str(path) for path in case.images],
                 "label": None if case.label is None else str(case.label),
+                **({"person": task.persons[case.id]} if case.id in task.persons else {}),
                 "facts": asdict(task.facts[case.id]),
             }
             for split in ("train", "val", "test")
@@ -378,6 +381,7 @@ def _with_dataset_json(folder: Path, cases: dict[str, tuple[Case, ...]]) -> Data
             tuple(map(str, document["channels"])),
             tuple(map(str, document["notes"])),
             None if preprocessing is None else {**preprocessing},
+            {str(r["id"]): str(r["person"]) for r in document["cases"] if "person" in r},
         )
     except DataError as error:
         raise DataError(f"{path}: {error}") from error

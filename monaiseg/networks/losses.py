@@ -132,18 +132,21 @@ class SegmentationLoss(nn.Module):
             sums = self.summed(sums.sum(dim=1, keepdim=True))  # (3, 1, K)
         if not self.settings.include_background:
             sums = sums[:, :, 1:]
-        match self.settings.type:
-            case "gdice":
-                return _generalised_dice(*sums)
-            case "tversky":
-                alpha, beta = self.settings.tversky_alpha, self.settings.tversky_beta
-                return _tversky(sums[0], sums[1], sums[2], alpha, beta)
-        return _dice(*sums)
+        if self.settings.type == "gdice":
+            return _generalised_dice(*sums)
+        if self.settings.type == "tversky":
+            alpha, beta = self.settings.tversky_alpha, self.settings.tversky_beta
+            losses = _tversky(sums[0], sums[1], sums[2], alpha, beta)
+        else:
+            losses = _dice(*sums)
+        counted = sums[2] > 0 if self.settings.only_present else torch.ones_like(sums[2])
+        mean: Tensor = (losses * counted).sum() / counted.sum().clamp(min=1)
+        return mean
 
 
 def _dice(both: Tensor, predicted: Tensor, referenced: Tensor) -> Tensor:
-    """Dice loss, Milletari et al., https://arxiv.org/abs/1606.04797, without the squares."""
-    return (1 - (2 * both + SMOOTH) / (predicted + referenced + SMOOTH)).mean()
+    """Dice loss (B, K), Milletari et al., https://arxiv.org/abs/1606.04797, without the squares."""
+    return 1 - (2 * both + SMOOTH) / (predicted + referenced + SMOOTH)
 
 
 def _generalised_dice(both: Tensor, predicted: Tensor, referenced: Tensor) -> Tensor:
@@ -159,7 +162,7 @@ def _tversky(
 ) -> Tensor:
     """Salehi et al., https://arxiv.org/abs/1706.05721: false positives have weight alpha, false negatives beta."""
     wrong = alpha * (predicted - both) + beta * (referenced - both)
-    return (1 - (both + SMOOTH) / (both + wrong + SMOOTH)).mean()
+    return 1 - (both + SMOOTH) / (both + wrong + SMOOTH)
 
 
 def _sums_by_class(values: Tensor, classes: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,10 @@ Methods 2021, https://doi.org/10.1038/s41592-020-01008-z.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from monai.networks.blocks.dynunet_block import (
     UnetBasicBlock,
     UnetOutBlock,
@@ -18,8 +20,10 @@ from monai.networks.blocks.dynunet_block import (
     UnetUpBlock,
 )
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from monaiseg.data import LabelTable, Shape, Spacing
+from monaiseg.networks.atlas_prior import AtlasPrior
 from monaiseg.networks.topology import Topology, plan_topology
 from monaiseg.settings import NetworkSettings, Settings
 
@@ -35,18 +39,27 @@ class ResidualUNet(nn.Module):
     The variant `folded` takes the folded image, and its head gives the classes of a whole block. All its convolutions
     are at half the resolution; those at full resolution would take most of the time.
 
+    With an atlas, the last three channels of the image are positions in template mm, see `AtlasPrior`. The head starts
+    at zero, so an untrained network gives the label frequencies of the atlas.
+
     Args:
-        settings: norm, residual connections, dropout and number of coarser outputs.
+        settings: norm, residual connections, dropout, number of coarser outputs, and whether there is an atlas.
         topology: stages, finest first.
-        in_channels: number of channels of the image.
+        in_channels: number of channels of the image, without positions.
         num_classes: number of classes, background included.
+        spacing: voxel size in mm along X, Y, Z; used by the atlas.
     """
 
     def __init__(
-        self, settings: NetworkSettings, topology: Topology, in_channels: int, num_classes: int
+        self,
+        settings: NetworkSettings,
+        topology: Topology,
+        in_channels: int,
+        num_classes: int,
+        spacing: Spacing = (1.0, 1.0, 1.0),
     ) -> None:
         super().__init__()
-        self.settings, self.topology = settings, topology
+        self.settings, self.topology, self.in_channels = settings, topology, in_channels
         kernels, channels = topology.kernels, topology.channels
         self.block, *strides = topology.strides
         voxels = math.prod(self.block)
@@ -58,7 +71,7 @@ class ResidualUNet(nn.Module):
         self.encoder = nn.ModuleList(
             block(3, inputs, outputs, kernel, stride, **common)
             for inputs, outputs, kernel, stride in zip(
-                (in_channels * voxels, *channels),
+                (in_channels * voxels + 3 * settings.atlas, *channels),
                 channels,
                 kernels,
                 ((1, 1, 1), *strides),
@@ -76,22 +89,58 @@ class ResidualUNet(nn.Module):
         self.coarse_heads = nn.ModuleList(UnetOutBlock(3, width, num_classes) for width in widths)
         self.apply(_initialise)
         self.apply(_drop_channels)
+        self.prior = AtlasPrior(num_classes, spacing) if settings.atlas else None
+        if self.prior is not None:
+            for weights in self.head.parameters():
+                nn.init.zeros_(weights)
 
-    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+    def forward(
+        self, image: Tensor, *, places: Tensor | None = None, cases: Sequence[str] | None = None
+    ) -> Tensor | list[Tensor]:
         """Logits (B, K, X, Y, Z) of an image (B, C, X, Y, Z).
 
         A list of them, finest first, when training with coarser outputs.
+
+        Args:
+            image: the image, followed by three channels with positions if there is an atlas.
+            places: (B, N), positions on the grid of `features`, flattened. The result is then the logits of their
+                blocks alone, (B, K, x * y * z * N, 1, 1), in the order of `at_places`.
+            cases: for an atlas, the training cases that the images are patches of.
         """
-        finest, *coarser = self._decode(self._encode(folded(image, self.block)))
-        logits = unfolded(self.head(finest), self.block)  # (B, K, X, Y, Z)
+        finest, *coarser = self._decode(self._encode(self._folded(image)))
+        logits = (
+            self._logits(finest, image, cases)
+            if places is None
+            else self.logits_at(finest, image, places, cases)
+        )
         if not (self.training and len(self.coarse_heads)):
             return logits
         heads = zip(self.coarse_heads, coarser, strict=False)
         return [logits, *(head(features) for head, features in heads)]
 
+    def _logits(self, features: Tensor, image: Tensor, cases: Sequence[str] | None) -> Tensor:
+        logits: Tensor = unfolded(self.head(features), self.block)  # (B, K, X, Y, Z)
+        if self.prior is None:
+            return logits
+        positions = image[:, self.in_channels :].flatten(2)
+        return logits.float() + self.prior.logits(positions, cases).view(logits.shape)
+
+    def logits_at(
+        self, features: Tensor, image: Tensor, places: Tensor, cases: Sequence[str] | None = None
+    ) -> Tensor:
+        """Logits at some places of the features of an image; for the arguments see `forward`."""
+        chosen = features.flatten(2).gather(2, places[:, None].expand(-1, features.shape[1], -1))
+        scores = self.head(chosen[..., None, None])  # (B, K * x * y * z, N, 1, 1)
+        voxels = math.prod(self.block) * places.shape[1]
+        logits: Tensor = scores.reshape(len(scores), -1, voxels, 1, 1)
+        if self.prior is None:
+            return logits
+        positions = at_places(image[:, self.in_channels :], places, self.block)
+        return logits.float() + self.prior.logits(positions, cases).view(logits.shape)
+
     def features(self, image: Tensor) -> Tensor:
         """Features (B, F, X / x, Y / y, Z / z), the input of the head; (x, y, z) is `block`."""
-        return self._decode(self._encode(folded(image, self.block)))[0]
+        return self._decode(self._encode(self._folded(image)))[0]
 
     def head_matrix(self) -> tuple[Tensor, Tensor]:
         """Weight (K, x, y, z, F) and bias (K, x, y, z) of the head."""
@@ -100,6 +149,14 @@ class ResidualUNet(nn.Module):
         num_features = convolution.in_channels
         weight = convolution.weight.detach().reshape(-1, *self.block, num_features)
         return weight, convolution.bias.detach().reshape(-1, *self.block)
+
+    def _folded(self, image: Tensor) -> Tensor:
+        """Input of the encoder: the folded image and, with an atlas, the coordinates of the blocks."""
+        if self.prior is None:
+            return folded(image, self.block)
+        intensities, positions = image.tensor_split([self.in_channels], dim=1)
+        coordinates = self.prior.coordinates(F.avg_pool3d(positions, self.block))
+        return torch.cat([folded(intensities, self.block), coordinates.to(intensities)], dim=1)
 
     def _encode(self, image: Tensor) -> list[Tensor]:
         skips: list[Tensor] = []
@@ -140,18 +197,27 @@ def unfolded(image: Tensor, block: Shape) -> Tensor:
     return in_place.reshape(batch, channels, size_x * x, size_y * y, size_z * z)
 
 
-def build_network(
-    settings: NetworkSettings, topology: Topology, in_channels: int, num_classes: int
-) -> ResidualUNet:
-    """A network with these settings, initialised from torch's global random state (He et al., 2015)."""
-    return ResidualUNet(settings, topology, in_channels, num_classes)
+def at_places(image: Tensor, places: Tensor, block: Shape) -> Tensor:
+    """Voxels (B, C, x * y * z * N) of an image (B, C, X, Y, Z) in some of its blocks of (x, y, z) voxels.
+
+    Args:
+        image: the image, or a label map.
+        places: (B, N), indices into the flattened grid of blocks, (X / x, Y / y, Z / z).
+        block: shape of a block in voxels.
+    """
+    batch, channels = image.shape[:2]
+    blocks = folded(image, block).reshape(batch, channels, math.prod(block), -1)
+    chosen = places[:, None, None].expand(-1, channels, math.prod(block), -1)
+    return blocks.gather(3, chosen).flatten(2)
 
 
 def network_of(settings: Settings, table: LabelTable, spacing: Spacing) -> ResidualUNet:
     """The network that settings, label table and voxel size (mm along X, Y, Z) describe."""
     network = settings.tsk_set.network
     topology = plan_topology(network, settings.patch_shape, spacing)
-    return build_network(network, topology, settings.dataset.num_channels, table.num_classes)
+    return ResidualUNet(
+        network, topology, settings.dataset.num_channels, table.num_classes, spacing
+    )
 
 
 def _norm(name: str, channels: tuple[int, ...]) -> tuple[str, dict[str, object]] | str:

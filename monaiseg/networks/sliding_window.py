@@ -3,7 +3,8 @@
 The head of a segmentation network is linear and applies to each position separately, so scores need not be blended:
 with window weights w, features f, head H and bias b, sum(w (H f + b)) = H sum(w f) + b sum(w). This module sums the
 *features* of the windows instead, and applies the head once per voxel, when no later window covers it. Windows are
-processed in order of their start along the longest axis, so the sums are a slab one patch thick.
+processed in order of their start along the longest axis, so the sums are a slab one patch thick. A network with an
+atlas gives features without it; the atlas is added to the scores, because it depends on the position of a voxel alone.
 
 For a network that gives only scores (any callable), the scores are the features and there is no head. In both cases
 the result equals `monai.inferers.sliding_window_inference(...).argmax(dim=1)`.
@@ -27,6 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monaiseg.data import LabelTable, Shape, index_dtype
+from monaiseg.networks.atlas_prior import AtlasPrior
 from monaiseg.settings import Settings
 
 Window = tuple[slice, slice, slice]
@@ -68,13 +70,15 @@ def sliding_window_class_map(
     partner_classes: Sequence[int] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     margins: Tensor | None = None,
+    name: str = "the image",
 ) -> Tensor:
     """Class index of every voxel.
 
     Args:
         network: from (B, C, X, Y, Z) to logits (B, K, X, Y, Z), or one that `HasFeatures`; its mode (train or eval) is
             not changed.
-        image: (1, C, X, Y, Z). An image smaller than the patch is padded, and the result is cropped.
+        image: (1, C, X, Y, Z), with the voxel size of the network if this has an atlas. An image smaller than the patch
+            is padded, and the result is cropped.
         patch_shape: shape of the window in voxels.
         overlap: share of the window, along X, Y, Z, that neighbouring windows have in common.
         num_classes: K.
@@ -87,19 +91,30 @@ def sliding_window_class_map(
         on_progress: called with the number of windows done and the number of all windows.
         margins: uint8 (X, Y, Z) on the CPU, which receives the margin between the best two classes of every voxel in
             255ths, see `_margins`; None computes none.
+        name: what warnings call the image.
 
     Returns:
         (X, Y, Z) on the CPU, uint8 for up to 256 classes, otherwise int16.
     """
     place = torch.device(device)
     source = _source(network, num_classes, place, tuple(flips), partner_classes)
+    if source.prior is not None:
+        image = torch.cat([image, source.prior.positions(image[0], name)[None].to(image)], dim=1)
     image, inside = _fitted(image, patch_shape, source.block, padding_mode)
     size = cast(Shape, tuple(image.shape[2:]))
     axis = max(range(3), key=lambda a: size[a])
     windows = _windows(size, patch_shape, overlap, axis, source.block)
     weights = window_weights(patch_shape, source.block, blending, place)
+    positions = None if source.prior is None else image[0, -3:]
     slab = _Slab(
-        source, size, patch_shape, axis, num_classes, place, with_margins=margins is not None
+        source,
+        size,
+        patch_shape,
+        axis,
+        num_classes,
+        place,
+        positions=positions,
+        with_margins=margins is not None,
     )
     done = 0
     for start, group in itertools.groupby(windows, key=lambda window: window[axis].start):
@@ -140,6 +155,8 @@ class _Source:
     weight: Tensor | None
     """(K * x * y * z, F); None if the features are the scores."""
     bias: Tensor | None
+    prior: AtlasPrior | None = None
+    """What is added to the scores."""
 
 
 def _source(
@@ -170,8 +187,11 @@ def _source(
     wide = torch.cat([w.reshape(-1, w.shape[-1]) for w, _ in heads], dim=1) / len(mirrors)
     mean_bias = torch.stack([b.reshape(-1) for _, b in heads]).mean(dim=0)
 
+    prior = getattr(network, "prior", None)
+    across = None if prior is None else -3  # the position along x
+
     def features(windows: Tensor) -> Tensor:
-        parts = [_mirrored(network.features, windows, axes, None) for axes in mirrors]
+        parts = [_mirrored(network.features, windows, axes, None, across) for axes in mirrors]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     return _Source(
@@ -180,6 +200,7 @@ def _source(
         features,
         wide.float().to(device),
         mean_bias.float().to(device),
+        prior,
     )
 
 
@@ -188,10 +209,17 @@ def _mirrored(
     windows: Tensor,
     axes: Sequence[int],
     partners: list[int] | None,
+    across: int | None = None,
 ) -> Tensor:
-    """A function's output for mirrored windows, mirrored back; mirroring left to right swaps partner channels."""
+    """A function's output for mirrored windows, mirrored back; mirroring left to right swaps partner channels.
+
+    `across` is the channel with the position from left to right, which changes its sign.
+    """
     dims = [axis + 2 for axis in axes]
-    result = function(windows.flip(dims)).float().flip(dims)
+    windows = windows.flip(dims)
+    if 0 in axes and across is not None:
+        windows[:, across].neg_()  # flip made a copy
+    result = function(windows).float().flip(dims)
     return result[:, partners] if 0 in axes and partners is not None else result
 
 
@@ -216,9 +244,11 @@ class _Slab:
         num_classes: int,
         device: torch.device,
         *,
+        positions: Tensor | None = None,
         with_margins: bool = False,
     ) -> None:
         self.source, self.axis, self.num_classes = source, axis, num_classes
+        self.positions = positions
         self.classes = torch.empty(size, dtype=dtype_numpy_to_torch(index_dtype(num_classes)))
         self.margins = torch.empty(size, dtype=torch.uint8) if with_margins else None
         thick = [n // step for n, step in zip(size, source.block, strict=True)]
@@ -261,8 +291,13 @@ class _Slab:
         for first in range(0, length, planes):
             count = min(planes, length - first)
             sums = self.sums.narrow(axis + 1, first, count)
-            scores = self._scores(sums, self.weights.narrow(axis, first, count))
             at = self.start + first * block[axis]
+            places = (
+                None
+                if self.positions is None
+                else self.positions.narrow(axis + 1, at, count * block[axis])
+            )
+            scores = self._scores(sums, self.weights.narrow(axis, first, count), places)
             classes = scores.argmax(dim=0)
             form = sums.shape[1:]
             self.classes.narrow(axis, at, count * block[axis]).copy_(self._placed(classes, form))
@@ -270,13 +305,21 @@ class _Slab:
                 margins = self._placed(_margins(scores, classes), form)
                 self.margins.narrow(axis, at, count * block[axis]).copy_(margins)
 
-    def _scores(self, sums: Tensor, weights: Tensor) -> Tensor:
-        """Scores (K, block voxels * positions) of a tile, from sums of features (F, X, Y, Z) and weights (X, Y, Z)."""
+    def _scores(self, sums: Tensor, weights: Tensor, positions: Tensor | None) -> Tensor:
+        """Scores (K, block voxels * positions) of a tile, from sums of features (F, X, Y, Z) and weights (X, Y, Z).
+
+        `positions` (3, ...) in template mm are those of its voxels, for a source with a prior.
+        """
         weight, bias = self.source.weight, self.source.bias
         features = (sums / weights).reshape(len(sums), -1)
         if weight is None or bias is None:
             return features
-        return torch.addmm(bias[:, None], weight, features).view(self.num_classes, -1)
+        scores = torch.addmm(bias[:, None], weight, features).view(self.num_classes, -1)
+        if self.source.prior is None or positions is None:
+            return scores
+        (x, y, z), (bx, by, bz) = weights.shape, self.source.block
+        blocks = positions.reshape(3, x, bx, y, by, z, bz).permute(0, 2, 4, 6, 1, 3, 5)
+        return self.source.prior.add_to(scores, blocks.reshape(3, -1))
 
     def _placed(self, values: Tensor, form: torch.Size) -> Tensor:
         """Values (block voxels * positions) of a tile as (X * x, Y * y, Z * z); `form` is (X, Y, Z)."""

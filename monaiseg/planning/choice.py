@@ -37,7 +37,11 @@ def choose(
         if fits:
             fitting.append(fits[0])
             preferred, cost = costs[0]  # more steps with fewer patches are not worth more
-            worth += fits[:1] if cost.steps >= rules.steps_worth(preferred.channels) else []
+            seen = cost.steps * preferred.patch_voxels * preferred.batch_size / rules.batch_voxels
+            with_atlas = fingerprint.starts_from_atlas(rules)
+            wanted = rules.steps_worth(preferred.channels, with_atlas=with_atlas)
+            enough = max(cost.steps, seen) >= wanted
+            worth += fits[:1] if enough else []
         elif not fitting:
             _refuse_memory(costs[-1], fingerprint, limits)
     option, cost = (worth or fitting[:1])[-1]

@@ -101,6 +101,7 @@ def estimate_training(
         cores=cores,
         device=str(device),
     )
+    assert data is not None  # it was asked for
     if step is None:
         return None
     limits = settings.tsk_set.max_batch_num_per_epoch

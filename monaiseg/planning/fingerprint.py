@@ -20,6 +20,8 @@ from monaiseg.data import (
     padded_up,
     resampled_shape,
 )
+from monaiseg.planning.position import Position
+from monaiseg.settings import PlanningSettings
 
 AIR = -500.0
 """Hounsfield units; lungs and the air around the patient are below this."""
@@ -51,6 +53,8 @@ class Fingerprint:
     """Whether the label table says what each label becomes in a left-right mirror image."""
     window: tuple[float, float] | None = None
     """For scans in Hounsfield units, the intensity range of the labelled structures; otherwise None."""
+    position: Position | None = None
+    """What the position of a voxel says about its label; None if it was not measured, or has too little to say."""
     preprocessing: Mapping[str, Any] | None = None
     """Settings of `dataset` with which the volumes were already resampled and normalised. None: they were not."""
 
@@ -75,6 +79,10 @@ class Fingerprint:
             preprocessing=task.preprocessing,
         )
 
+    def starts_from_atlas(self, rules: PlanningSettings) -> bool:
+        """Whether the network starts from an atlas."""
+        return self.position is not None and self.position.explained >= rules.atlas_explained
+
     @functools.cached_property
     def spacing(self) -> Spacing:
         """Median voxel size of the training cases, along X, Y, Z."""
@@ -95,6 +103,11 @@ class Fingerprint:
         shapes = [self._resampled(scan) for scan in self.train]
         x, y, z = (math.ceil(median(sizes)) for sizes in zip(*shapes, strict=True))
         return x, y, z
+
+    @functools.cached_property
+    def train_voxels(self) -> int:
+        """Voxels of all training cases at the network's voxel size."""
+        return sum(math.prod(self._resampled(scan)) for scan in self.train)
 
     def network_shapes(self, scans: Sequence[Scan], patch: Shape) -> list[Shape]:
         """Shapes of scans along X, Y, Z after resampling and padding, as the network receives them."""

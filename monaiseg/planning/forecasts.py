@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from monaiseg.data import Shape
 from monaiseg.machine import MOST_READERS
-from monaiseg.networks import count_windows
+from monaiseg.networks import TILE_SCORES, count_windows
 from monaiseg.planning.costs import step_cost
 from monaiseg.planning.fingerprint import Fingerprint
 from monaiseg.planning.limits import Limits
@@ -23,6 +23,8 @@ WORKER_BYTES = 150 << 20
 """Memory of a worker process without its batches."""
 WINDOW_SLACK = 1.3
 """Time of a window at validation relative to its forward pass, since scores are also added up and compared."""
+ATLAS_OF_SHARE = 0.3
+"""Time to place a scan in an atlas, relative to that to learn from it."""
 CLOSING_SECONDS = 0.3
 """Seconds at the end of an epoch, with a checkpoint after some epochs."""
 BYTES_PER_WEIGHT = 100
@@ -87,7 +89,7 @@ def forecast(
     cutting = data.patch_seconds_per_voxel * option.patch_voxels * option.batch_size
     step, workers = _beside(cost.step_seconds, cutting, limits, rules.most_workers)
     look = _validation(option, cost, fingerprint, limits, rules)
-    start = _start_seconds(step, fingerprint, limits, data)
+    start = _start_seconds(step, fingerprint, limits, data, rules)
     left = 60 * limits.minutes - start
     pace = Pace(step, look.seconds, CLOSING_SECONDS)
     rhythm = _rhythm(pace, left, rules)
@@ -102,6 +104,7 @@ def forecast(
         base=data.base_bytes,
         workers=workers,
         computing=computing,
+        with_atlas=fingerprint.starts_from_atlas(rules),
     )
     return Forecast(
         step_seconds=step,
@@ -121,12 +124,25 @@ def forecast(
 
 
 def _start_seconds(
-    step_seconds: float, fingerprint: Fingerprint, limits: Limits, data: DataProbe
+    step_seconds: float,
+    fingerprint: Fingerprint,
+    limits: Limits,
+    data: DataProbe,
+    rules: PlanningSettings,
 ) -> float:
     """Seconds from the start of the process to steady steps: imports, reading all cases, and the first steps."""
     voxels = sum(math.prod(scan.shape) for scan in (*fingerprint.train, *fingerprint.val))
     reading = voxels * data.read_seconds_per_voxel / min(limits.cores, MOST_READERS)
-    return data.start_seconds + reading + UNSTEADY_STEPS * step_seconds
+    learning = len(fingerprint.train) * _atlas_seconds(fingerprint, rules)
+    return data.start_seconds + reading + learning + UNSTEADY_STEPS * step_seconds
+
+
+def _atlas_seconds(fingerprint: Fingerprint, rules: PlanningSettings) -> float:
+    """Seconds to learn an atlas from a case; 0 without an atlas."""
+    position = fingerprint.position
+    if position is None or not fingerprint.starts_from_atlas(rules):
+        return 0.0
+    return position.seconds_per_case
 
 
 def _rhythm(pace: Pace, left: float, rules: PlanningSettings) -> Rhythm:
@@ -165,10 +181,12 @@ def _validation(
     rules: PlanningSettings,
 ) -> ValidationForecast:
     """The fullest validation within its share of the minutes: first the overlap is reduced, then the cases."""
+    placing = ATLAS_OF_SHARE * _atlas_seconds(fingerprint, rules)
     allowed = rules.validation_share * 60 * limits.minutes / rules.validations
     for overlap in rules.overlaps:
         seconds = [
-            WINDOW_SLACK
+            placing
+            + WINDOW_SLACK
             * cost.window_seconds
             * count_windows(shape, option.patch_shape, (overlap,) * 3)
             for shape in fingerprint.network_shapes(fingerprint.val, option.patch_shape)
@@ -181,15 +199,16 @@ def _validation(
 
 
 def _validating_bytes(option: Option, cost: StepProbe, fingerprint: Fingerprint) -> int:
-    """Memory of validation: the scores of a slab, twice while it advances, and the windows in progress."""
+    """Memory of validation: the features of a slab, twice while it advances, scores of a tile, and the windows."""
     largest = _largest(option, fingerprint)
     longest = max(largest)
     slab = math.prod(largest) // longest * option.patch_shape[largest.index(longest)]
     windows = WINDOWS * option.patch_voxels
-    scores = 4 * fingerprint.num_classes * (2 * slab + 3 * windows)
+    per_voxel = option.channels / 8 if option.variant == "folded" else option.channels
+    sums = round(4 * per_voxel * (2 * slab + 3 * windows)) + 3 * 4 * TILE_SCORES
     # Half of a step's features are kept only for the backward pass.
     features = cost.step_bytes * windows // (2 * cost.voxels)
-    return scores + features + _cached_bytes(largest, fingerprint, num_groups=0)
+    return sums + features + _cached_bytes(largest, fingerprint, num_groups=0)
 
 
 def _memory(
@@ -202,6 +221,7 @@ def _memory(
     base: int,
     workers: int,
     computing: int,
+    with_atlas: bool,
 ) -> tuple[bool, int, int]:
     """Whether prepared cases are cached in memory, the peak memory of the run and its workers, and that of preparing.
 
@@ -209,6 +229,8 @@ def _memory(
     """
     scans = fingerprint.network_shapes((*fingerprint.train, *fingerprint.val), option.patch_shape)
     cached = sum(_cached_bytes(shape, fingerprint, num_groups=2) for shape in scans)
+    if with_atlas:
+        cached += sum(6 * math.prod(shape) for shape in scans[: len(fingerprint.train)])
     resampled = fingerprint.preprocessing is None and not fingerprint.is_uniform
     per_voxel = RESAMPLING_BYTES if resampled else PREPARING_BYTES
     channels = fingerprint.num_channels

@@ -7,20 +7,42 @@ from typing import Any
 from monaiseg.planning.fingerprint import Fingerprint
 from monaiseg.planning.limits import Limits
 from monaiseg.planning.options import Option
-from monaiseg.settings import PlanningSettings, Settings, settings_from_dict
+from monaiseg.settings import (
+    AugmentationSettings,
+    PlanningSettings,
+    Settings,
+    settings_from_dict,
+)
 
 
-def augmentation(passes: float, rules: PlanningSettings, *, mirror: bool) -> dict[str, Any]:
-    """Augmentation for scans that are seen `passes` times: paths in `dataset.seg` and their values."""
+def augmentation(
+    passes: float, rules: PlanningSettings, *, mirror: bool, with_atlas: bool = False
+) -> dict[str, Any]:
+    """Augmentation for scans that are seen `passes` times: paths in `dataset.seg` and their values.
+
+    An atlas of a mirrored and of an unmirrored body is the same where sides can be exchanged, so with an atlas scans are
+    mirrored however seldom they are seen: it makes two bodies of one.
+    """
     if passes < rules.strongly_augmented_passes:
         enabled = passes >= rules.augmented_passes
-        return {"augmentation": {"enabled": enabled}}
+        if not (with_atlas and mirror):
+            return {"augmentation": {"enabled": enabled}}
+        kept = {} if enabled else nothing_but_mirrors()
+        return {"augmentation": kept | {"enabled": True, "flip": {"left_right": 0.5}}}
     strong = rules.strong_augmentation.model_dump(mode="json")
     if not mirror:
         strong["flip"]["left_right"] = 0.0
     if strong["flip"]["left_right"] == 0:
         return {"augmentation": strong}
     return {"augmentation": strong, "partition.flips": ["left_right"]}
+
+
+def nothing_but_mirrors() -> dict[str, Any]:
+    """Settings that switch off every augmentation other than mirroring."""
+    default = AugmentationSettings().model_dump(mode="json")
+    return {
+        name: {"probability": 0.0} for name, kind in default.items() if "probability" in str(kind)
+    }
 
 
 def layout(
@@ -31,7 +53,12 @@ def layout(
     overlap: float | None = None,
 ) -> Settings:
     """Settings of an option, as far as they do not depend on the number of steps."""
-    network = rules.network_for(limits.device)
+    network = rules.network_for(limits.device).model_dump(mode="json")
+    with_atlas = fingerprint.starts_from_atlas(rules)
+    scores = option.patch_voxels * option.batch_size * fingerprint.num_classes
+    if with_atlas:
+        network |= {"atlas": True, "max_channels": rules.most_atlas_channels}
+    at_some = scores > rules.most_scores and not network["deep_supervision_heads"]
     return settings_from_dict(
         {
             "dataset": {
@@ -47,7 +74,8 @@ def layout(
                 "gpu_id": -1 if limits.device == "cpu" else 0,
                 "batch_size": option.batch_size,
                 "optim": rules.optim.model_dump(mode="json"),
-                "network": {**network.model_dump(mode="json"), "channels": option.channels},
+                "loss": {"only_present": at_some, "voxels": rules.loss_voxels if at_some else None},
+                "network": {**network, "channels": option.channels},
             },
         }
     )

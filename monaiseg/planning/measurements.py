@@ -10,6 +10,7 @@ from monaiseg.errors import SettingsError
 from monaiseg.files import read_json_object, write_atomic
 from monaiseg.planning.fingerprint import Fingerprint
 from monaiseg.planning.limits import Limits
+from monaiseg.planning.position import Position
 from monaiseg.planning.probes import DataProbe, StepProbe, step_of
 
 
@@ -22,6 +23,13 @@ class Measurements:
     device: str
     data: DataProbe
     steps: tuple[StepProbe, ...]
+    position: Position | None = None
+    """What the positions of voxels say about their labels; None if that was not measured."""
+
+    @property
+    def disturbed(self) -> float:
+        """Cores that other programs took while steps were measured."""
+        return max(step.disturbed for step in self.steps)
 
     @classmethod
     def load(cls, path: str | Path) -> Measurements:
@@ -34,7 +42,9 @@ class Measurements:
             document = read_json_object(Path(path))
             steps = tuple(step_of(record) for record in document["steps"])
             names = {name: document[name] for name in ("processor", "cores", "device")}
-            found = cls(**names, data=DataProbe(**document["data"]), steps=steps)
+            said = document["position"]
+            position = None if said is None else Position(**said)
+            found = cls(**names, data=DataProbe(**document["data"]), steps=steps, position=position)
         except (KeyError, TypeError, ValueError) as error:
             raise SettingsError(
                 f"{path}: has no measurements ({error!r}); give a file that `monaiseg plan` wrote"

@@ -46,7 +46,8 @@ def measure(
             "--measurements made there"
         )
     small = patch_ladder(fingerprint, rules)[0]
-    variant, batch = rules.network_for(limits.device).variant, batch_sizes(small, rules)[0]
+    variant = rules.network_for(limits.device).variant
+    batch = batch_sizes(small, rules, with_atlas=fingerprint.starts_from_atlas(rules))[0]
     first = [Option(variant, width, small, batch) for width in MEASURED_WIDTHS]
     done = itertools.count(1)
     total = 1 + len(first) + 1  # the data, the widths, and usually one step that the plan chooses
@@ -55,6 +56,7 @@ def measure(
         on_progress(min(next(done), total), total)
 
     steps, data = _run(fingerprint, limits, rules, first, advance)
+    assert data is not None
     found = Measurements(
         processor_name(), limits.cores, limits.device, data, tuple(filter(None, steps))
     )
@@ -69,7 +71,7 @@ def measure(
         option, _ = choose(fingerprint, limits, found, rules)
         if exact_cost(option, fingerprint, found) is not None:
             break
-        (step,), _ = _run(fingerprint, limits, rules, [option], advance)
+        (step,), _ = _run(fingerprint, limits, rules, [option], advance, with_data=False)
         step = step or _too_large(option, fingerprint, limits, found)
         found = replace(found, steps=(*found.steps, step))
     return found
@@ -81,11 +83,13 @@ def _run(
     rules: PlanningSettings,
     options: Sequence[Option],
     on_probe: Callable[[], object],
-) -> tuple[list[StepProbe | None], DataProbe]:
+    *,
+    with_data: bool = True,
+) -> tuple[list[StepProbe | None], DataProbe | None]:
     settings = [layout(option, fingerprint, limits, rules) for option in options]
     return run_probes(
         [(each, fingerprint.num_classes) for each in settings],
-        (settings[0], fingerprint.median_shape, fingerprint.num_classes),
+        (settings[0], fingerprint.median_shape, fingerprint.num_classes) if with_data else None,
         fingerprint.spacing,
         cores=limits.cores,
         device=limits.device,

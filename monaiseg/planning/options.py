@@ -44,19 +44,27 @@ def patch_ladder(fingerprint: Fingerprint, rules: PlanningSettings) -> list[Shap
     The last is the median scan, rounded up to multiples of 8, if it is allowed. Starting from it, the axis that is
     longest in mm is shortened repeatedly.
 
+    With an atlas there is one: the largest of these that `most_atlas_patch_voxels` allows. Smaller ones would be slower
+    for the voxels that they show, and larger ones show nothing that positions do not say.
+
     >>> from monaiseg.planning.fingerprint import Fingerprint, Scan
     >>> patch_ladder(Fingerprint((Scan((36, 50, 35), (1.0, 1.0, 1.0)),), (), 1, 3), PlanningSettings())
     [(40, 56, 40)]
     """
+    with_atlas, most = fingerprint.starts_from_atlas(rules), rules.most_patch_voxels
+    if with_atlas:
+        most = min(most, rules.most_atlas_patch_voxels)
     size = [max(GRAIN * math.ceil(n / GRAIN), 2 * GRAIN) for n in fingerprint.median_shape]
     rungs: list[Shape] = []
     while True:
         x, y, z = size
         voxels = x * y * z
         grown = not rungs or 8 * voxels <= 7 * math.prod(rungs[-1])
-        fits = voxels <= rules.most_patch_voxels and grown
+        fits = voxels <= most and grown
         if fits and _is_plannable(rules.cpu_network, (x, y, z), fingerprint.spacing):
             rungs.append((x, y, z))
+            if with_atlas:
+                return rungs
         axis = max(
             (a for a in range(3) if size[a] > 4 * GRAIN),
             key=lambda a: (size[a] * fingerprint.spacing[a], a),
@@ -75,9 +83,17 @@ def _is_plannable(network: NetworkSettings, patch: Shape, spacing: Spacing) -> b
     return True
 
 
-def batch_sizes(patch: Shape, rules: PlanningSettings) -> tuple[int, ...]:
-    """Candidates for the batch size, the preferred one first; smaller ones for when memory is short."""
-    preferred = min(max(rules.batch_voxels // math.prod(patch), 2), rules.most_patches)
+def batch_sizes(
+    patch: Shape, rules: PlanningSettings, *, with_atlas: bool = False
+) -> tuple[int, ...]:
+    """Candidates for the batch size, the preferred one first; smaller ones for when memory is short.
+
+    With an atlas, a large patch is enough: it does not matter how much of the body a batch shows.
+    """
+    least = 1 if with_atlas else 2
+    preferred = min(max(rules.batch_voxels // math.prod(patch), least), rules.most_patches)
+    if with_atlas:
+        return tuple(dict.fromkeys([preferred, 1]))
     return tuple(dict.fromkeys([preferred, 2, 1]))
 
 
@@ -90,5 +106,7 @@ def option_row(
     sensible = [(patch, sensible_width) for patch in ladder]
     wide = [(ladder[-1], width) for width in rules.widths if width > sensible_width]
     variant = rules.network_for(limits.device).variant
+    with_atlas = fingerprint.starts_from_atlas(rules)
     for patch, width in itertools.chain(narrow, sensible, wide):
-        yield tuple(Option(variant, width, patch, batch) for batch in batch_sizes(patch, rules))
+        sizes = batch_sizes(patch, rules, with_atlas=with_atlas)
+        yield tuple(Option(variant, width, patch, batch) for batch in sizes)

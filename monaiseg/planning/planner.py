@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from monaiseg.data import read_data_task, resampling_doubt
+from monaiseg.data import DataTask, read_data_task, resampling_doubt
 from monaiseg.errors import DataError, MonaisegWarning, SettingsError, collecting, listed
 from monaiseg.machine import free_memory, usable_cores
 from monaiseg.planning.choice import choose
@@ -23,7 +23,9 @@ from monaiseg.planning.layout import augmentation, averaging_decay, layout
 from monaiseg.planning.limits import Limits
 from monaiseg.planning.measurements import Measurements, check_alike
 from monaiseg.planning.measuring import measure
-from monaiseg.planning.reasons import Choice, choices
+from monaiseg.planning.options import Option, patch_ladder
+from monaiseg.planning.position import Position, measure_position
+from monaiseg.planning.reasons import Choice, choices, disturbance
 from monaiseg.progress import Advance, no_progress
 from monaiseg.settings import PlanningSettings, Settings, changed
 
@@ -68,7 +70,8 @@ def plan(
         SettingsError: the limits cannot be met; the message names the smallest limit that can.
     """
     rules = rules or PlanningSettings()
-    fingerprint = Fingerprint.of(read_data_task(Path(output_root_path) / data_task_name))
+    task = read_data_task(Path(output_root_path) / data_task_name)
+    fingerprint = Fingerprint.of(task)
     if not fingerprint.train:
         raise SettingsError(
             f"{data_task_name}: has no training cases; prepare the data with a training split"
@@ -81,7 +84,11 @@ def plan(
         gpu_memory_gb,
     )
     if measurements is None:
-        measurements = measure(fingerprint, limits, rules, on_progress)
+        position = _position(task, fingerprint, limits, rules)
+        fingerprint = replace(fingerprint, position=position)
+        measured = measure(fingerprint, limits, rules, on_progress)
+        measurements = replace(measured, position=position)
+    fingerprint = replace(fingerprint, position=measurements.position)
     check_alike(measurements, fingerprint, limits)
     return plan_settings(fingerprint, limits, measurements, rules), measurements
 
@@ -113,8 +120,9 @@ def plan_settings(
         SettingsError: the limits allow no run; the message names the smallest limit that does.
     """
     option, cost = choose(fingerprint, limits, measured, rules)
-    passes = cost.steps * option.batch_size / len(fingerprint.train)
-    seg = augmentation(passes, rules, mirror=fingerprint.can_mirror)
+    with_atlas = fingerprint.starts_from_atlas(rules)
+    passes = cost.steps * option.batch_size * option.patch_voxels / fingerprint.train_voxels
+    seg = augmentation(passes, rules, mirror=fingerprint.can_mirror, with_atlas=with_atlas)
     settings = changed(
         layout(option, fingerprint, limits, rules, cost.validation.overlap),
         {
@@ -124,7 +132,21 @@ def plan_settings(
         },
     )
     reasons = choices(settings, option, cost, fingerprint, limits, rules, passes)
+    if measured.disturbed:
+        reasons = (disturbance(measured.disturbed, limits.cores), *reasons)
     return Plan(settings, cost, reasons)
+
+
+def _position(
+    task: DataTask, fingerprint: Fingerprint, limits: Limits, rules: PlanningSettings
+) -> Position | None:
+    """What positions say about labels, unless each patch will hold a whole scan: the network then sees where it is."""
+    smallest = patch_ladder(fingerprint, rules)[0]
+    if all(size >= n for size, n in zip(smallest, fingerprint.median_shape, strict=True)):
+        return None
+    option = Option(rules.network_for(limits.device).variant, rules.widths[0], smallest, 1)
+    settings = layout(option, fingerprint, limits, rules)
+    return measure_position(task, settings, rules.atlas_cases)
 
 
 def _course(cost: Forecast, limits: Limits, rules: PlanningSettings) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -32,10 +31,11 @@ from monai.engines.trainer import SupervisedTrainer
 from monai.utils.type_conversion import dtype_numpy_to_torch
 from torch.utils.data import Dataset
 
+from monaiseg.atlas import random_atlas
 from monaiseg.data import Case, LabelTable, Shape, Spacing, index_dtype, make_phantom, write_phantom
 from monaiseg.errors import SettingsError, lack_of_memory
-from monaiseg.machine import peak_process_memory, process_memory
-from monaiseg.networks import build_loss, network_of
+from monaiseg.machine import all_cores, busy_seconds, peak_process_memory, process_memory
+from monaiseg.networks import ResidualUNet, build_loss, network_of
 from monaiseg.settings import Settings, dump_settings, parse_settings
 from monaiseg.training import SeededDataset, build_optimizer, build_trainer
 from monaiseg.transforms import CaseChain, Item, cached_chain, case_item, training_chain
@@ -44,6 +44,10 @@ MOST_RUNS = 6
 """Maximum number of steps that are run. The first is a warm-up and is not timed; after `LONG_SECONDS`, two timed steps
 are enough."""
 LONG_SECONDS = 3.0
+LEAST_DISTURBANCE = 0.2
+"""Cores that other programs take, on average, from which steps count as disturbed."""
+MOST_DELAY = 10.0
+"""A computer is not taken to be more than this many times faster than it was seen to be."""
 PATCHES = 24
 """Number of patches that are cut and augmented; several, since random changes apply only to some of them."""
 WINDOWS = 2
@@ -72,6 +76,8 @@ class StepProbe:
     step_bytes: int
     """Memory in addition to that of the process: weights, gradients, optimiser, features."""
     parameters: int
+    disturbed: float = 0.0
+    """Cores that other programs took meanwhile, on average; 0 if it was too little to matter."""
 
     @property
     def voxels(self) -> int:
@@ -95,18 +101,18 @@ class DataProbe:
 
 def run_probes(
     steps: Sequence[tuple[Settings, int]],
-    data: tuple[Settings, Shape, int],
+    data: tuple[Settings, Shape, int] | None,
     spacing: Spacing,
     *,
     cores: int,
     device: str = "cpu",
     on_probe: Callable[[], object] = lambda: None,
-) -> tuple[list[StepProbe | None], DataProbe]:
+) -> tuple[list[StepProbe | None], DataProbe | None]:
     """Measure training steps, and what surrounds them, in a separate process.
 
     Args:
         steps: settings and number of classes of each step.
-        data: settings, shape of a scan along X, Y, Z, and number of classes.
+        data: settings, shape of a scan along X, Y, Z, and number of classes; None: what surrounds steps is not measured.
         spacing: voxel size of networks and scans, in mm along X, Y, Z.
         cores: number of threads for computation.
         device: device that computes the steps.
@@ -117,7 +123,7 @@ def run_probes(
     """
     question = {
         "steps": [(dump_settings(settings), classes) for settings, classes in steps],
-        "data": (dump_settings(data[0]), data[1], data[2]),
+        "data": data and (dump_settings(data[0]), data[1], data[2]),
         "spacing": spacing,
         "cores": cores,
         "device": device,
@@ -156,7 +162,7 @@ def run_probes(
         )
     document = json.loads(answer)
     found = [None if record is None else step_of(record) for record in document["steps"]]
-    return found, DataProbe(**document["data"])
+    return found, document["data"] and DataProbe(**document["data"])
 
 
 def step_of(record: Mapping[str, Any]) -> StepProbe:
@@ -170,10 +176,13 @@ def answer_question(question: Mapping[str, Any]) -> dict[str, Any]:
     start_seconds = time.time() - question["started"]
     base = process_memory()
     spacing, cores = tuple(question["spacing"]), question["cores"]
-    raw, shape, classes = question["data"]
-    data = _apart(_data_costs, raw, shape, classes, spacing)
-    if data is None:
-        raise MemoryError("preparing one case needs more memory than is free")
+    data = None
+    if question["data"] is not None:
+        raw, shape, classes = question["data"]
+        found = _apart(_data_costs, raw, shape, classes, spacing)
+        if found is None:
+            raise MemoryError("preparing one case needs more memory than is free")
+        data = {"start_seconds": start_seconds, "base_bytes": base, **found}
     steps = []
     for raw, classes in question["steps"]:
         _tell_probed()
@@ -181,7 +190,7 @@ def answer_question(question: Mapping[str, Any]) -> dict[str, Any]:
     _tell_probed()
     return {
         "steps": steps,
-        "data": {"start_seconds": start_seconds, "base_bytes": base, **data},
+        "data": data,
     }
 
 
@@ -218,20 +227,26 @@ def _step_costs(
     image = torch.randn(batch_size, settings.dataset.num_channels, *patch)
     dtype = dtype_numpy_to_torch(index_dtype(num_classes))
     label = torch.randint(num_classes, (batch_size, 1, *patch), dtype=dtype)
+    batch = {"image": image, "label": label}
+    if network.prior is not None:
+        network.prior.learn(*random_atlas(num_classes, patch, spacing))
+        reach = network.prior.template.lattice.half_extent_mm.view(3, 1, 1, 1)
+        batch["positions"] = (2 * torch.rand(batch_size, 3, *patch) - 1) * reach
     trainer = build_trainer(
         settings,
         network,
         build_optimizer(network, settings.tsk_set.optim),
         build_loss(settings.tsk_set.loss, num_classes),
-        [{"image": image, "label": label}],  # type: ignore[arg-type]  # what a loader yields
+        [batch | {"case_id": ["probe"] * batch_size}],  # type: ignore[arg-type]  # what a loader yields
         device,
         max_epochs=MOST_RUNS,
     )
-    step_seconds = _step_seconds(trainer)
+    step_seconds, disturbed = _step_seconds(trainer, cores)
     on_gpu = device.type == "cuda"
     taken = torch.cuda.max_memory_allocated() if on_gpu else peak_process_memory() - before
     network.eval()
-    windows = torch.randn(WINDOWS, settings.dataset.num_channels, *patch, device=device)
+    inputs = image if network.prior is None else torch.cat([image, batch["positions"]], dim=1)
+    windows = inputs[:1].expand(WINDOWS, -1, -1, -1, -1).contiguous().to(device)
     return {
         "variant": settings.tsk_set.network.variant,
         "channels": settings.tsk_set.network.channels,
@@ -240,36 +255,68 @@ def _step_costs(
         "num_channels": settings.dataset.num_channels,
         "num_classes": num_classes,
         "step_seconds": step_seconds,
-        "window_seconds": _window_seconds(network, windows) / WINDOWS,
+        "window_seconds": _window_seconds(network, windows) / WINDOWS
+        + _choosing_seconds(network, windows),
+        "disturbed": disturbed,
         "step_bytes": taken,
         "parameters": sum(weight.numel() for weight in network.parameters()),
     }
 
 
-def _step_seconds(trainer: SupervisedTrainer) -> float:
-    """Median time of several steps of the trainer, after a warm-up step."""
-    marks: list[float] = []
+def _step_seconds(trainer: SupervisedTrainer, cores: int) -> tuple[float, float]:
+    """Seconds of the least disturbed of several steps after a warm-up step, and how disturbed the steps were.
+
+    A step is *disturbed* by other programs if it takes longer than its threads compute: while they wait for a core, the
+    clock goes on. If all were, the time that they computed is taken, which is what a quiet computer would need.
+    """
+    marks: list[tuple[float, float]] = []
 
     def mark(engine: Engine) -> None:
         float(engine.state.output["loss"].detach())  # type: ignore[index]  # MONAI's; waits for a GPU
-        marks.append(time.perf_counter())
-        if len(marks) > 2 and marks[-1] - marks[0] > LONG_SECONDS:
+        marks.append((time.perf_counter(), time.process_time()))
+        if len(marks) > 2 and marks[-1][0] - marks[0][0] > LONG_SECONDS:
             engine.terminate()
 
     trainer.add_event_handler(Events.ITERATION_COMPLETED, mark)
+    before, begun, started = busy_seconds(), time.perf_counter(), time.process_time()
     trainer.run()
-    return median(later - earlier for earlier, later in itertools.pairwise(marks))
+    pairs = itertools.pairwise(marks)
+    steps = [(b[0] - a[0], (b[1] - a[1]) / cores) for a, b in pairs]
+    wall, computing = (min(times) for times in zip(*steps, strict=True))
+    own = time.process_time() - started
+    others = (busy_seconds() - before - own) / (time.perf_counter() - begun)
+    taken = others - (all_cores() - cores)  # other programs may have the cores that are left
+    if taken < LEAST_DISTURBANCE:
+        return wall, 0.0
+    return min(wall, max(computing, wall / MOST_DELAY)), round(taken, 1)
 
 
 @torch.inference_mode()
-def _window_seconds(network: torch.nn.Module, windows: torch.Tensor) -> float:
-    """Median time of a forward pass, after a warm-up pass."""
+def _window_seconds(network: ResidualUNet, windows: torch.Tensor) -> float:
+    """Least time of a forward pass as far as the features, after a warm-up pass."""
     times = []
     for _ in range(3):
         started = time.perf_counter()
-        network(windows).argmax(dim=1).cpu()
+        network.features(windows).sum().cpu()
         times.append(time.perf_counter() - started)
-    return median(times[1:])
+    return min(times[1:])
+
+
+@torch.inference_mode()
+def _choosing_seconds(network: ResidualUNet, windows: torch.Tensor) -> float:
+    """Seconds to choose the classes of the voxels of a window, half of which belong to other windows as well."""
+    block = torch.Size(network.block)
+    shape = [min(n, 16) * step for n, step in zip(windows.shape[2:], block, strict=True)]
+    x, y, z = (min(size, n) for size, n in zip(shape, windows.shape[2:], strict=True))
+    part = windows[:1, :, :x, :y, :z]
+    places = torch.arange(x * y * z // block.numel(), device=windows.device)[None]
+    times = []
+    for _ in range(2):
+        features = network.features(part)
+        started = time.perf_counter()
+        network.logits_at(features, part, places).argmax(dim=1).cpu()
+        times.append(time.perf_counter() - started)
+    return min(times) * math.prod(windows.shape[2:]) / (x * y * z) / 2
 
 
 def _data_costs(raw: str, shape: Shape, num_classes: int, spacing: Spacing) -> dict[str, Any]:

@@ -40,6 +40,15 @@ def choices(
     )
 
 
+def disturbance(taken: float, cores: int) -> Choice:
+    """What other programs do to a plan: `taken` of the cores were theirs while steps were measured."""
+    left = max(cores - taken, 0.1 * cores) / cores
+    return Choice(
+        f"other programs used {taken:g} of the cores meanwhile",
+        f"planned for this computer without them; beside them, expect about {left:.0%} of the steps in the same minutes",
+    )
+
+
 def _choices_of_network(
     settings: Settings,
     option: Option,
@@ -52,6 +61,7 @@ def _choices_of_network(
     spacing = " x ".join(f"{size:g}" for size in fingerprint.spacing)
     scan, whole = fingerprint.median_shape, patch_ladder(fingerprint, rules)[-1]
     holds_scan = all(p >= n for p, n in zip(patch, scan, strict=True))
+    with_atlas = fingerprint.starts_from_atlas(rules)
     wider = next((width for width in rules.widths if width > option.channels), None)
     return (
         Choice(
@@ -63,6 +73,7 @@ def _choices_of_network(
             else "the median of the scans, which differ; all are resampled",
         ),
         _choice_of_intensity(settings, fingerprint),
+        *_choice_of_atlas(fingerprint, rules),
         Choice(
             f"patch of {_times(patch)} voxels",
             f"as large as the median scan, {_times(scan)}"
@@ -73,7 +84,7 @@ def _choices_of_network(
             f"{network.variant} network of {option.channels} channels and {len(topology.strides)} stages",
             f"{cost.parameters / 1e6:.2f} million weights; "
             + (
-                f"{wider} channels would need {rules.steps_worth(wider)} steps or more memory"
+                f"{wider} channels would need {rules.steps_worth(wider, with_atlas=with_atlas)} steps or more memory"
                 if wider
                 else "the widest network"
             ),
@@ -85,6 +96,16 @@ def _choices_of_network(
             f"{option.batch_size * option.patch_voxels / 1e6:.2f} million voxels per step",
         ),
     )
+
+
+def _choice_of_atlas(fingerprint: Fingerprint, rules: PlanningSettings) -> list[Choice]:
+    position = fingerprint.position
+    if position is None:
+        return []
+    says = f"position in the body explains {max(position.explained, 0):.0%} of the labels of new persons"
+    if fingerprint.starts_from_atlas(rules):
+        return [Choice("starts from an atlas of the training cases", says)]
+    return [Choice("no atlas", f"{says}; it helps from {rules.atlas_explained:.0%}")]
 
 
 def _choice_of_intensity(settings: Settings, fingerprint: Fingerprint) -> Choice:
@@ -123,11 +144,15 @@ def _choices_of_course(
 
 def _choice_of_augmentation(settings: Settings, rules: PlanningSettings, passes: float) -> Choice:
     few, many = rules.augmented_passes, rules.strongly_augmented_passes
+    change = settings.dataset.seg.augmentation
+    mirrored = ", mirrored left to right" if change.enabled and change.flip.left_right else ""
     if passes < few:
-        return Choice("no augmentation", f"it helps only if each scan is seen {few} times or more")
+        what = "no augmentation but mirroring left to right" if mirrored else "no augmentation"
+        return Choice(what, f"more helps only if each scan is seen {few} times or more")
     if passes < many:
         return Choice(
-            "default augmentation", f"it is strong if each scan is seen {many} times or more"
+            f"default augmentation{mirrored}",
+            f"it is strong if each scan is seen {many} times or more",
         )
     if settings.dataset.seg.partition.flips:
         return Choice(

@@ -10,7 +10,7 @@ import torch
 
 from monaiseg.data import InputRange, LabelTable, Spacing, read_rules
 from monaiseg.errors import CheckpointError, DataError, MonaisegWarning, SettingsError
-from monaiseg.networks import ResidualUNet, network_of
+from monaiseg.networks import AtlasPrior, ResidualUNet, network_of
 from monaiseg.portable import LabelRule
 from monaiseg.prediction.portable import (
     OnnxNetwork,
@@ -68,6 +68,8 @@ def opened(source: Checkpoint | str | Path) -> OpenedModel:
     settings, table = _described(checkpoint)
     network = network_of(settings, table, checkpoint.spacing)
     network.load_state_dict(checkpoint.weights)
+    if network.prior is not None:
+        _check_atlas(network.prior, checkpoint.path)
     channels = tuple(checkpoint.channels)
     path = checkpoint.path
     rules = () if path is None else read_rules(path, table)
@@ -104,6 +106,14 @@ def _described(checkpoint: Checkpoint) -> tuple[Settings, LabelTable]:
         ) from error
     check_weights(checkpoint.weights, network.state_dict(), checkpoint.path)
     return settings, table
+
+
+def _check_atlas(prior: AtlasPrior, path: Path | None) -> None:
+    """Check that the tensors of an atlas, which a damaged or forged file may hold in any shape, are one."""
+    try:
+        prior.check()
+    except DataError as error:
+        raise CheckpointError(f"{path or 'checkpoint'}: {error}; use another checkpoint") from error
 
 
 def _input_range(checkpoint: Checkpoint) -> InputRange:

@@ -232,6 +232,7 @@ class Predictor:
             device=self.device,
             on_progress=on_progress,
             margins=margins,
+            name=str(next(iter(scan.files), "the image")),
             **self._window,
         )
         return Inference(classes, margins)

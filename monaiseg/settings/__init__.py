@@ -5,6 +5,7 @@ MONAI.
 """
 
 from monaiseg.settings.augmentation import (
+    AugmentationSettings,
     BilateralSettings,
     DeformationSettings,
     RigidSettings,
@@ -29,6 +30,7 @@ from monaiseg.settings.task import TaskSettings
 from monaiseg.settings.writing import dump_settings
 
 __all__ = [
+    "AugmentationSettings",
     "BilateralSettings",
     "DatasetSettings",
     "DeformationSettings",

@@ -30,6 +30,13 @@ class LossSettings(Section):
     """Whether the overlap losses (Dice, Tversky) include the background."""
     batch_dice: bool = True
     """true: compute the overlap over the whole batch. false: compute it for each patch and take the mean."""
+    only_present: bool = False
+    """true: the overlap losses leave out classes that do not occur in the reference. With many classes, most patches
+    hold only some of them, and the others would mainly teach the network not to predict rare classes."""
+    voxels: Annotated[int, Field(ge=1)] | None = None
+    """Number of voxels of a batch that the loss is computed at, drawn anew at each step, those in and beside the foreground
+    eight times as often as others. null: all voxels. With many classes, head and loss otherwise take most of the time and memory
+    of a step. Requires `network.deep_supervision_heads` 0."""
     focal_gamma: NonNegative = 2.0
     """Exponent of the focal loss."""
     tversky_alpha: NonNegative = 0.5

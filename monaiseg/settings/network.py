@@ -32,6 +32,10 @@ class NetworkSettings(Section):
     shallow."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of channels that are dropped during training."""
+    atlas: bool = False
+    """Whether the network starts from an atlas: the label frequencies of the training cases at each place of the body.
+    Every scan is registered to the mean of the training images; positions there are further input channels, and the
+    logarithms of the frequencies are added to the logits. Requires `dataset.spacing`."""
 
 
 class SegNetSettings(Section):

@@ -7,6 +7,7 @@ function that uses them. This module holds choices, which a user may change:
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -44,6 +45,24 @@ class PlanningSettings(Section):
     """Patches are not made smaller than this many voxels if scans are larger."""
     most_patch_voxels: Count = 128**3
     """Maximum number of voxels in a patch."""
+    atlas_explained: Probability = 0.4
+    """The network starts from an atlas if the position of a voxel removes at least this share of the uncertainty about
+    its label, and patches do not hold whole scans. It removes 0.86 for the structures of whole brains and 0.2 for
+    tumours (benchmarks/RESULTS.md)."""
+    atlas_cases: Annotated[int, Field(ge=4)] = 6
+    """Number of training cases on which this share is measured."""
+    most_atlas_patch_voxels: Count = 96**3
+    """Maximum number of voxels in a patch of a network with an atlas, which need not see the surroundings to know where
+    it is."""
+    atlas_head_start: Probability = 0.5
+    """Share of the steps in `steps_for_width` that are enough for a network with an atlas, which does not start from
+    nothing."""
+    most_atlas_channels: Count = 128
+    """Maximum number of channels of any stage of a network with an atlas: its deep stages need not tell where it is."""
+    most_scores: Count = 16_000_000
+    """Number of logits of a batch, voxels times classes, above which the loss is computed at `loss_voxels` voxels."""
+    loss_voxels: Count = 32_768
+    """Number of voxels of a batch that the loss is computed at if there are too many logits."""
     batch_voxels: Count = 4 * 48**3
     """Target number of voxels in a batch; a batch has two patches if these hold more."""
     most_patches: Count = 4
@@ -105,9 +124,10 @@ class PlanningSettings(Section):
         """Candidates for the channels of the first stage, in ascending order."""
         return tuple(width for width, _ in self.steps_for_width)
 
-    def steps_worth(self, width: int) -> int:
+    def steps_worth(self, width: int, *, with_atlas: bool = False) -> int:
         """Minimum number of steps at which a width beats the next narrower one."""
-        return dict(self.steps_for_width)[width]
+        steps = dict(self.steps_for_width)[width]
+        return math.ceil(self.atlas_head_start * steps) if with_atlas else steps
 
     def network_for(self, device: str) -> NetworkSettings:
         """The network that suits a device, "cpu" or "cuda"."""

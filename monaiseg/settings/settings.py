@@ -47,6 +47,20 @@ class Settings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _parts_fit_the_network(self) -> Self:
+        network, tsk = self.tsk_set.network, self.tsk_set
+        if network.atlas and self.dataset.spacing is None:
+            raise ValueError(
+                "tsk_set.network.atlas needs dataset.spacing, which is null: the atlas is in mm; give the voxel size in mm"
+            )
+        if tsk.loss.voxels is not None and network.deep_supervision_heads:
+            raise ValueError(
+                f"tsk_set.loss.voxels is {tsk.loss.voxels}, but tsk_set.network.deep_supervision_heads is "
+                f"{network.deep_supervision_heads}: coarser outputs need whole patches; set one of them to null or 0"
+            )
+        return self
+
     @property
     def patch_shape(self) -> tuple[int, int, int]:
         """Patch size in voxels along X, Y, Z."""
@@ -57,6 +71,11 @@ class Settings(Section):
         """Size in voxels along X, Y, Z that images are resampled to, as given. None: images keep their size."""
         shape = self.dataset.img_after_resize
         return None if -1 in shape else shape
+
+    @property
+    def network_channels(self) -> int:
+        """Channels that the network takes: those of the image and, with an atlas, the position along X, Y, Z."""
+        return self.dataset.num_channels + 3 * self.tsk_set.network.atlas
 
     @property
     def spacing_mm(self) -> tuple[float, float, float] | None:

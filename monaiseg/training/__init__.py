@@ -24,6 +24,7 @@ from monaiseg.training.engines import (
 )
 from monaiseg.training.handlers.batches import case_ids
 from monaiseg.training.loaders import build_training_loader, case_loader, training_loader
+from monaiseg.training.placement import placed
 from monaiseg.training.recipe import Recipe
 from monaiseg.training.resume import first_state
 from monaiseg.training.run import TrainingResult, build_training, fit, opened, train
@@ -65,6 +66,7 @@ __all__ = [
     "network_spacing",
     "newest",
     "opened",
+    "placed",
     "prepare_items",
     "restored",
     "set_threads",

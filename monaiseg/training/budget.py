@@ -23,6 +23,11 @@ FORWARD_SHARE = 1 / 2
 forward pass is about a third of a step; windows also have to be scored, and do not use bfloat16 even if steps do."""
 EXIT_SECONDS = 2.0
 """Time reserved for the start of the interpreter and the end of the process."""
+DECISION_SHARE = 1 / 20
+"""Share of the budget after which the last step is decided again, but not within `LEAST_DECISION_SECONDS`."""
+LEAST_DECISION_SECONDS = 20.0
+CLOSE_ENOUGH = 1 / 50
+"""Share of the budget below which the time left is not worth another decision."""
 VALIDATION_SLACK = 1.25
 """The last validation may take this many times as long as the one before it."""
 
@@ -109,6 +114,8 @@ class Budget:
         """The decided last step; infinite before the first decision."""
         self._unsteady = UNSTEADY_STEPS
         self._steps: list[float] = []  # since the last decision
+        self._decided = self._since
+        self._halfway = math.inf
         self._state = {"spent": 0.0, "step": 0.0, "validation": 0.0, "closing": 0.0}
 
     @property
@@ -127,7 +134,20 @@ class Budget:
         """The last step that fits after step `done`, with `closed` epochs closed. Restarts measuring the steps."""
         last = self.rhythm.last_step(self.pace, done, self.seconds - self.spent, closed)
         self._state["step"], self._steps = self.pace.step, []
+        self._decided, self._halfway = self._clock(), done + max((last - done) // 2, 1)
         return last
+
+    def is_due(self, done: int) -> bool:
+        """Whether the last step should be decided again after step `done`.
+
+        So it should when a share of the budget has passed since the last decision, and when half of the steps that were
+        left then are done, unless the rest is short.
+        """
+        since = self._clock() - self._decided
+        if since > max(DECISION_SHARE * self.seconds, LEAST_DECISION_SECONDS):
+            return True
+        left = self.pace.step * (self.last_step - done)
+        return done >= self._halfway and left > CLOSE_ENOUGH * self.seconds
 
     def is_spent(self, done: int) -> bool:
         """Whether one more step after step `done`, which has just been computed, would end too late."""

@@ -263,13 +263,17 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 def check_weights(weights: Weights, expected: Weights, where: str | Path | None = None) -> None:
     """Check that weights fit the state dictionary of a network.
 
+    An empty tensor of the network takes one of any size, as those of an atlas do.
+
     Raises:
         CheckpointError: they do not; the message names the first five differing keys with their shapes.
     """
     problems = [f"{key} is missing" for key in expected if key not in weights]
     problems += [f"{key} is not in the network" for key in weights if key not in expected]
     for key, tensor in expected.items():
-        if key in weights and (ours := _form(weights[key])) != (theirs := _form(tensor)):
+        if key not in weights or (tensor.numel() == 0 and _kind(weights[key]) == _kind(tensor)):
+            continue
+        if (ours := _form(weights[key])) != (theirs := _form(tensor)):
             problems.append(f"{key} is {ours}, but {theirs} in the network")
     if problems:
         rest = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
@@ -381,6 +385,10 @@ def _is_intact(path: Path, expected_sha256: str | None = None) -> bool:
         return path.is_file() and sha256_of(path) == wanted
     except (CheckpointError, OSError):
         return False
+
+
+def _kind(tensor: torch.Tensor) -> tuple[torch.dtype, int]:
+    return tensor.dtype, tensor.ndim
 
 
 def _form(tensor: torch.Tensor) -> str:

@@ -23,6 +23,7 @@ from monaiseg.data import DataTask, LabelTable, Spacing, median_spacing
 from monaiseg.networks import InBFloat16, ResidualUNet, SegmentationLoss, SlidingWindow, network_of
 from monaiseg.settings import OptimSettings, Settings
 from monaiseg.training import distributed
+from monaiseg.training.batches import PatchBatch
 from monaiseg.training.devices import computes_in_bfloat16
 from monaiseg.training.handlers.dice import DiceOfLabels
 from monaiseg.training.handlers.validation import is_better
@@ -68,6 +69,7 @@ def build_trainer(
         network=distributed.shared(network, device),
         optimizer=optimizer,
         loss_function=loss_function.to(device),
+        prepare_batch=PatchBatch(settings, network),
         inferer=inferer or build_inferer(settings, device),
         train_handlers=train_handlers,
         accumulation_steps=tsk.gradient_accumulation_steps,

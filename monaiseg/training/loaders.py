@@ -6,7 +6,7 @@ import atexit
 import math
 import signal
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from monaiseg.data import Case, LabelTable, index_dtype, nearest_multiples
 from monaiseg.errors import DataError, SettingsError
 from monaiseg.machine import SHARED_MEMORY, free_shared_memory
+from monaiseg.networks import AtlasPrior
 from monaiseg.progress import Advance
 from monaiseg.settings import Settings
 from monaiseg.training import distributed
 from monaiseg.training.cache import cached_cases
+from monaiseg.training.placement import placed
 from monaiseg.training.sampling import EpochSampler, Fault, SeededDataset
 from monaiseg.transforms import CaseChain, Item, training_chain
 
@@ -135,9 +137,13 @@ def build_training_loader(
     cache_folder: str | Path,
     device: torch.device | str = "cpu",
     on_progress: Advance | None = None,
+    *,
+    prior: AtlasPrior | None = None,
+    persons: Mapping[str, str] | None = None,
 ) -> CaseLoader:
     """Training loader for cases that are cached where `dataset.cache` says; see `training_loader`.
 
+    A network's `prior` learns its atlas from the cases; `persons` are those of cases that share one, see `placed`.
     `on_progress` is called after each case that is read.
 
     Raises:
@@ -149,6 +155,8 @@ def build_training_loader(
     cached = cached_cases(
         cases, settings, table, cache_folder, for_training=True, on_progress=on_progress
     )
+    if prior is not None:
+        cached = placed(cached, prior, table, persons or {})
     return training_loader(cached, settings, table, device)
 
 
@@ -223,6 +231,7 @@ def check_shared_memory(settings: Settings, table: LabelTable) -> None:
         return
     voxels = settings.batch_size * math.prod(settings.patch_shape)
     of_voxel = 4 * settings.dataset.num_channels + index_dtype(table.num_classes).itemsize
+    of_voxel += 12 * settings.tsk_set.network.atlas  # positions
     need = PREFETCHED * workers * voxels * of_voxel // distributed.size() * distributed.local_size()
     if need > free:
         raise SettingsError(

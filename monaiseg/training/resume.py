@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from torch import nn
 from torch.optim import Optimizer
@@ -140,7 +140,7 @@ def _continued(
     """The new state with the weights, epoch and best checkpoint of another run."""
     tsk = recipe.settings.tsk_set
     _check_labels(recipe.table, saved)
-    state.restore_weights(saved, optimizer=_has_steps_for(recipe, saved))
+    state.restore_weights(_with_own_atlas(saved, state), optimizer=_has_steps_for(recipe, saved))
     epoch = tsk.load_model_but_train_from_epoch if tsk.reset_train_epoch else saved.epoch
     if epoch >= tsk.epochs and state.budget is None:
         raise SettingsError(
@@ -225,6 +225,16 @@ def _budget(recipe: Recipe, steps: int, started: float | None) -> Budget | None:
         windows=windows / settings.batch_size,
         started=started,
     )
+
+
+def _with_own_atlas(saved: Checkpoint, state: RunState) -> Checkpoint:
+    """The checkpoint with the atlas of this run: its training cases are placed in it, and not in that of the other run."""
+    prior = getattr(state.network, "prior", None)
+    if prior is None:
+        return saved
+    own = {f"prior.{name}": tensor for name, tensor in prior.state_dict().items()}
+    averaged = None if saved.averaged is None else {**saved.averaged, **own}
+    return replace(saved, network={**saved.network, **own}, averaged=averaged)
 
 
 def _named_rate(recipe: Recipe) -> float | None:

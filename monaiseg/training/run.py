@@ -168,7 +168,14 @@ def build_training(
     show_progress = show_progress and distributed.is_first()
     with progress_bar("reading training cases", show=show_progress) as advance:
         loader = build_training_loader(
-            recipe.cases("train"), recipe.reading, table, cache, device, advance
+            recipe.cases("train"),
+            recipe.reading,
+            table,
+            cache,
+            device,
+            advance,
+            prior=network.prior,
+            persons=recipe.task.persons,
         )
     log.info("train: %s", loader.note)
     evaluators = {

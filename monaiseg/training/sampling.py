@@ -139,7 +139,7 @@ class SeededDataset(Dataset[Item]):
         return len(self.items)  # type: ignore[arg-type]  # torch's Dataset does not say that it has a length
 
     def __getitem__(self, key: Key) -> Item:
-        """`image` (C, X, Y, Z) float32, `label` (1, X, Y, Z) uint8 or int16, `case_id`."""
+        """`image` (C, X, Y, Z) float32, `label` (1, X, Y, Z) uint8 or int16, `case_id`; with an atlas, `positions`."""
         epoch, position, index = key
         seed = derive(self.seed, "augment", epoch, position)
         with _isolated(seed):
@@ -148,7 +148,9 @@ class SeededDataset(Dataset[Item]):
             with _untracked():
                 made = self.chain(item)
         patch = made[0] if isinstance(made, list) else made  # MONAI's crops return lists
-        return {name: patch[name] for name in ("image", "label", "case_id")}
+        return {
+            key: patch[key] for key in ("image", "label", "positions", "case_id") if key in patch
+        }
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Item] | Fault:
         """A batch, as requested by a DataLoader. An error is returned as a value; see `Fault`."""

@@ -40,6 +40,7 @@ from monaiseg.transforms.crop import (
     CLASSES,
     FOREGROUND,
     KEYS,
+    POSITIONS,
     FindCentresd,
     RandCropByClassesWithMargind,
     RandSpatialCropWithMargind,
@@ -208,11 +209,12 @@ def crop_transforms(settings: Settings, table: LabelTable) -> list[Transform]:
     turn = RandRotateZoomd(None if whole else shape, change.rotation, change.scaling)
     turns = change.enabled and bool(change.rotation.probability or change.scaling.probability)
     turning: list[Transform] = [turn] if turns else []
+    keys = (*KEYS, POSITIONS) if settings.tsk_set.network.atlas else KEYS
     if whole:
         return turning
     if sampling.method == "uniform":
         anywhere = RandSpatialCropWithMargind(shape, turn.margin)
-        return [anywhere, *turning] if turns else [RandSpatialCropd(KEYS, shape, random_size=False)]
+        return [anywhere, *turning] if turns else [RandSpatialCropd(keys, shape, random_size=False)]
     ratios = [sampling.neg, sampling.pos]
     if sampling.method == "balanced":
         ratios = [1.0] * table.num_classes
@@ -222,11 +224,11 @@ def crop_transforms(settings: Settings, table: LabelTable) -> list[Transform]:
         return [SplitCentresd(by_class=True), crop, *turning]
     if sampling.method == "balanced":
         balanced = RandCropByLabelClassesd(
-            KEYS, "label", shape, num_classes=len(ratios), indices_key=CLASSES, warn=False
+            keys, "label", shape, num_classes=len(ratios), indices_key=CLASSES, warn=False
         )
         return [SplitCentresd(by_class=True), balanced]
     by_ratio = RandCropByPosNegLabeld(
-        KEYS,
+        keys,
         "label",
         shape,
         sampling.pos,

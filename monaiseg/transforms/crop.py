@@ -22,6 +22,8 @@ from monaiseg.settings import SamplingSettings
 from monaiseg.transforms.items import Item
 
 KEYS = ("image", "label")
+POSITIONS = "positions"
+"""Key of the positions (3, X, Y, Z) of the voxels in template mm, which move with the voxels; see `monaiseg.atlas`."""
 Margin = Callable[[NDArray[Any], Spacing], NDArray[Any]]
 """From patch shape in voxels and voxel size in mm to the voxels needed around the patch along X, Y, Z."""
 MAX_CENTRES = 100_000
@@ -200,8 +202,8 @@ def with_margin(data: Item, start: NDArray[Any], shape: NDArray[Any], margin: Ma
     first = np.maximum(start - around, 0)
     last = np.minimum(start + shape + around, data["image"].shape[1:])
     cut = (slice(None), *map(slice, first, last))
-    image, label = data["image"][cut], data["label"][cut]
-    return {**data, "image": image, "label": label, "patch_start": start - first}
+    parts = {key: data[key][cut] for key in (*KEYS, POSITIONS) if key in data}
+    return {**data, **parts, "patch_start": start - first}
 
 
 def no_margin(shape: NDArray[Any], spacing: Spacing) -> NDArray[Any]:  # noqa: ARG001  signature of Margin

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from monaiseg.settings import DeformationSettings
 from monaiseg.transforms.interpolation import cubic, identity_warp, linear, nearest
-from monaiseg.transforms.items import Item
+from monaiseg.transforms.items import Item, with_positions, without_positions
 
 
 class RandDeformd(Randomizable, Transform):
@@ -38,7 +38,8 @@ class RandDeformd(Randomizable, Transform):
             field = spline_field(torch.from_numpy(displaced).float(), shape, self.settings.order)
             warp = identity_warp(shape) + field
             read = cubic if self.settings.interpolation == "bspline" else linear
-            d["image"], d["label"] = read(d["image"], warp), nearest(d["label"], warp)
+            d |= without_positions(d, read(with_positions(d), warp))
+            d["label"] = nearest(d["label"], warp)
         return d
 
 

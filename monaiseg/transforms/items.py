@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from monaiseg.data import Case, volume_stem
 
 Item = dict[str, Any]
@@ -20,3 +23,16 @@ def case_name(item: Mapping[str, Any]) -> str:
     """The case's id or, in an item without one, its first image file."""
     image = item["image"]
     return str(item.get("case_id") or volume_stem(image if isinstance(image, str) else image[0]))
+
+
+def with_positions(item: Mapping[str, Any]) -> Tensor:
+    """The image (C, X, Y, Z) followed by the positions of its voxels, if the item has any, as three more channels."""
+    image: Tensor = item["image"]
+    return image if "positions" not in item else torch.cat([image, item["positions"].to(image)])
+
+
+def without_positions(item: Mapping[str, Any], moved: Tensor) -> Item:
+    """The parts of `with_positions(item)` after a spatial transform has moved them, by key."""
+    count = len(item["image"])
+    image = {"image": moved[:count]}
+    return image if "positions" not in item else {**image, "positions": moved[count:]}

@@ -35,9 +35,11 @@ class RandMirrord(Randomizable, Transform):
         mirrored = self.R.rand(3) < self.probabilities
         axes = [axis + 1 for axis in range(3) if mirrored[axis]]
         if axes:
-            d["image"], d["label"] = d["image"].flip(axes), d["label"].flip(axes)
+            d |= {key: d[key].flip(axes) for key in ("image", "label", "positions") if key in d}
         if mirrored[0]:
             label = d["label"]
             partners = self.partners.to(label.dtype)
             d["label"] = partners.index_select(0, label.view(-1).int()).view(label.shape)
+            if "positions" in d:
+                d["positions"][0].neg_()  # the right side is now on the left; flip made a copy
         return d

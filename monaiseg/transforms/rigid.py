@@ -15,7 +15,7 @@ from typing_extensions import override
 from monaiseg.data import Spacing, axis_rotation
 from monaiseg.settings import RigidSettings
 from monaiseg.transforms.interpolation import identity_warp, linear, nearest
-from monaiseg.transforms.items import Item
+from monaiseg.transforms.items import Item, with_positions, without_positions
 
 
 class RandRigidd(Randomizable, Transform):
@@ -43,7 +43,7 @@ class RandRigidd(Randomizable, Transform):
             x, y, z = np.linalg.norm(np.asarray(d["affine"])[:3, :3], axis=0)
             warp = rigid_warp(d["image"].shape[1:], degrees, shift, (x, y, z))
             if self.settings.target != "label":
-                d["image"] = linear(d["image"], warp)
+                d |= without_positions(d, linear(with_positions(d), warp))
             if self.settings.target != "image":
                 d["label"] = nearest(d["label"], warp)
         return d

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from typing_extensions import override
 from monaiseg.data import Shape, Spacing
 from monaiseg.settings import RotationSettings, ScalingSettings
 from monaiseg.transforms.interpolation import linear, nearest
-from monaiseg.transforms.items import Item
+from monaiseg.transforms.items import Item, with_positions, without_positions
 from monaiseg.transforms.rigid import turn_matrix
 
 
@@ -44,18 +44,19 @@ class RandRotateZoomd(Randomizable, Transform):
     @override
     def __call__(self, data: Mapping[str, Any]) -> Item:
         d = dict(data)
-        image, label, floor = d["image"], d["label"], d["floor"]
+        image, label, floor = with_positions(d), d["label"], d["floor"].tolist()
+        floor += [None] * (len(image) - len(floor))
         volume = np.array(image.shape[1:])
         shape = np.array(self.shape or volume)
         start = d.pop("patch_start", (volume - shape) // 2)
         turn = self._turn(d["affine"])
         if turn is None:
-            d["image"] = _window(image, start, start + shape, floor).clone()
+            image = _window(image, start, start + shape, floor).clone()
             d["label"] = _window(label, start, start + shape, [0]).clone()
         else:
             centre = start + (shape - 1) / 2
-            d["image"], d["label"] = turned_patch(image, label, centre, shape, turn, floor)
-        return d
+            image, d["label"] = turned_patch(image, label, centre, shape, turn, floor)
+        return d | without_positions(d, image)
 
     def margin(self, shape: NDArray[Any], spacing: Spacing) -> NDArray[Any]:
         """Voxels along X, Y, Z around a patch of `shape` that the largest rotation and zoom can reach.
@@ -96,7 +97,7 @@ def turned_patch(
     centre: NDArray[Any],
     shape: NDArray[Any],
     turn: NDArray[np.float64],
-    floor: torch.Tensor,
+    floor: Sequence[float | None],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotated patch of image (C, X, Y, Z), by linear interpolation, and label map (1, X, Y, Z), by nearest neighbour.
 
@@ -106,7 +107,7 @@ def turned_patch(
         centre: centre of the patch, in voxels of the volume.
         shape: shape of the patch in voxels.
         turn: matrix (3, 3) from offsets to the centre in the patch to offsets to the centre in the volume.
-        floor: (C,) intensities beyond the volume, where the label is background.
+        floor: values of the channels beyond the volume, where the label is background; None repeats the border.
     """
     half = (shape - 1) / 2
     reach = np.abs(turn) @ half
@@ -123,9 +124,12 @@ def turned_patch(
 
 
 def _window(
-    volume: torch.Tensor, start: NDArray[Any], stop: NDArray[Any], outside: Any
+    volume: torch.Tensor, start: NDArray[Any], stop: NDArray[Any], outside: Sequence[float | None]
 ) -> torch.Tensor:
-    """Voxels `start` to `stop` (exclusive) of a volume (C, X, Y, Z): a view, or a copy padded with `outside`."""
+    """Voxels `start` to `stop` (exclusive) of a volume (C, X, Y, Z): a view, or a copy padded with `outside`.
+
+    A channel whose value outside is None is padded with its border.
+    """
     sizes = np.array(volume.shape[1:])
     x, y, z = (
         slice(int(low), int(high))
@@ -137,4 +141,10 @@ def _window(
     if not any(widths):
         return inside
     channels = zip(inside, outside, strict=True)
-    return torch.stack([F.pad(channel, widths, value=float(fill)) for channel, fill in channels])
+    return torch.stack([_padded(channel, widths, fill) for channel, fill in channels])
+
+
+def _padded(channel: torch.Tensor, widths: list[int], fill: float | None) -> torch.Tensor:
+    if fill is None:
+        return F.pad(channel[None, None], widths, mode="replicate")[0, 0]
+    return F.pad(channel, widths, value=float(fill))

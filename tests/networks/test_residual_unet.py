@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from monaiseg.errors import SettingsError
-from monaiseg.networks.residual_unet import build_network, folded, unfolded
+from monaiseg.networks.residual_unet import ResidualUNet, folded, unfolded
 from monaiseg.networks.topology import plan_topology
 from monaiseg.settings.network import NetworkSettings
 
@@ -69,7 +69,7 @@ def test_channels_double_up_to_the_limit():
 def test_the_output_has_the_shape_of_every_divisible_input(variant, multiples):
     settings = NetworkSettings(variant=variant, channels=8, num_stages=3)
     topology = plan_topology(settings, (32, 32, 32), (1.0, 1.0, 1.0))
-    network = build_network(settings, topology, in_channels=2, num_classes=3).eval()
+    network = ResidualUNet(settings, topology, in_channels=2, num_classes=3).eval()
     shape = tuple(n * s for n, s in zip(multiples, topology.total_stride, strict=True))
 
     with torch.inference_mode():
@@ -80,7 +80,7 @@ def test_the_output_has_the_shape_of_every_divisible_input(variant, multiples):
 def test_each_head_keeps_its_own_resolution_while_training(variant, sizes):
     settings = NetworkSettings(variant=variant, channels=8, deep_supervision_heads=2)
     topology = plan_topology(settings, (64, 64, 64), (1.0, 1.0, 1.0))
-    network = build_network(settings, topology, 1, 4)
+    network = ResidualUNet(settings, topology, 1, 4)
 
     outputs = network(torch.zeros(2, 1, 32, 32, 32))
 
@@ -121,7 +121,7 @@ def test_thick_slices_are_not_folded_together():
 def test_every_weight_learns(variant):
     settings = NetworkSettings(variant=variant, channels=4, deep_supervision_heads=1)
     topology = plan_topology(settings, (32, 32, 32), (1.0, 1.0, 1.0))
-    network = build_network(settings, topology, 1, 3)
+    network = ResidualUNet(settings, topology, 1, 3)
 
     outputs = network(torch.randn(1, 1, 32, 32, 32))
     torch.stack([output.square().mean() for output in outputs]).sum().backward()
@@ -134,7 +134,7 @@ def test_every_weight_learns(variant):
 def test_a_traced_network_gives_the_same_logits_at_other_sizes(variant):
     settings = NetworkSettings(variant=variant, channels=4)
     topology = plan_topology(settings, (32, 32, 32), (1.0, 1.0, 1.0))
-    network = build_network(settings, topology, 1, 3).eval()
+    network = ResidualUNet(settings, topology, 1, 3).eval()
     image = torch.randn(2, 1, 48, 32, 16)
 
     with torch.inference_mode():
@@ -146,12 +146,12 @@ def test_a_traced_network_gives_the_same_logits_at_other_sizes(variant):
 def test_every_norm_trains_and_a_reloaded_network_gives_the_same_logits(norm):
     settings = NetworkSettings(norm=norm, channels=8, num_stages=2, deep_supervision_heads=0)
     topology = plan_topology(settings, (16, 16, 16), (1.0, 1.0, 1.0))
-    network = build_network(settings, topology, 1, 2)
+    network = ResidualUNet(settings, topology, 1, 2)
     network(torch.randn(2, 1, 16, 16, 16)).square().mean().backward()
     saved = io.BytesIO()
     torch.save(network.state_dict(), saved)
     saved.seek(0)
-    other = build_network(settings, topology, 1, 2)
+    other = ResidualUNet(settings, topology, 1, 2)
     other.load_state_dict(torch.load(saved, weights_only=True))
     image = torch.randn(1, 1, 16, 16, 16)
 
@@ -169,7 +169,7 @@ def test_dropout_drops_whole_channels_and_only_while_training(residual):
         dropout=0.5,
         deep_supervision_heads=0,
     )
-    network = build_network(settings, plan_topology(settings, (16,) * 3, (1.0,) * 3), 1, 2)
+    network = ResidualUNet(settings, plan_topology(settings, (16,) * 3, (1.0,) * 3), 1, 2)
     seen = []
     first = network.encoder[0].conv1
     first.register_forward_hook(lambda *call: seen.append(call[2].detach()))
@@ -192,6 +192,6 @@ def test_the_same_seed_gives_the_same_weights():
     states = []
     for _ in range(2):
         torch.manual_seed(3)
-        states.append(build_network(SMALL, topology, 1, 2).state_dict())
+        states.append(ResidualUNet(SMALL, topology, 1, 2).state_dict())
 
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from monaiseg.data.labels import LabelTable
 from monaiseg.errors import SettingsError
-from monaiseg.networks.residual_unet import build_network
+from monaiseg.networks.residual_unet import ResidualUNet
 from monaiseg.networks.sliding_window import (
     InBFloat16,
     SlidingWindow,
@@ -232,7 +232,7 @@ def test_in_bfloat16_features_are_rounded_and_weights_and_gradients_are_not(netw
 def test_the_margin_is_that_of_the_best_two_probabilities(shape, variant):
     torch.manual_seed(0)
     settings = NetworkSettings(variant=variant, channels=8, num_stages=2)
-    network = build_network(settings, plan_topology(settings, (16,) * 3, (1.0,) * 3), 1, K).eval()
+    network = ResidualUNet(settings, plan_topology(settings, (16,) * 3, (1.0,) * 3), 1, K).eval()
     image = torch.randn(1, 1, *shape)
     weights = window_weights((16,) * 3, network.block, "gaussian", torch.device("cpu"))
     for axis, step in enumerate(network.block):

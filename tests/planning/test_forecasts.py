@@ -43,7 +43,7 @@ def test_a_step_that_was_measured_is_taken_as_it_is_and_others_follow_from_it():
     assert between.step_seconds == pytest.approx(known.step_seconds * 2 * (24 / 32) ** 2)
 
 
-def test_a_gpu_holds_the_scores_of_a_validation_too():
+def test_a_gpu_holds_the_features_of_a_validation_too():
     """104 classes on scans of 512 x 512 x 304: a slab of scores, twice, is far larger than a step."""
     few, many = (even((120, 120, 120), classes=n) for n in (3, 104))
     wide = even((512, 512, 304), classes=104)
@@ -54,9 +54,9 @@ def test_a_gpu_holds_the_scores_of_a_validation_too():
         for scans in (few, many, wide)
     ]
 
-    assert taken[0].device_bytes < taken[1].device_bytes < taken[2].device_bytes
+    assert taken[0].device_bytes <= taken[1].device_bytes < taken[2].device_bytes
     slab = 512 * 512 * 304 // 512 * 64
-    assert taken[2].device_bytes > 2 * 4 * 104 * slab
+    assert taken[2].device_bytes > 2 * 4 * 16 * slab  # channels; classes are chosen in tiles
 
 
 def test_a_gpu_has_as_many_workers_as_keep_it_busy():

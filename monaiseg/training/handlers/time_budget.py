@@ -18,7 +18,11 @@ log = logging.getLogger("monaiseg")
 
 
 class TimeBudget:
-    """Decides the last step from the measured pace and the time left, and again at each checkpoint of an epoch.
+    """Decides the last step from the measured pace and the time left, again and again.
+
+    A computer that is busy for a while would otherwise leave minutes unused, or the schedule unfinished: the last step
+    is decided anew at each checkpoint of an epoch, after each twentieth of the time, and towards the end each time half
+    of the remaining steps are done.
 
     `ignite.handlers.TimeLimit` stops as soon as the time is up, without a validation and before the learning rate has
     reached its end. Other handlers read the decision from `state.last_step` and `state.max_epochs`. Attach this
@@ -59,10 +63,15 @@ class TimeBudget:
         self.budget.stepped()
         if distributed.any_of(step < self.budget.last_step and self.budget.is_spent(step)):
             self._end_at(engine, step)
-        elif not self._is_decided and step >= CALIBRATION_STEPS:
+        elif self._is_due(step):
             self._decide_inside_epoch(engine)
         if step == self.budget.last_step and step % length:
             engine.terminate_epoch()
+
+    def _is_due(self, step: int) -> bool:
+        if not self._is_decided:
+            return step >= CALIBRATION_STEPS
+        return step < self.budget.last_step and distributed.from_first(self.budget.is_due(step))
 
     def _decide_inside_epoch(self, engine: Any) -> None:
         if engine.state.iteration % engine.state.epoch_length == 0 or not weights_change(engine):
