@@ -109,7 +109,7 @@ class StructureScores:
     dice: float
     iou: float
     precision: float
-    """Share of the prediction that is correct; 0 for a missed structure, or leaving it out would raise a mean."""
+    """Share of the prediction that is correct; undefined (NaN) without a prediction, as recall is without a reference."""
     recall: float
     """Share of the reference that was found; NaN for an invented structure."""
     hd_mm: float
@@ -297,7 +297,7 @@ def scores(structure: Structure, evidence: Evidence, diagonal_mm: float) -> Stru
         status=evidence.status,
         dice=_ratio(2 * both, reference + prediction),
         iou=_ratio(both, reference + prediction - both),
-        precision=0.0 if evidence.status == "missed" else _ratio(both, prediction),
+        precision=_ratio(both, prediction),
         recall=_ratio(both, reference),
         **_distance_scores(structure, evidence, diagonal_mm),
         reference_ml=reference * millilitres,

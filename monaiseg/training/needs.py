@@ -74,7 +74,7 @@ def check_step(recipe: Recipe) -> None:
     with torch.device("meta"):
         network = network_of(settings, recipe.table, recipe.spacing)
     weights = BYTES_PER_WEIGHT * sum(weight.numel() for weight in network.parameters())
-    patch = features_bytes(network, (settings.dataset.num_channels, *shape))
+    patch = features_bytes(network, (settings.network_channels, *shape), settings.tsk_set.loss.voxels)
     if settings.tsk_set.amp and (device.type == "cuda" or computes_in_bfloat16(device)):
         patch //= 2
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_bytes()
@@ -87,12 +87,13 @@ def check_step(recipe: Recipe) -> None:
         )
 
 
-def features_bytes(network: nn.Module, shape: tuple[int, ...]) -> int:
+def features_bytes(network: nn.Module, shape: tuple[int, ...], voxels: int | None = None) -> int:
     """Memory of the features that a forward pass of one image (C, X, Y, Z) keeps for the backward pass.
 
     Args:
         network: the network on torch's meta device, where nothing is computed.
         shape: channels and voxels of the image.
+        voxels: number of voxels that the loss is computed at; None for all.
     """
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -103,8 +104,12 @@ def features_bytes(network: nn.Module, shape: tuple[int, ...]) -> int:
 
     weights = sum(weight.numel() * weight.element_size() for weight in network.parameters())
     image = torch.empty(1, *shape, device="meta")
+    some = {}
+    if voxels is not None:
+        count = max(voxels // math.prod(getattr(network, "block", (1, 1, 1))), 1)
+        some["places"] = torch.empty(1, count, dtype=torch.int64, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        network.train()(image)
+        network.train()(image, **some)
     return max(sum(storage.nbytes() for storage in kept.values()) - weights, 0)
 
 

@@ -18,7 +18,7 @@ from monaiseg.evaluation.structures import Structure, score_structures, structur
 from strategies import spacings
 
 SPACING = (1.0, 2.0, 3.0)
-HIGH_IS_GOOD = "dice", "iou", "precision", "recall", "surface_dice"
+HIGH_IS_GOOD = "dice", "iou", "recall", "surface_dice"  # precision says nothing of what was missed
 LOW_IS_GOOD = "hd_mm", "hd95_mm", "assd_mm", "centroid_distance_mm"
 LABELS = structures_of(LabelTable.from_values([3, 7, 12]))
 
@@ -116,7 +116,7 @@ def components(voxels):
     ("in_reference", "in_prediction", "status", "overlap", "precision", "recall", "distance"),
     [
         (True, True, "found", 1.0, 1.0, 1.0, 0.0),
-        (True, False, "missed", 0.0, 0.0, 0.0, 13.0),
+        (True, False, "missed", 0.0, math.nan, 0.0, 13.0),
         (False, True, "invented", 0.0, 0.0, math.nan, 13.0),
         (False, False, "absent", math.nan, math.nan, math.nan, math.nan),
     ],
