@@ -104,10 +104,10 @@ class Fingerprint:
         x, y, z = (math.ceil(median(sizes)) for sizes in zip(*shapes, strict=True))
         return x, y, z
 
-    @functools.cached_property
-    def train_voxels(self) -> int:
-        """Voxels of all training cases at the network's voxel size."""
-        return sum(math.prod(self._resampled(scan)) for scan in self.train)
+    def seen_share(self, patch: Shape) -> float:
+        """Share of all training voxels that one patch shows, at the network's voxel size."""
+        inside = math.prod(min(size, n) for size, n in zip(patch, self.median_shape, strict=True))
+        return inside / (len(self.train) * math.prod(self.median_shape))
 
     def network_shapes(self, scans: Sequence[Scan], patch: Shape) -> list[Shape]:
         """Shapes of scans along X, Y, Z after resampling and padding, as the network receives them."""

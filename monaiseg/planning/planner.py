@@ -121,7 +121,7 @@ def plan_settings(
     """
     option, cost = choose(fingerprint, limits, measured, rules)
     with_atlas = fingerprint.starts_from_atlas(rules)
-    passes = cost.steps * option.batch_size * option.patch_voxels / fingerprint.train_voxels
+    passes = cost.steps * option.batch_size * fingerprint.seen_share(option.patch_shape)
     seg = augmentation(passes, rules, mirror=fingerprint.can_mirror, with_atlas=with_atlas)
     settings = changed(
         layout(option, fingerprint, limits, rules, cost.validation.overlap),

@@ -74,7 +74,9 @@ def check_step(recipe: Recipe) -> None:
     with torch.device("meta"):
         network = network_of(settings, recipe.table, recipe.spacing)
     weights = BYTES_PER_WEIGHT * sum(weight.numel() for weight in network.parameters())
-    patch = features_bytes(network, (settings.network_channels, *shape), settings.tsk_set.loss.voxels)
+    patch = features_bytes(
+        network, (settings.network_channels, *shape), settings.tsk_set.loss.voxels
+    )
     if settings.tsk_set.amp and (device.type == "cuda" or computes_in_bfloat16(device)):
         patch //= 2
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_bytes()
