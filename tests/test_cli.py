@@ -313,7 +313,7 @@ def test_paths_do_what_easyregs_three_names_do(dataset, small, tmp_path, monkeyp
 
     predicted = call("predict", "work/scans/first", *sorted(Path("scans/images").iterdir())[:2], "-o", "labels")  # fmt: skip
     assert predicted.exit_code == 0, predicted.output
-    assert len(list(Path("labels").iterdir())) == 2
+    assert len(list(Path("labels").glob("*_pred.nii.gz"))) == 2
 
 
 @pytest.mark.parametrize(

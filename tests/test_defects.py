@@ -198,7 +198,9 @@ def test_defect_8_two_cases_of_one_name_are_refused(tmp_path):
     first, second = (write_case(tmp_path / side / "S1.nii.gz", tmp_path / side / "S1_seg.nii.gz", seed=n) for n, side in enumerate("ab"))  # fmt: skip
     folder = listed_by_easyreg(tmp_path / "task", {"train": [first, second]})
 
-    with pytest.raises(DataError, match="'S1' stands 2 times; give each case its own name"):
+    with pytest.raises(
+        DataError, match="case id 'S1' is used 2 times; give each case its own name"
+    ):
         read_data_task(folder)
 
 

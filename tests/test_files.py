@@ -8,6 +8,7 @@ import stat
 
 import pytest
 
+from monaiseg import files
 from monaiseg.errors import SettingsError, StorageError
 from monaiseg.files import check_room, probe_writable, remove, sha256_of, valid_name, write_atomic
 
@@ -93,7 +94,8 @@ def test_a_planted_link_is_replaced_and_not_followed(tmp_path):
 def test_a_link_planted_under_the_temporary_name_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("secrets.token_hex", lambda _: "known")
     (tmp_path / "precious").write_bytes(b"mine")
-    (tmp_path / ".monaiseg-known.tmp").symlink_to(tmp_path / "precious")
+    planted = files._temporary_in(tmp_path, "a")
+    planted.symlink_to(tmp_path / "precious")
 
     with pytest.raises(StorageError, match="File exists"):
         write_atomic(tmp_path / "a", b"new")

@@ -355,7 +355,7 @@ def _with_dataset_json(folder: Path, cases: dict[str, tuple[Case, ...]]) -> Data
     version = document.get("schema_version")
     if version != SCHEMA_VERSION:
         raise DataError(
-            f"{path}: has schema_version {version!r} and this monaiseg reads {SCHEMA_VERSION}; prepare the data again"
+            f"{path}: has schema_version {version!r}, but this monaiseg reads {SCHEMA_VERSION}; prepare the data again"
         )
     try:
         recorded: dict[str, list[Case]] = {split: [] for split in SPLITS}

@@ -21,8 +21,10 @@ def case_item(case: Case) -> Item:
 
 def case_name(item: Mapping[str, Any]) -> str:
     """The case's id or, in an item without one, its first image file."""
+    if name := item.get("case_id"):
+        return str(name)
     image = item["image"]
-    return str(item.get("case_id") or volume_stem(image if isinstance(image, str) else image[0]))
+    return volume_stem(image if isinstance(image, str) else image[0])
 
 
 def with_positions(item: Mapping[str, Any]) -> Tensor:

@@ -84,7 +84,7 @@ def test_values_that_the_table_lacks_stop_training_with_the_sentence_of_prepare(
     finding = finding_of(check_named(named), "unlisted-values")
 
     assert finding.stops_training
-    assert "900 (27 voxels) that the label table does not name" in finding.doubts[0].detail
+    assert "900 (27 voxels), which the label table does not name" in finding.doubts[0].detail
 
 
 def test_names_that_no_label_map_has_are_noted(named):

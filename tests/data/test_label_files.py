@@ -249,14 +249,14 @@ def test_the_labels_of_nnunet_and_the_decathlon_are_read(text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("spleen\nliver\n", "is no label table: give a table with the columns value and name"),
-        ("", "is no label table"),
+        ("spleen\nliver\n", "is not a label table; give a table with the columns value and name"),
+        ("", "is not a label table"),
         ("{", "is not JSON"),
         ('{"labels": 3}', "list them there"),
         ('{"labels": {"a": "b"}}', "pairs numbers with names"),
         (ITKSNAP + "3 255 0 0 1 1 1 no quotes\n", "'3 255 0 0 1 1 1 no quotes' is not IDX R G B"),
         (FREESURFER + "7 two words 1 2 3 0\n", "a name without spaces"),
-        ("value,name\n1,a\n1,b\n", "a label value stands twice"),
+        ("value,name\n1,a\n1,b\n", "a label value appears twice"),
         ("value,name\nx,a\n", "'x' is not a whole number"),
         ("value,name\n1.5,a\n", "'1.5' is not a whole number"),
         ("value,name,color\n1,a,red\n", "colour 'red' is neither of the form #rrggbb"),

@@ -190,7 +190,7 @@ def test_layers_that_share_values_between_them_keep_these(tmp_path):
         (["a/segmentations/x.nii.gz"], "has 0 images and 1 folder"),
         (["images/a.nii.gz", "labels/b/x.nii.gz"], "image a has no folder"),
         (["images/a.nii.gz", "images/b.nii.gz", "labels/b/x.nii.gz"], "image a has no folder"),
-        (["notes.txt"], "holds no cases"),
+        (["notes.txt"], "has no cases"),
         (
             [
                 "a/ct.nii.gz",

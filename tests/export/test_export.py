@@ -281,7 +281,7 @@ def test_networks_of_every_kind_are_exported(settings):
     import onnxruntime
     import torch
 
-    from monaiseg.networks.residual_unet import build_network
+    from monaiseg.networks.residual_unet import ResidualUNet
     from monaiseg.networks.topology import plan_topology
     from monaiseg.settings import NetworkSettings
 
@@ -289,7 +289,7 @@ def test_networks_of_every_kind_are_exported(settings):
     for variant, norm, channels in kinds:
         chosen = NetworkSettings(variant=variant, norm=norm, channels=4)
         topology = plan_topology(chosen, (16, 16, 32), (1.0, 1.0, 3.0))
-        network = build_network(chosen, topology, channels, 3).eval()
+        network = ResidualUNet(chosen, topology, channels, 3).eval()
         exported = onnx_network(network, channels)
         session = onnxruntime.InferenceSession(exported.SerializeToString())
         for shape in [(1, channels, 16, 16, 32), (2, channels, 32, 16, 64)]:

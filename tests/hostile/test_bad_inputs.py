@@ -289,7 +289,7 @@ REFUSED = [
     Row(52, "negative", label(LABEL.astype(np.int16) - 1), r"has negative label values \(from -1, in 53 voxels\); use values of 0 or more"),
     Row(53, "halves", label(LABEL / 2), r"values that are not whole numbers \(0\.5\); give a label map; if it was resampled, use nearest"),
     Row(54, "NaN", label(np.where(LABEL == 4, np.nan, LABEL)), r"1 values are NaN .*; replace them with numbers"),
-    Row(55, "other shape", label(LABEL[:, :, :4]), r"lie on different grids: shape .*; resample one onto the other"),
+    Row(55, "other shape", label(np.pad(LABEL, ((0, 0), (0, 0), (0, 2)))), r"lie on different grids: shape .*; resample one onto the other"),
     Row(56, "shifted", label(LABEL, SHIFTED), r"different grids: position.*; resample"),
     Row(56, "flipped axis", label(LABEL, np.diag([-1, 1, 2, 1])), r"different grids: .*; resample one onto the other"),
     Row(58, "label map is the image", dataset(lambda d: shutil.copy(d / "images/S1.nii.gz", d / "labels/S1.nii.gz")), r"not whole numbers|same file; give the label map"),

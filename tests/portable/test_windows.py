@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import settings as rules
 from hypothesis import strategies as st
 
-from monaiseg.networks.residual_unet import build_network
+from monaiseg.networks.residual_unet import ResidualUNet
 from monaiseg.networks.sliding_window import sliding_window_class_map
 from monaiseg.networks.sliding_window import window_weights as torchs_weights
 from monaiseg.networks.topology import plan_topology
@@ -19,7 +19,7 @@ from monaiseg.settings import NetworkSettings
 def network(variant, num_classes):
     torch.manual_seed(0)
     settings = NetworkSettings(variant=variant, channels=4, num_stages=2)
-    return build_network(settings, plan_topology(settings, (16, 16, 16), (1, 1, 1)), 2, num_classes).eval()  # fmt: skip
+    return ResidualUNet(settings, plan_topology(settings, (16, 16, 16), (1, 1, 1)), 2, num_classes).eval()  # fmt: skip
 
 
 @rules(max_examples=12)

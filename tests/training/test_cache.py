@@ -163,7 +163,7 @@ def test_what_is_too_large_for_the_memory_goes_to_disk_and_is_said(shared, tmp_p
         if isinstance(value, torch.Tensor)
     )
     assert in_memory.memory_bytes == pytest.approx(stored, rel=0.01)
-    assert "read anew" in prepare(shared, tmp_path, "none").note
+    assert "read again each time" in prepare(shared, tmp_path, "none").note
 
 
 def test_memory_that_others_took_counts():

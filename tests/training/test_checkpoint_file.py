@@ -57,7 +57,7 @@ def test_whichever_bit_of_a_record_flips_it_is_seen():
     assert decode_record(good, "good") == RECORD
 
     for bit in range(8 * len(good)):
-        with pytest.raises(CheckpointError, match=r"the record: is not the record .*: damaged"):
+        with pytest.raises(CheckpointError, match=r"the record: is damaged, or not the record"):
             decode_record(flipped(good, bit), "the record")
 
 
@@ -87,7 +87,7 @@ def test_a_file_cut_anywhere_is_refused():
     good = small()
 
     for length in range(len(good)):
-        with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
+        with pytest.raises(CheckpointError, match="damaged or not a monaiseg checkpoint"):
             decode(good[:length], "the file")
 
 

@@ -96,9 +96,9 @@ def test_crops_of_an_image_follow_one_another_and_differ(shared, tmp_path):
 def test_an_uncached_case_is_read_once_for_all_its_crops(shared, tmp_path, monkeypatch):
     reads = []
 
-    def counted(path):
+    def counted(path, *args, **kwargs):
         reads.append(path)
-        return read_volume(path)
+        return read_volume(path, *args, **kwargs)
 
     monkeypatch.setattr(reader, "read_volume", counted)
     chosen = settings_of("none", seg={"crops_per_image": 4})

@@ -13,7 +13,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from ignite.engine import Engine, Events
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from torch.utils.tensorboard.summary import hparams
 from monaiseg.data import Grid, LabelTable
 from monaiseg.errors import MonaisegWarning
 from monaiseg.evaluation import Look, draw_case, middle_point, pixels_of
+from monaiseg.machine import process_memory
 from monaiseg.training.handlers.batches import case_ids, learning_rate_of, loss_of
 from monaiseg.training.handlers.steps import (
     RunEvents,
@@ -218,7 +218,7 @@ def gradient_norm(engine: Any) -> float:
 
 def memory_gib() -> dict[str, float]:
     """Memory of this process, and the most that its tensors took on the GPU, in GiB."""
-    sizes = {"process": psutil.Process().memory_info().rss / GIB}
+    sizes = {"process": process_memory() / GIB}
     if torch.cuda.is_available():
         sizes["gpu_peak"] = torch.cuda.max_memory_allocated() / GIB
     return sizes
