@@ -58,7 +58,7 @@ def test_time_to_learn_the_atlas_is_planned_for():
         for seconds in (20.0, 1.0)
     )  # fmt: skip
 
-    assert slow.start_seconds == pytest.approx(quick.start_seconds + 19 * 20)
+    assert slow.start_seconds == pytest.approx(quick.start_seconds + 19 * 20, rel=0.05)
     assert slow.steps < quick.steps
 
 
