@@ -276,6 +276,7 @@ def test_an_array_unpacks_no_further_than_its_shape(model):
         PortableModel(resigned(changed))
 
 
+@pytest.mark.slow
 def test_networks_of_every_kind_are_exported(settings):
     pytest.importorskip("onnx")
     import onnxruntime

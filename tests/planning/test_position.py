@@ -59,7 +59,7 @@ def test_time_to_learn_the_atlas_is_planned_for():
     )  # fmt: skip
 
     assert slow.start_seconds == pytest.approx(quick.start_seconds + 19 * 20, rel=0.05)
-    assert slow.steps < quick.steps
+    assert slow.steps * slow.step_seconds < quick.steps * quick.step_seconds  # whatever the width
 
 
 def test_the_quick_measurement_agrees_with_the_thorough_one():

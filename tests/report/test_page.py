@@ -130,6 +130,7 @@ def test_the_files_of_a_run_have_the_names_that_training_gives_them(tmp_path):
     assert (run.history.name, run.settings_file.name) == (HISTORY_FILE, RUN_SETTINGS_FILE)
 
 
+@pytest.mark.slow
 def test_a_page_whose_volumes_find_no_room_stays_under_15_megabytes(tmp_path):
     """A case is 5 million voxels of noise, which no gzip makes small."""
     write_folders(tmp_path, num_cases=3, num_labels=3, shape=(200, 160, 160), height=150)

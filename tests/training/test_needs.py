@@ -155,6 +155,7 @@ def test_whole_images_are_judged_by_the_largest_one(settings, data_task, monkeyp
         run(whole, data_task)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["standard", "folded"])
 def test_the_features_of_a_step_are_estimated_from_below_and_not_far(settings, variant):
     """Against the memory that the process takes."""
