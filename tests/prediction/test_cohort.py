@@ -107,6 +107,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(
     assert contents(out) == undisturbed
 
 
+@pytest.mark.slow
 def test_shards_leave_what_one_process_leaves(trained, scans, undisturbed, tmp_path):
     processes = [label(trained, scans, tmp_path / "out", "--shard", f"{n}/3") for n in (1, 2, 3)]
 

@@ -10,6 +10,8 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
+
 from monaiseg.evaluation import read_sources
 from monaiseg.report import read_score_folder, write_page
 from monaiseg.report.score_folder import HISTORY_FILE, RUN_SETTINGS_FILE
