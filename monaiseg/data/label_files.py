@@ -64,7 +64,7 @@ def load_label_table(source: str | Path) -> LabelTable:
         DataError: the file cannot be read, is in none of the formats, or does not describe a label table.
     """
     path = Path(source)
-    if str(source) in INCLUDED and not is_there(path):
+    if str(source) in INCLUDED and (path.is_dir() or not is_there(path)):
         included = resources.files("monaiseg.data") / "label_tables" / f"{source}.csv"
         text = included.read_text(encoding="utf-8")
     else:

@@ -301,3 +301,10 @@ def test_a_file_of_the_users_with_the_name_of_a_table_is_theirs(tmp_path, monkey
     Path("lpba40").write_text("value,name\n1,mine\n")
 
     assert load_label_table("lpba40").names == ("background", "mine")
+
+
+def test_a_folder_of_the_data_does_not_hide_the_table_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hippocampus").mkdir()
+
+    assert load_label_table("hippocampus").num_classes == 3
