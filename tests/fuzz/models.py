@@ -34,6 +34,9 @@ SETTINGS = settings_from_dict(
 TABLE = LabelTable.from_values([1, 2], {1: "left", 2: "right"})
 SPACING = (1.0, 1.0, 1.2)
 warnings.filterwarnings("ignore")  # torch's, on what it is handed
+torch.set_num_threads(
+    1
+)  # forked processes would wait for ever for OpenMP's threads, which they do not inherit
 
 
 @functools.cache
@@ -233,8 +236,8 @@ def feed_meaning(raw: bytes, folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(raw)
     predictor = Predictor(path, device="cpu")
-    channels = predictor.settings.dataset.num_channels
-    if max(predictor.settings.patch_shape) <= 16 and channels <= 4:
+    channels = predictor.settings.network_channels
+    if max(predictor.settings.patch_shape) <= 16 and channels <= 7:
         with torch.no_grad():
             logits = predictor.network(torch.zeros(1, channels, *predictor.settings.patch_shape))
         assert logits.shape[1] == predictor.table.num_classes
