@@ -245,7 +245,7 @@ def test_a_folder_that_is_taken_is_named_once_and_blames_no_process_of_the_same_
         output, _ = process.communicate(timeout=200)
 
     assert process.returncode != 0
-    assert output.count("trains here") == 1
+    assert output.count("is training here") == 1
     assert f"process {os.getpid()} on" in output
 
 
