@@ -128,12 +128,14 @@ def route_of(
     ras_shape = [int(shape[axis]) for axis in order]
     if spacing is not None:
         _check_right_angles(ras_affine)
-    factors = _factors(ras_shape, np.linalg.norm(ras_affine[:3, :3], axis=0), spacing)
-    centred = _is_centred(ras_affine, ras_shape, factors)
+    factors = _factors(np.linalg.norm(ras_affine[:3, :3], axis=0), spacing)
+    counts, centred = _grid_after(ras_affine, ras_shape, factors)
+    if not _changes(ras_shape, counts, factors):
+        factors, counts = [None] * 3, ras_shape
     axes = [
-        _axis(size, factor, target, centred)
-        for size, factor, target in zip(ras_shape, factors, image_shape or (None,) * 3, strict=True)
-    ]
+        _axis(size, factor, count, target, centred)
+        for size, factor, count, target in zip(ras_shape, factors, counts, image_shape or (None,) * 3, strict=True)
+    ]  # fmt: skip
     sampled = [size for _, _, _, size in axes]
     padded = [max(-(-n // MULTIPLE) * MULTIPLE, least) for n, least in zip(sampled, patch, strict=True)]  # fmt: skip
     return Route(
@@ -147,36 +149,25 @@ def route_of(
     )
 
 
-def _factors(
-    shape: Sequence[int], found: NDArray[np.float64], wanted: Sequence[float] | None
-) -> list[float | None]:
+def _factors(found: NDArray[np.float64], wanted: Sequence[float] | None) -> list[float | None]:
     """For each axis the voxel size before resampling over that after it; None where it stays as it is."""
     if wanted is None:
         return [None] * 3
     pairs = list(zip(found.tolist(), wanted, strict=True))
-    factors = [have / want if abs(have - want) > SAME else None for have, want in pairs]
-    grows = [
-        factor is not None and (_count(size, factor) != size or abs(1 / factor - 1) > SAME)
-        for size, factor in zip(shape, factors, strict=True)
-    ]
-    return factors if any(grows) else [None] * 3  # MONAI's shortcut for nearly equal grids
+    return [have / want if abs(have - want) > SAME else None for have, want in pairs]
 
 
-def _count(size: int, factor: float) -> int:
-    """Number of voxels after resampling `size` voxels; rounds halves as MONAI does."""
-    return int(np.round((size - 1) * factor + 1))
-
-
-def _is_centred(
+def _grid_after(
     affine: NDArray[np.float64], shape: Sequence[int], factors: Sequence[float | None]
-) -> bool:
-    """Whether MONAI aligns the centres of the volumes before and after resampling, in place of their first voxels.
+) -> tuple[list[int], bool]:
+    """Voxels along each axis after resampling, and whether the centres of the two volumes are aligned.
 
-    It looks for a corner that no other corner precedes, to within 1e-8 voxels: on oblique axes, whose affine the file
-    has rounded to float32, there is none. See `monai.data.utils.compute_shape_offset`.
+    MONAI aligns the first voxels where some corner comes before all others, to within 1e-8 voxels, and the centres
+    otherwise: on oblique axes, whose affine the file has rounded to float32, there is no such corner. The same rounding
+    decides to which side a half goes. Both are computed as in `monai.data.utils.compute_shape_offset`, step by step.
     """
     if not any(factors):
-        return False
+        return list(shape), False
     zooms = np.linalg.cholesky(affine[:3, :3].T @ affine[:3, :3]).T
     spacing = np.linalg.norm(affine[:3, :3], axis=0) / [factor or 1.0 for factor in factors]
     resampled = np.eye(4)
@@ -184,17 +175,34 @@ def _is_centred(
     ends = np.meshgrid(*[(0.0, n - 1.0) for n in shape], indexing="ij")
     corners = np.stack([*(end.ravel() for end in ends), np.ones(8)])
     after = (np.linalg.solve(resampled, affine) @ corners)[:3]
+    counts = np.round(np.ptp(after, axis=1) + 1).astype(int).tolist()
     first = (after - corner[:, None] for corner in after.T)
-    return not any(np.allclose(offsets.min(axis=1), 0) for offsets in first)
+    return counts, not any(np.allclose(offsets.min(axis=1), 0) for offsets in first)
+
+
+def _changes(shape: Sequence[int], counts: Sequence[int], factors: Sequence[float | None]) -> bool:
+    """Whether MONAI resamples at all: it leaves a scan as it is where the grids are nearly equal."""
+    return any(
+        factor is not None and (count != size or abs(1 / factor - 1) > SAME)
+        for size, count, factor in zip(shape, counts, factors, strict=True)
+    )
 
 
 def _axis(
-    size: int, factor: float | None, target: int | None, centred: bool
+    size: int, factor: float | None, count: int, target: int | None, centred: bool
 ) -> tuple[Matrix | None, float, float, int]:
-    """Matrix from `size` voxels to the resampled ones, start and step of the way back, and number of voxels."""
-    matrix, start, step, count = None, 0.0, 1.0, size
+    """Matrix from `size` voxels to the resampled ones, start and step of the way back, and number of voxels.
+
+    Args:
+        size: voxels before resampling.
+        factor: voxel size before resampling over that after it; None: not resampled.
+        count: voxels after resampling.
+        target: voxels after resizing to an image size; None: not resized.
+        centred: whether resampling keeps the centre, in place of the first voxel.
+    """
+    matrix, start, step = None, 0.0, 1.0
     if factor is not None:
-        count, step = _count(size, factor), factor
+        step = factor
         start = (count - factor * size) / 2 if centred else 0.0
         matrix = interpolation_matrix((np.arange(count) - start) / factor, size)
     if target is not None and target != count:

@@ -90,6 +90,27 @@ def test_numpy_prepares_a_scan_as_monai_does(
     assert (route.back(class_map) == home).mean() > 0.999
 
 
+def test_half_a_voxel_goes_to_the_side_where_monai_puts_it(tmp_path):
+    """At 0.7 mm the second axis in RAS has 62.5 voxels; the rounding of this oblique affine makes them 63."""
+    affine = np.array(
+        [
+            [0.03490481287456702, 0.9996954135095479, 0.05008077776808889, -1.5498253111430498],
+            [0.27830380844537833, -0.019711096406558014, 2.8415148363521903, -22.68317921846176],
+            [1.9802344922364599, -0.014851023076727064, -0.400231621050276, -6.884584280228502],
+            [0, 0, 0, 1],
+        ]
+    )
+    grid = Grid.of((11, 3, 16), affine)
+    chosen = settings_of(spacing=[0.7, 0.7, 0.7])
+    image = noise_on(grid)[..., 0]
+    item, _ = by_monai(tmp_path, image, grid, chosen)
+    read = Grid.of(grid.shape, item["image"].meta["original_affine"])
+    ours, route = by_numpy(image, read, chosen)
+
+    assert route.sampled_shape == (4, 63, 30)
+    assert np.allclose(ours, item["image"].as_tensor().numpy(), atol=1e-4)
+
+
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_every_orientation_goes_there_and_back_voxel_for_voxel(tmp_path, orientation):
     grid = phantom_grid((5, 7, 6), (1.0, 1.2, 2.0), orientation)
