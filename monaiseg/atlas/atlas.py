@@ -169,9 +169,8 @@ def _most(
     """The entries that a row keeps, largest first; ties are in order of class."""
     large = counts >= LEAST_SHARE * np.bincount(rows, counts)[rows]
     rows, classes, counts = rows[large], classes[large], counts[large]
-    most = (
-        int(counts.max(initial=0)) + 1
-    )  # rows, and the classes of each, are in ascending order already
+    # Rows, and the classes of each, are in ascending order already.
+    most = int(counts.max(initial=0)) + 1
     order = np.argsort(rows * most + (most - 1 - counts), kind="stable")
     rows = rows[order]
     firsts = np.flatnonzero(np.diff(rows, prepend=-1))

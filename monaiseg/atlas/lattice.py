@@ -96,9 +96,8 @@ class Lattice:
     def read(self, table: Tensor, positions: Tensor) -> Tensor:
         """Values (N, C) of a table (cells, C) at positions (N, 3), by trilinear interpolation."""
         last = (torch.tensor(self.shape) - 1).clamp(min=1)
-        grid = (2 * self.indices(positions) / last - 1).flip(
-            -1
-        )  # torch's order: last axis first, -1 to 1
+        # The coordinates of `grid_sample` run from -1 to 1, last axis first.
+        grid = (2 * self.indices(positions) / last - 1).flip(-1)
         volume = table.T.reshape(1, -1, *self.shape)
         read = F.grid_sample(
             volume, grid.view(1, -1, 1, 1, 3), padding_mode="border", align_corners=True

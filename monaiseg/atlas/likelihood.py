@@ -61,13 +61,9 @@ def explained_share(cases: Sequence[LabelledScan], trained: TrainedAtlas) -> flo
     atlases = trained.atlases_without(list(trained.votes_by_person))
 
     def of_case(index: int) -> tuple[float, float]:
-        classes, frame = cases[index].classes, trained.frames[index]
-        atlas = atlases[trained.persons[index]]
-        named = ((classes > 0) & (classes < atlas.num_classes)).nonzero()
-        some = named[:: math.ceil(max(len(named), 1) / FEW_VOXELS)]
-        right = classes[tuple(some.T)].long()
-        by_place = atlas.log_likelihood(frame.points(some.float()), right)
-        return float(by_place.mean()), float(atlas.frequencies[right].mean())
+        classes, atlas = cases[index].classes, atlases[trained.persons[index]]
+        named = (classes > 0) & (classes < atlas.num_classes)
+        return _mean_logs(classes, named, trained.frames[index], atlas, FEW_VOXELS)
 
     return _likelihood(mapped(of_case, range(len(cases)))).explained
 
@@ -99,18 +95,27 @@ def vote_dice(case: LabelledScan, frame: Frame, atlas: Atlas) -> Tensor:
 def _log_probabilities(
     case: LabelledScan, frame: Frame, atlas: Atlas
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Mean log-probabilities by position and by frequency, over the foreground and over all voxels."""
-    classes = case.classes.flatten().long()
-    positions = frame.positions().flatten(1).T
-    known = (classes < atlas.num_classes).nonzero()[:, 0]
-    named = known[classes[known] > 0]
-    means = []
-    for voxels in (named, known):
-        some = voxels[:: math.ceil(max(len(voxels), 1) / MOST_VOXELS)]
-        by_place = atlas.log_likelihood(positions[some], classes[some])
-        by_frequency = atlas.frequencies[classes[some]]
-        means.append((float(by_place.mean()), float(by_frequency.mean())))
-    return means[0], means[1]
+    """`_mean_logs` over the foreground and over all voxels."""
+    known = case.classes < atlas.num_classes
+    named, all_known = (
+        _mean_logs(case.classes, where, frame, atlas, MOST_VOXELS)
+        for where in (known & (case.classes > 0), known)
+    )
+    return named, all_known
+
+
+def _mean_logs(
+    classes: Tensor, where: Tensor, frame: Frame, atlas: Atlas, most: int
+) -> tuple[float, float]:
+    """Mean log-probabilities, by position and by frequency, of the classes (X, Y, Z) at `where`, bool (X, Y, Z).
+
+    Every n-th of these voxels is used, so that there are at most `most`. Without any, both are NaN.
+    """
+    voxels = where.nonzero()
+    some = voxels[:: math.ceil(max(len(voxels), 1) / most)]
+    right = classes[tuple(some.T)].long()
+    by_place = atlas.log_likelihood(frame.points(some.float()), right)
+    return float(by_place.mean()), float(atlas.frequencies[right].mean())
 
 
 def _likelihood(means: Sequence[tuple[float, float]]) -> Likelihood:

@@ -26,7 +26,7 @@ _work: list[Callable[[Any], Any]] = []
 def mapped(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """The function's result for each item, in as many processes as torch was set to use threads.
 
-    Where processes cannot be forked, and inside of a process that must not have children, one after another.
+    One after another where processes cannot be forked, and inside of such a process, which has one thread.
     """
     todo = list(items)
     with single_threaded() as threads:

@@ -51,6 +51,7 @@ from monaiseg.data.grid import (
     padded_shape,
     padded_up,
     resampled_shape,
+    shape_in_words,
 )
 from monaiseg.data.groups import (
     alike_note,
@@ -214,6 +215,7 @@ __all__ = [
     "rules_from_words",
     "rules_in_words",
     "scan_labels",
+    "shape_in_words",
     "side_of",
     "split_cases",
     "volume_stem",

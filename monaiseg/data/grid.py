@@ -26,6 +26,15 @@ TOLERANCE_VOXELS = 0.1
 """The same as a share of the smallest voxel size, for mice and microscopy; the smaller of both tolerances applies."""
 
 
+def shape_in_words(shape: Sequence[int]) -> str:
+    """A shape for a message.
+
+    >>> shape_in_words((40, 56, 40))
+    '40 x 56 x 40'
+    """
+    return " x ".join(map(str, shape))
+
+
 @dataclass(frozen=True)
 class Grid:
     """Shape in voxels and affine (4 x 4, voxel index to mm) of a volume, in the axis order of its file."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from monaiseg.data import Shape, Spacing, nearest_multiples
+from monaiseg.data import Shape, Spacing, nearest_multiples, shape_in_words
 from monaiseg.errors import SettingsError
 from monaiseg.settings import NetworkSettings
 
@@ -40,15 +40,11 @@ class Topology:
         ['stage 1: 16 channels, kernel 3 x 3 x 1, stride 1 x 1 x 1']
         """
         return [
-            f"stage {number}: {channels} channels, kernel {_by(kernel)}, stride {_by(stride)}"
+            f"stage {number}: {channels} channels, kernel {shape_in_words(kernel)}, stride {shape_in_words(stride)}"
             for number, (channels, kernel, stride) in enumerate(
                 zip(self.channels, self.kernels, self.strides, strict=True), start=1
             )
         ]
-
-
-def _by(shape: Shape) -> str:
-    return " x ".join(map(str, shape))
 
 
 def plan_topology(settings: NetworkSettings, patch_shape: Shape, spacing: Spacing) -> Topology:

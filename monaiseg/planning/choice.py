@@ -10,6 +10,7 @@ import math
 from dataclasses import replace
 from typing import NoReturn
 
+from monaiseg.data import shape_in_words
 from monaiseg.errors import SettingsError
 from monaiseg.planning.fingerprint import Fingerprint
 from monaiseg.planning.forecasts import MEMORY_SLACK, Forecast, forecast
@@ -78,7 +79,7 @@ def _largest_in_words(option: Option, cost: Forecast, fingerprint: Fingerprint) 
     scans = (*fingerprint.train, *fingerprint.val)
     shapes = fingerprint.network_shapes(scans, option.patch_shape)
     scan, shape = max(zip(scans, shapes, strict=True), key=lambda pair: math.prod(pair[1]))
-    sizes = (" x ".join(map(str, each)) for each in (scan.shape, shape))
+    sizes = (shape_in_words(each) for each in (scan.shape, shape))
     return (
         f"to prepare cases as large as {scan.case_id!r} ({' voxels, '.join(sizes)} at the network's voxel size), which takes "
         f"{cost.preparing_bytes / 2**30:.1f}"

@@ -11,17 +11,12 @@ from typing import Literal
 import torch
 
 from monaiseg.data import Grid, Shape, index_dtype, median_spacing
-from monaiseg.machine import MOST_READERS, free_memory, usable_cores
+from monaiseg.machine import MOST_READERS, usable_cores
 from monaiseg.networks import count_windows
-from monaiseg.planning.forecasts import (
-    BYTES_PER_WEIGHT,
-    MEMORY_SLACK,
-    WINDOW_SLACK,
-    WORKER_BYTES,
-)
+from monaiseg.planning.forecasts import MEMORY_SLACK, WINDOW_SLACK, run_bytes
 from monaiseg.planning.probes import DataProbe, StepProbe, run_probes
 from monaiseg.settings import Settings
-from monaiseg.training import cached_bytes, device_of
+from monaiseg.training import cached_bytes, device_of, memory_allowance
 from monaiseg.transforms import (
     PREPARING_BYTES,
     RESAMPLING_BYTES,
@@ -159,8 +154,7 @@ def _cache(settings: Settings, need: int) -> Literal["memory", "disk", "none"]:
     wanted = settings.dataset.cache
     if wanted.where != "auto":
         return wanted.where
-    allowed = free_memory() / 2 if wanted.memory_gb is None else wanted.memory_gb * 2**30
-    return "memory" if need <= allowed else "disk"
+    return "memory" if need <= memory_allowance(wanted.memory_gb) else "disk"
 
 
 def _memory_bytes(
@@ -173,12 +167,11 @@ def _memory_bytes(
     resampled: bool,
     on_host: bool,
 ) -> float:
-    """Peak memory in bytes without cached cases, as in `monaiseg.planning.forecasts`."""
+    """Peak memory in bytes without cached cases."""
     channels, workers = settings.dataset.num_channels, settings.tsk_set.num_workers
     of_voxel = 4 * channels + index_dtype(num_classes).itemsize
     per_voxel = RESAMPLING_BYTES if resampled else PREPARING_BYTES
     preparing = min(usable_cores(), MOST_READERS) * per_voxel * channels * largest
     computing = step.step_bytes if on_host else 0
-    varying = max(computing, preparing, BYTES_PER_WEIGHT * step.parameters)
-    batches = workers * (WORKER_BYTES + 2 * of_voxel * step.voxels)
-    return MEMORY_SLACK * (data.base_bytes + batches + varying)
+    ahead = 2 * of_voxel * step.voxels
+    return run_bytes(data.base_bytes, computing, preparing, step.parameters, workers, ahead)

@@ -242,12 +242,30 @@ def _memory(
     )
     batch = 4 * (channels + 1) * option.patch_voxels * option.batch_size
     on_host = computing if limits.device == "cpu" else 0
-    varying = max(on_host, preparing, BYTES_PER_WEIGHT * cost.parameters)
-    peak = MEMORY_SLACK * (base + workers * (WORKER_BYTES + 8 * batch) + varying)
+    peak = run_bytes(base, on_host, preparing, cost.parameters, workers, 8 * batch)
     kept = peak + MEMORY_SLACK * cached
     limit = limits.memory_gb * 2**30
     in_memory = cached <= cache_share * limit and kept <= limit
     return in_memory, round(kept if in_memory else peak), preparing
+
+
+def run_bytes(
+    base: int, computing: int, preparing: int, parameters: int, workers: int, ahead: int
+) -> float:
+    """Peak memory in bytes of a run and its workers, without cached cases.
+
+    Cases are prepared, steps computed and checkpoints written one after the other, so the largest of these counts.
+
+    Args:
+        base: memory of a process with everything imported.
+        computing: memory that a step takes here, and not on a GPU.
+        preparing: memory while cases are prepared.
+        parameters: number of weights.
+        workers: number of worker processes.
+        ahead: memory of the batches that a worker prepares in advance.
+    """
+    varying = max(computing, preparing, BYTES_PER_WEIGHT * parameters)
+    return MEMORY_SLACK * (base + workers * (WORKER_BYTES + ahead) + varying)
 
 
 def _largest(option: Option, fingerprint: Fingerprint) -> Shape:

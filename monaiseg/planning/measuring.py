@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 
+from monaiseg.data import shape_in_words
 from monaiseg.errors import SettingsError
 from monaiseg.machine import free_memory, gigabytes, processor_name
 from monaiseg.planning.choice import choose
@@ -61,7 +62,7 @@ def measure(
         processor_name(), limits.cores, limits.device, data, tuple(filter(None, steps))
     )
     if not found.steps:
-        sizes = " x ".join(map(str, small))
+        sizes = shape_in_words(small)
         raise SettingsError(
             f"a step with {batch} patches of {sizes} voxels and {MEASURED_WIDTHS[0]} channels, the smallest of this plan, ran "
             f"out of memory ({gigabytes(free_memory())} are free); close other programs, or use a computer with more "

@@ -6,13 +6,12 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
-
-from monaiseg.atlas import LabelledScan, explained_share, train_atlas
+from monaiseg.atlas import explained_share
 from monaiseg.data import DataTask
 from monaiseg.machine import reading_threads, usable_cores
 from monaiseg.settings import Settings
-from monaiseg.transforms import Item, cached_chain, case_item
+from monaiseg.training import labelled_scan, learned_atlas
+from monaiseg.transforms import cached_chain, case_item
 
 LEAST_PERSONS = 4
 """With fewer persons, an atlas says more about them than about new ones."""
@@ -44,10 +43,9 @@ def measure_position(task: DataTask, settings: Settings, most_cases: int) -> Pos
     chain = cached_chain(reading, table, for_training=False)
     with ThreadPoolExecutor(reading_threads()) as pool:
         items = pool.map(chain, (case_item(chosen[person]) for person in persons))
-        cases = [_scan(item) for item in items]
+        cases = [labelled_scan(item) for item in items]
     started = _computed()
-    partners = table.partner_classes if table.can_mirror else None
-    trained = train_atlas(cases, persons, table.num_classes, partners)
+    trained = learned_atlas(cases, persons, table)
     seconds = (_computed() - started) / usable_cores()
     return Position(explained_share(cases, trained), seconds / len(cases))
 
@@ -56,8 +54,3 @@ def _computed() -> float:
     """Seconds that this process and its finished children have computed, which other programs hardly change."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
-
-
-def _scan(item: Item) -> LabelledScan:
-    x, y, z = np.linalg.norm(item["affine"].numpy()[:3, :3], axis=0)
-    return LabelledScan(item["image"], item["label"][0], (float(x), float(y), float(z)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from monaiseg.data import Shape
+from monaiseg.data import shape_in_words
 from monaiseg.errors import counted
 from monaiseg.networks import plan_topology
 from monaiseg.planning.fingerprint import Fingerprint
@@ -75,10 +75,10 @@ def _choices_of_network(
         _choice_of_intensity(settings, fingerprint),
         *_choice_of_atlas(fingerprint, rules),
         Choice(
-            f"patch of {_times(patch)} voxels",
-            f"as large as the median scan, {_times(scan)}"
+            f"patch of {shape_in_words(patch)} voxels",
+            f"as large as the median scan, {shape_in_words(scan)}"
             if holds_scan
-            else f"the largest, up to {_times(whole)}, that memory and time allow; the median scan has {_times(scan)}",
+            else f"the largest, up to {shape_in_words(whole)}, that memory and time allow; the median scan has {shape_in_words(scan)}",
         ),
         Choice(
             f"{network.variant} network of {option.channels} channels and {len(topology.strides)} stages",
@@ -191,7 +191,3 @@ def _choice_of_validation(cost: Forecast, limits: Limits, rules: PlanningSetting
         f"validation every {counted(cost.rhythm.val_period, 'epoch')} on {counted(validation.cases, 'case')}",
         f"{validation.seconds:.0f} s each, {share:.0%} of the time; windows overlap by {validation.overlap:g}",
     )
-
-
-def _times(shape: Shape) -> str:
-    return " x ".join(map(str, shape))

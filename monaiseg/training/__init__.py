@@ -4,7 +4,7 @@
 """
 
 from monaiseg.training.budget import UNSTEADY_STEPS, Pace, Rhythm
-from monaiseg.training.cache import CachedCases, cached_bytes, prepare_items
+from monaiseg.training.cache import CachedCases, cached_bytes, memory_allowance, prepare_items
 from monaiseg.training.checkpoint import (
     Best,
     Checkpoint,
@@ -24,7 +24,7 @@ from monaiseg.training.engines import (
 )
 from monaiseg.training.handlers.batches import case_ids
 from monaiseg.training.loaders import build_training_loader, case_loader, training_loader
-from monaiseg.training.placement import placed
+from monaiseg.training.placement import labelled_scan, learned_atlas, placed
 from monaiseg.training.recipe import Recipe
 from monaiseg.training.resume import first_state
 from monaiseg.training.run import TrainingResult, build_training, fit, opened, train
@@ -61,8 +61,11 @@ __all__ = [
     "fit",
     "handlers_in_words",
     "initial_network",
+    "labelled_scan",
+    "learned_atlas",
     "limited",
     "load_checkpoint",
+    "memory_allowance",
     "network_spacing",
     "newest",
     "opened",

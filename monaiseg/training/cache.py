@@ -131,7 +131,7 @@ def prepare_items(
     grids = [_grid_of(item) for item in data]
     need = sum(_bytes_of(grid, transform, settings, table) for grid in grids)
     threads = preparing_threads(grids, settings)
-    allowance = _memory_allowance(wanted.memory_gb, taken_bytes)
+    allowance = memory_allowance(wanted.memory_gb, taken_bytes)
     fits = need <= allowance
     where = ("memory" if fits else "disk") if wanted.where == "auto" else wanted.where
     size = f"{counted(len(data), 'cached case')} would take {gigabytes(need)}"
@@ -186,7 +186,7 @@ def _bytes_of(grid: Grid, transform: CaseChain, settings: Settings, table: Label
     return cached_bytes(shape, num_channels, table.num_classes, num_groups)
 
 
-def _memory_allowance(memory_gb: float | None, taken_bytes: int) -> int:
+def memory_allowance(memory_gb: float | None, taken_bytes: int = 0) -> int:
     """Bytes of memory still available to the cache: the limit in the settings, or half of the memory free at the start.
 
     Processes that train together on one computer share the limit.

@@ -230,8 +230,7 @@ def check_shared_memory(settings: Settings, table: LabelTable) -> None:
     if not workers or free is None:
         return
     voxels = settings.batch_size * math.prod(settings.patch_shape)
-    of_voxel = 4 * settings.dataset.num_channels + index_dtype(table.num_classes).itemsize
-    of_voxel += 12 * settings.tsk_set.network.atlas  # positions
+    of_voxel = 4 * settings.network_channels + index_dtype(table.num_classes).itemsize
     need = PREFETCHED * workers * voxels * of_voxel // distributed.size() * distributed.local_size()
     if need > free:
         raise SettingsError(

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from monaiseg.data import Grid, Shape
+from monaiseg.data import Grid, Shape, shape_in_words
 from monaiseg.errors import OutOfMemoryError, listed
 from monaiseg.machine import free_memory, gigabytes, reading_threads
 from monaiseg.networks import network_of
@@ -53,7 +53,7 @@ def check_cases(recipe: Recipe) -> None:
         grid = recipe.task.facts[case.id].grid
         need = preparing_bytes(grid, settings)
         if CERTAIN * need > free:
-            size = f"{_voxels(grid.along_ras[0])} voxels, {_voxels(target_shape(grid, settings))} for the network"
+            size = f"{shape_in_words(grid.along_ras[0])} voxels, {shape_in_words(target_shape(grid, settings))} for the network"
             problems.append(
                 f"case {case.id!r}: takes about {gigabytes(need)} of memory to prepare ({size})"
             )
@@ -83,7 +83,7 @@ def check_step(recipe: Recipe) -> None:
     need = weights + batch * patch
     if need > free:
         raise OutOfMemoryError(
-            f"a step with {batch} patch{'es' * (batch > 1)} of {_voxels(shape)} voxels{whose} takes at least {gigabytes(need)} of memory on "
+            f"a step with {batch} patch{'es' * (batch > 1)} of {shape_in_words(shape)} voxels{whose} takes at least {gigabytes(need)} of memory on "
             f"{device}, and {gigabytes(free)} are free; {_smaller(settings, (free - weights) / patch)}, or let "
             "`monaiseg plan` choose for this computer. Nothing was trained"
         )
@@ -139,7 +139,3 @@ def _smaller(settings: Settings, patches: float) -> str:
 def _free_bytes() -> int:
     """Free memory of this process; processes that train together on one computer share it."""
     return free_memory() // distributed.local_size()
-
-
-def _voxels(shape: Shape) -> str:
-    return " x ".join(map(str, shape))

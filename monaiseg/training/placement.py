@@ -13,7 +13,7 @@ from typing import overload
 import numpy as np
 from torch.utils.data import Dataset
 
-from monaiseg.atlas import Frame, LabelledScan, train_atlas
+from monaiseg.atlas import Frame, LabelledScan, TrainedAtlas, train_atlas
 from monaiseg.data import LabelTable
 from monaiseg.machine import free_memory
 from monaiseg.networks import AtlasPrior
@@ -41,8 +41,7 @@ def placed(
         DataError: all cases are of one person.
     """
     owners = [persons.get(name, name) for name in cases.ids]
-    partners = table.partner_classes if table.can_mirror else None
-    trained = train_atlas(_Scans(cases), owners, table.num_classes, partners)
+    trained = learned_atlas(_Scans(cases), owners, table)
     of_person = trained.atlases_without(list(dict.fromkeys(owners)))
     without = {name: of_person[owner] for name, owner in zip(cases.ids, owners, strict=True)}
     prior.learn(trained.template, trained.atlas(), without)
@@ -55,6 +54,20 @@ def placed(
     items = _Placed(cases, trained.frames)
     taken = cases.memory_bytes + items.memory_bytes
     return CachedCases(items, cases.data, taken, cases.note)
+
+
+def learned_atlas(
+    scans: Sequence[LabelledScan], persons: Sequence[str], table: LabelTable
+) -> TrainedAtlas:
+    """The atlas of scans of these persons, symmetric where the table says what labels become in a mirror image."""
+    partners = table.partner_classes if table.can_mirror else None
+    return train_atlas(scans, persons, table.num_classes, partners)
+
+
+def labelled_scan(item: Item) -> LabelledScan:
+    """An item after `cached_chain` as a scan that an atlas can be learned from."""
+    x, y, z = np.linalg.norm(item["affine"].numpy()[:3, :3], axis=0)
+    return LabelledScan(item["image"], item["label"][0], (float(x), float(y), float(z)))
 
 
 class _Scans(Sequence[LabelledScan]):
@@ -75,9 +88,7 @@ class _Scans(Sequence[LabelledScan]):
             return [self[i] for i in range(len(self))[index]]
         if not 0 <= index < len(self):
             raise IndexError(index)
-        item = self.cases[index]
-        x, y, z = np.linalg.norm(item["affine"].numpy()[:3, :3], axis=0)
-        return LabelledScan(item["image"], item["label"][0], (float(x), float(y), float(z)))
+        return labelled_scan(self.cases[index])
 
 
 class _Placed(Dataset[Item]):

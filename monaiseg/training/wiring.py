@@ -8,6 +8,7 @@ from typing import Protocol
 from ignite.engine import Engine
 from monai.engines.evaluator import SupervisedEvaluator
 
+from monaiseg.data import shape_in_words
 from monaiseg.settings import Settings, dump_settings
 from monaiseg.training import distributed
 from monaiseg.training.handlers.exact_resume import ExactResume
@@ -136,7 +137,7 @@ def _choices(settings: Settings) -> dict[str, float | str]:
         "lr_scheduler": tsk.optim.lr_scheduler.type,
         "optimiser": tsk.optim.optim_type,
         "batch_size": settings.batch_size,
-        "patch_size": " x ".join(map(str, settings.patch_shape)),
+        "patch_size": shape_in_words(settings.patch_shape),
         "loss": tsk.loss.type,
         "network": network.variant,
         "channels": network.channels,

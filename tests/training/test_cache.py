@@ -167,5 +167,5 @@ def test_what_is_too_large_for_the_memory_goes_to_disk_and_is_said(shared, tmp_p
 
 
 def test_memory_that_others_took_counts():
-    assert cache._memory_allowance(1.0, 2**29) == 2**29
-    assert cache._memory_allowance(1.0, 2**31) == 0
+    assert cache.memory_allowance(1.0, 2**29) == 2**29
+    assert cache.memory_allowance(1.0, 2**31) == 0
