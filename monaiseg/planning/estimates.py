@@ -16,7 +16,7 @@ from monaiseg.networks import count_windows
 from monaiseg.planning.forecasts import MEMORY_SLACK, WINDOW_SLACK, run_bytes
 from monaiseg.planning.probes import DataProbe, StepProbe, run_probes
 from monaiseg.settings import Settings
-from monaiseg.training import cached_bytes, device_of, memory_allowance
+from monaiseg.training import POSITION_BYTES, cached_bytes, device_of, memory_allowance
 from monaiseg.transforms import (
     PREPARING_BYTES,
     RESAMPLING_BYTES,
@@ -113,12 +113,15 @@ def estimate_training(
         step, data, settings, max(math.prod(shape) for shape in shapes["train"]),
         num_classes, resampled=resampled, on_host=device.type == "cpu",
     )  # fmt: skip
+    in_memory = cache_bytes if cache == "memory" else 0
+    if settings.tsk_set.network.atlas:
+        in_memory += sum(POSITION_BYTES * math.prod(shape) for shape in shapes["train"])
     return Estimate(
         seconds,
         steps,
         steps * seconds,
         WINDOW_SLACK * step.window_seconds * _windows(validated, settings),
-        round(memory + (MEMORY_SLACK * cache_bytes if cache == "memory" else 0)),
+        round(memory + MEMORY_SLACK * in_memory),
         device.type,
         step.step_bytes,
         cache,
@@ -169,7 +172,7 @@ def _memory_bytes(
 ) -> float:
     """Peak memory in bytes without cached cases."""
     channels, workers = settings.dataset.num_channels, settings.tsk_set.num_workers
-    of_voxel = 4 * channels + index_dtype(num_classes).itemsize
+    of_voxel = 4 * settings.network_channels + index_dtype(num_classes).itemsize
     per_voxel = RESAMPLING_BYTES if resampled else PREPARING_BYTES
     preparing = min(usable_cores(), MOST_READERS) * per_voxel * channels * largest
     computing = step.step_bytes if on_host else 0

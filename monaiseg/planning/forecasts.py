@@ -16,7 +16,7 @@ from monaiseg.planning.measurements import Measurements
 from monaiseg.planning.options import Option
 from monaiseg.planning.probes import WINDOWS, DataProbe, StepProbe
 from monaiseg.settings import PlanningSettings
-from monaiseg.training import UNSTEADY_STEPS, Pace, Rhythm, cached_bytes
+from monaiseg.training import POSITION_BYTES, UNSTEADY_STEPS, Pace, Rhythm, cached_bytes
 from monaiseg.transforms import PREPARING_BYTES, RESAMPLING_BYTES
 
 WORKER_BYTES = 150 << 20
@@ -230,7 +230,7 @@ def _memory(
     scans = fingerprint.network_shapes((*fingerprint.train, *fingerprint.val), option.patch_shape)
     cached = sum(_cached_bytes(shape, fingerprint, num_groups=2) for shape in scans)
     if with_atlas:
-        cached += sum(6 * math.prod(shape) for shape in scans[: len(fingerprint.train)])
+        cached += sum(POSITION_BYTES * math.prod(shape) for shape in scans[: len(fingerprint.train)])
     resampled = fingerprint.preprocessing is None and not fingerprint.is_uniform
     per_voxel = RESAMPLING_BYTES if resampled else PREPARING_BYTES
     channels = fingerprint.num_channels

@@ -24,7 +24,7 @@ from monaiseg.training.engines import (
 )
 from monaiseg.training.handlers.batches import case_ids
 from monaiseg.training.loaders import build_training_loader, case_loader, training_loader
-from monaiseg.training.placement import labelled_scan, learned_atlas, placed
+from monaiseg.training.placement import POSITION_BYTES, labelled_scan, learned_atlas, placed
 from monaiseg.training.recipe import Recipe
 from monaiseg.training.resume import first_state
 from monaiseg.training.run import TrainingResult, build_training, fit, opened, train
@@ -34,6 +34,7 @@ from monaiseg.training.state import RunState, restored
 from monaiseg.training.wiring import handlers_in_words, train_handlers
 
 __all__ = [
+    "POSITION_BYTES",
     "UNSTEADY_STEPS",
     "Best",
     "CachedCases",

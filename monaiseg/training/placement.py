@@ -23,6 +23,9 @@ from monaiseg.transforms import Item
 
 log = logging.getLogger("monaiseg")
 
+POSITION_BYTES = 6
+"""Memory of the position of a voxel: three coordinates in float16."""
+
 
 def placed(
     cases: CachedCases, prior: AtlasPrior, table: LabelTable, persons: Mapping[str, str]
@@ -94,13 +97,13 @@ class _Scans(Sequence[LabelledScan]):
 class _Placed(Dataset[Item]):
     """Cached items with `positions` (3, X, Y, Z) float16 in template mm.
 
-    They are kept in memory, 6 bytes a voxel, if they take at most half of what is free; otherwise they are computed from
+    They are kept in memory, `POSITION_BYTES` a voxel, if they take at most half of what is free; otherwise they are computed from
     the frame each time.
     """
 
     def __init__(self, items: Dataset[Item], frames: Sequence[Frame]) -> None:
         self.items, self.frames = items, frames
-        need = sum(6 * math.prod(frame.blocks.shape) for frame in frames)
+        need = sum(POSITION_BYTES * math.prod(frame.blocks.shape) for frame in frames)
         keeps = need <= free_memory() / distributed.local_size() / 2
         self.kept = [frame.positions().half() for frame in frames] if keeps else None
         self.memory_bytes = need if keeps else 0
