@@ -230,7 +230,9 @@ def _memory(
     scans = fingerprint.network_shapes((*fingerprint.train, *fingerprint.val), option.patch_shape)
     cached = sum(_cached_bytes(shape, fingerprint, num_groups=2) for shape in scans)
     if with_atlas:
-        cached += sum(POSITION_BYTES * math.prod(shape) for shape in scans[: len(fingerprint.train)])
+        cached += sum(
+            POSITION_BYTES * math.prod(shape) for shape in scans[: len(fingerprint.train)]
+        )
     resampled = fingerprint.preprocessing is None and not fingerprint.is_uniform
     per_voxel = RESAMPLING_BYTES if resampled else PREPARING_BYTES
     channels = fingerprint.num_channels

@@ -45,7 +45,8 @@ def disturbance(taken: float, cores: int) -> Choice:
     left = max(cores - taken, 0.1 * cores) / cores
     return Choice(
         f"other programs used {taken:g} of the cores meanwhile",
-        f"planned for this computer without them; beside them, expect about {left:.0%} of the steps in the same minutes",
+        f"planned for this computer without them; beside them, expect at most {left:.0%} of the steps in the same "
+        "minutes, and set OMP_WAIT_POLICY=PASSIVE in the environment of `monaiseg train` to lose less",
     )
 
 

@@ -27,7 +27,7 @@ DECISION_SHARE = 1 / 20
 """Share of the budget after which the last step is decided again, but not within `LEAST_DECISION_SECONDS`."""
 LEAST_DECISION_SECONDS = 20.0
 CLOSE_ENOUGH = 1 / 50
-"""Share of the budget below which the time left is not worth another decision."""
+"""Share of the budget that may be left over, or be missing, without another decision."""
 VALIDATION_SLACK = 1.25
 """The last validation may take this many times as long as the one before it."""
 
@@ -141,13 +141,16 @@ class Budget:
         """Whether the last step should be decided again after step `done`.
 
         So it should when a share of the budget has passed since the last decision, and when half of the steps that were
-        left then are done, unless the rest is short.
+        left then are done, if by the pace since then the run would end too early or too late.
         """
         since = self._clock() - self._decided
         if since > max(DECISION_SHARE * self.seconds, LEAST_DECISION_SECONDS):
             return True
-        left = self.pace.step * (self.last_step - done)
-        return done >= self._halfway and left > CLOSE_ENOUGH * self.seconds
+        if done < self._halfway or not math.isfinite(self.last_step):
+            return False
+        closed = (done - 1) // self.rhythm.steps_per_epoch
+        need = self.rhythm.seconds(self.pace, done, int(self.last_step), closed)
+        return abs(self.seconds - self.spent - need) > CLOSE_ENOUGH * self.seconds
 
     def is_spent(self, done: int) -> bool:
         """Whether one more step after step `done`, which has just been computed, would end too late."""
