@@ -84,6 +84,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def counted_of(count: int, whole: int, noun: str) -> str:
+    """A number of things and, if it is smaller, the number that it is part of.
+
+    >>> counted_of(1, 1, "case"), counted_of(2, 3, "label")
+    ('1 case', '2 of 3 labels')
+    """
+    words = counted(whole, noun)
+    return words if count == whole else f"{count} of {words}"
+
+
 @contextmanager
 def collecting(problems: list[str], prefix: str = "") -> Iterator[None]:
     """Append DataErrors raised in the block to `problems`, so that all of them can be reported at once."""

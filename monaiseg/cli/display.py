@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monaiseg.cli.loudness import NOW, note, say
-from monaiseg.errors import MonaisegWarning, counted
+from monaiseg.errors import MonaisegWarning, counted_of
 
 if TYPE_CHECKING:
     from monaiseg.checks import Finding
@@ -166,20 +166,10 @@ def show_scores(evaluation: Evaluation, most: int | None = None) -> None:
     )
     labels = [label for label in summary.labels if len(label.values) == 1]
     scored = sum(label.cases > 0 for label in labels)
-    over = f"{_part(scored, len(labels), 'label')} in {_part(mean.cases, summary.cases, 'case')}"
+    over = f"{counted_of(scored, len(labels), 'label')} in {counted_of(mean.cases, summary.cases, 'case')}"
     say(f"mean Dice over {over}: {evaluation.mean_dice:.4f}{interval}")
     for text in summary.notes:
         say(f"note: {text}")
-
-
-def _part(count: int, whole: int, noun: str) -> str:
-    """A number of things and, if it is smaller, the number that it is part of.
-
-    >>> _part(1, 1, "case"), _part(2, 3, "label")
-    ('1 case', '2 of 3 labels')
-    """
-    words = counted(whole, noun)
-    return words if count == whole else f"{count} of {words}"
 
 
 def _shown_number(number: float | None) -> str:

@@ -137,15 +137,19 @@ def pixels_of(figure: Figure, dpi: int = 80) -> NDArray[np.uint8]:
 
 
 def shown_values(label_maps: Sequence[NDArray[Any]], point: Point) -> list[int]:
-    """Label values that occur in the three planes through a point, those with the most voxels first."""
+    """Label values that occur in the three planes through a point.
+
+    A few are in order of value, as people know them; more are in order of their voxels, the most first.
+    """
     slices = [
         label_map.take(place, axis=axis).ravel()
         for label_map in label_maps
         for axis, place in enumerate(point)
     ]
     values, counts = np.unique(np.concatenate(slices), return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    return [int(value) for value in values[order] if value != 0]
+    if len(values) > FEW_LABELS + 1:
+        values = values[np.argsort(-counts, kind="stable")]
+    return [int(value) for value in values if value != 0]
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,7 @@ def _panels(
         facecolor="black" if look.dark else "white",
     )
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)  # type: ignore[union-attr, call-arg]
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.05, wspace=0.01, hspace=0.01)  # type: ignore[union-attr, call-arg]
     if in_rows:
         grid = figure.subplots(count, len(PLANES), squeeze=False, width_ratios=widths)
     else:
@@ -231,6 +235,7 @@ def _draw_plane(
     view.axes.imshow(fill, origin="lower", extent=extent, interpolation="nearest")
     if look.outlines:
         _outline(view, label_map, colors, "solid")
+    view.axes.set_anchor("N")
     view.axes.set_xticks([])
     view.axes.set_yticks([])
     for spine in view.axes.spines.values():
