@@ -71,6 +71,13 @@ class Atlas:
         """First entry of each row."""
         return self.counts.long().cumsum(0) - self.counts
 
+    def to(self, device: torch.device) -> Atlas:
+        """The atlas for positions on a device."""
+        if self.counts.device == device:
+            return self
+        parts = (self.counts, self.classes, self.logs, self.frequencies)
+        return Atlas(self.lattice, *(part.to(device) for part in parts))
+
     def _rows(self, positions: Tensor) -> Tensor:
         """Row (N,) to use for each position (N, 3): that of its cell, or the last."""
         cells = self.lattice.cells(positions)
@@ -86,14 +93,16 @@ class Atlas:
         """
         rows = self._rows(positions)
         counts = self.counts[rows].long()[:, None]
-        slot = torch.arange(int(counts.max()) if len(counts) else 0)[None]
+        most = int(counts.max()) if len(counts) else 0
+        slot = torch.arange(most, device=counts.device)[None]
         entry = self._starts[rows][:, None] + torch.where(slot < counts, slot, 0)
         return self.classes[entry].long(), self.logs[entry].float()
 
     def log_prior(self, positions: Tensor) -> Tensor:
         """Log-probabilities (N, K) of all classes at positions (N, 3) in template mm."""
         classes, logs = self.kept(positions)
-        return torch.full((len(positions), self.num_classes), self.rest).scatter_(1, classes, logs)
+        rest = logs.new_full((len(positions), self.num_classes), self.rest)
+        return rest.scatter_(1, classes, logs)
 
     def log_prior_map(self, positions: Tensor) -> Tensor:
         """Log-probabilities (K, X, Y, Z) at positions (3, X, Y, Z) in template mm, as `Frame.positions` gives them."""

@@ -58,15 +58,18 @@ class Lattice:
     @property
     def half_extent_mm(self) -> Tensor:
         """Distance (3,) from the origin to the centre of the outermost cell."""
-        return (torch.tensor(self.shape) - 1) / 2 * torch.tensor(self.cell_mm)
+        cpu = torch.device("cpu")
+        return self._ends(1, cpu) / 2 * torch.tensor(self.cell_mm, device=cpu)
 
     def indices(self, positions: Tensor) -> Tensor:
         """Fractional indices (N, 3), in cells from the centre of the first cell, of positions (N, 3) in template mm.
 
         A position outside the lattice has the index of the nearest point on its border.
         """
-        places = (positions + self.half_extent_mm) / torch.tensor(self.cell_mm)
-        return torch.minimum(places.clamp(min=0), torch.tensor(self.shape) - 1)
+        where = positions.device
+        cell_mm = torch.tensor(self.cell_mm, device=where)
+        places = (positions + self.half_extent_mm.to(where)) / cell_mm
+        return torch.minimum(places.clamp(min=0), self._ends(1, where))
 
     def cells(self, positions: Tensor) -> Tensor:
         """Flat index (N,) of the cell that contains each position (N, 3); the last axis varies fastest."""
@@ -78,7 +81,7 @@ class Lattice:
         """The 8 cells around each position (N, 3), and their trilinear weights: both (8, N)."""
         _, Y, Z = self.shape
         places = self.indices(positions)
-        low = torch.minimum(places.floor(), (torch.tensor(self.shape) - 2).clamp(min=0))
+        low = torch.minimum(places.floor(), self._ends(2, positions.device).clamp(min=0))
         share = (places - low).unbind(1)
         x, y, z = low.long().unbind(1)
         first = (x * Y + y) * Z + z
@@ -95,7 +98,7 @@ class Lattice:
 
     def read(self, table: Tensor, positions: Tensor) -> Tensor:
         """Values (N, C) of a table (cells, C) at positions (N, 3), by trilinear interpolation."""
-        last = (torch.tensor(self.shape) - 1).clamp(min=1)
+        last = self._ends(1, positions.device).clamp(min=1)
         # The coordinates of `grid_sample` run from -1 to 1, last axis first.
         grid = (2 * self.indices(positions) / last - 1).flip(-1)
         volume = table.T.reshape(1, -1, *self.shape)
@@ -103,6 +106,10 @@ class Lattice:
             volume, grid.view(1, -1, 1, 1, 3), padding_mode="border", align_corners=True
         )
         return read.view(table.shape[1], -1).T.contiguous()
+
+    def _ends(self, before: int, device: torch.device) -> Tensor:
+        """The number of cells along each axis less `before`, (3,), on a device."""
+        return torch.tensor(self.shape, device=device) - before
 
     def spread(self, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Sums and weights in each cell after distributing values (N,) to the cells around their positions (N, 3)."""

@@ -168,8 +168,9 @@ def evaluate(
     task = read_data_task(folder)
     if split not in task.cases:
         raise SettingsError(f"split {split!r} does not exist; use one of {', '.join(task.cases)}")
+    chosen_device = device_named(device, gpu_id)
     if tune_postprocessing:
-        tune(model, task, device_named(device, gpu_id))
+        tune(model, task, chosen_device)
     place = report or _run_folder(model) / "records" / _named_after(task, split, model)
     score_split(
         model,
@@ -177,7 +178,7 @@ def evaluate(
         task.cases[split],
         split,
         place,
-        device_named(device, gpu_id),
+        chosen_device,
         save_predictions=save_predictions or bool(chosen),
         label_table=label_table,
         tolerance_mm=tolerance_mm,

@@ -45,13 +45,14 @@ def fit(
     if not data_task.is_dir():
         _show("prepare", scans, "--output", output)
         prepare(scans, output_root_path=output, label_table=label_table)
+    on_device = [] if device is None else ["--device", device]
     if not (data_task / SETTINGS_FILE).is_file():
-        _show("plan", data_task, "--minutes", f"{minutes:g}")
-        plan(data_task, minutes=minutes)
+        _show("plan", data_task, "--minutes", f"{minutes:g}", *on_device)
+        plan(data_task, minutes=minutes, device=device)
     resume = (run / "checkpoints").is_dir()
-    _show("train", data_task, "--name", name, *(["--resume"] if resume else []))
+    _show("train", data_task, "--name", name, *(["--resume"] if resume else []), *on_device)
     train(data_task, name, resume=resume, device=device)
-    _show("evaluate", run)
+    _show("evaluate", run, *on_device)
     evaluate(run, device=device)
     _show("report", run)
     report(run)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from monaiseg.cli.loudness import say
 from monaiseg.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -82,7 +83,10 @@ ModelGpu = Annotated[
 Device = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(
-        "--device", metavar="cpu|cuda|cuda:N", help="Device to compute on: the CPU or a GPU."
+        "--device",
+        metavar="cpu|cuda|cuda:N",
+        help="Device to compute on: the CPU or a GPU. Default: the first GPU if there is one; for `train`, as in the "
+        "settings.",
     ),
 ]
 ModelPath = Annotated[
@@ -168,7 +172,10 @@ def device_number(device: str | None, gpu_id: int | None) -> int | None:
 
 
 def device_named(device: str | None, gpu_id: int | None) -> Any:
-    """The torch device for `--device` and `--gpu-id`; by default the first GPU if there is one."""
-    from monaiseg.training import choose_device
+    """The torch device for `--device` and `--gpu-id`; by default the first GPU if there is one. Says which GPU it is."""
+    from monaiseg.training import choose_device, device_in_words
 
-    return choose_device(device_number(device, gpu_id))
+    chosen = choose_device(device_number(device, gpu_id))
+    if chosen.type == "cuda":
+        say(f"computing on {device_in_words(chosen)}")
+    return chosen

@@ -9,13 +9,16 @@ from typing import Annotated, Optional
 import typer
 
 from monaiseg.cli.display import progress_bar, show_choices, show_next
-from monaiseg.cli.loudness import Json, note, print_json, result_as_json, say
+from monaiseg.cli.loudness import Json, print_json, result_as_json, say
 from monaiseg.cli.options import (
     EASYREG,
     SETTINGS_FILE,
     DataTaskName,
     DataTaskPath,
+    Device,
     data_task_at,
+    device_named,
+    device_number,
 )
 from monaiseg.cli.settings import check_free
 
@@ -24,7 +27,9 @@ monaiseg plan work/scans --minutes 60
 
 monaiseg plan work/scans --minutes 20 --memory 8 --cores 4
 
-monaiseg plan work/scans --minutes 120 --gpu-memory 12 --output gpu.json
+monaiseg plan work/scans --minutes 120 --gpu-memory 12 --output small.json
+
+monaiseg plan work/scans --minutes 60 --device cpu --output cpu.json
 """
 
 
@@ -46,9 +51,11 @@ def plan(
     gpu_memory: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
-            min=0.1, help="GiB of memory of the GPU to train on. Default: train on the CPU."
+            min=0.1,
+            help="GiB of memory of the GPU that training may use. Default: what is free on it now.",
         ),
     ] = None,
+    device: Device = None,
     measurements: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
@@ -75,10 +82,9 @@ def plan(
 ) -> None:
     """Measure this computer and write settings that make the most of the given minutes.
 
+    They are for the first GPU if torch sees one, otherwise for the CPU.
     Each choice is printed with its reason. The settings are a plain JSON file: edit what you like.
     """
-    import torch
-
     from monaiseg.files import write_atomic
     from monaiseg.planning import Measurements
     from monaiseg.planning import plan as plan_training
@@ -89,6 +95,9 @@ def plan(
     output = output or folder / SETTINGS_FILE
     check_free(output, force=force)
     known = measurements is not None and measurements.exists()
+    number = device_number(device, None)
+    if not known:
+        device_named(device, None)  # says which GPU it is
     with progress_bar("measuring this computer") as advance:
         planned, measured = plan_training(
             folder.parent,
@@ -96,13 +105,12 @@ def plan(
             minutes=minutes,
             cores=cores,
             memory_gb=memory,
+            device=number,
             gpu_memory_gb=gpu_memory,
             measurements=Measurements.load(measurements) if known and measurements else None,
             on_progress=advance,
         )
     show_choices(planned.choices)
-    if gpu_memory is None and torch.cuda.is_available():
-        note("this plan is for the CPU; use --gpu-memory GIB to plan for the GPU of this computer")
     say(planned.forecast.in_words())
     write_atomic(output, dump_settings(planned.settings).encode())
     if measurements is not None and not known:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from monaiseg.cli.display import show_findings, show_next
-from monaiseg.cli.loudness import NOW, say
+from monaiseg.cli.loudness import NOW, note, say
 from monaiseg.cli.options import (
     SETTINGS_FILE,
     DataTaskName,
@@ -91,6 +91,8 @@ def train(
         return
     if not resume:
         _show_doubts(folder, settings)
+        if gpu_id == -1 and settings.tsk_set.gpu_id not in (None, -1):
+            _show_minutes_on_cpu(folder, settings)
     result = train_network(
         settings,
         output_root_path=folder.parent,
@@ -108,7 +110,7 @@ def train(
         raise typer.Exit(130 if result.interrupted else 0)
     run = folder / task_name
     if result.interrupted:
-        more = [] if device is None and gpu_id is None else ["--gpu-id", gpu_id]
+        more = [] if gpu_id is None else ["--gpu-id", gpu_id]
         show_next("monaiseg", "train", run, "--resume", *more)
         raise typer.Exit(130)
     if result.best is not None:
@@ -129,6 +131,24 @@ def _show_doubts(folder: Path, settings: Settings) -> None:
     if (folder / DATASET_FILE).is_file() and distributed.is_first():
         found = quick_findings(read_data_task(folder), settings)
         show_findings([finding for finding in found if not finding.stops_training], folder)
+
+
+def _show_minutes_on_cpu(folder: Path, settings: Settings) -> None:
+    """Print how long the CPU would take for the steps that were planned for a GPU."""
+    from monaiseg.data import read_data_task
+    from monaiseg.planning import minutes_on_cpu
+    from monaiseg.training import distributed
+
+    given = settings.tsk_set.budget_minutes
+    if given is None or not distributed.is_first():
+        return
+    minutes = minutes_on_cpu(settings, read_data_task(folder))
+    if minutes is not None:
+        note(
+            f"these settings were planned for {given:g} minutes of a GPU; their steps take about {minutes:,.0f} minutes on this "
+            f"CPU, and the run ends after {given:g}. `monaiseg plan {folder} --minutes {given:g} --device cpu --force` plans "
+            "for the CPU"
+        )
 
 
 def _run_of(folder: Path, task_name: str | None) -> tuple[Path, str]:

@@ -7,6 +7,7 @@ window adds it once per voxel, after windows have been blended.
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from torch import Tensor, nn
 from monaiseg.atlas import Atlas, Template
 from monaiseg.data import Spacing, index_dtype
 from monaiseg.errors import DataError, MonaisegWarning
+
+MOST_COPIES = 32
+"""Number of atlases that are kept on the device of the network, a few megabytes each."""
 
 
 class AtlasPrior(nn.Module):
@@ -38,6 +42,7 @@ class AtlasPrior(nn.Module):
         self._parts: tuple[Template, Atlas] | None = None
         self.without: dict[str, Atlas] = {}
         """Atlases without the votes of a training case's person, by case id; only while the network is trained."""
+        self._copies: OrderedDict[tuple[int, torch.device], Atlas] = OrderedDict()
 
     def learn(
         self, template: Template, atlas: Atlas, without: Mapping[str, Atlas] | None = None
@@ -111,20 +116,29 @@ class AtlasPrior(nn.Module):
             return positions.new_zeros(len(positions), self.num_classes, positions.shape[2])
         atlases = [self.without.get(case, self.atlas) for case in cases or [""] * len(positions)]
         priors = [
-            atlas.log_prior(points.T.float().cpu())
+            self._on(atlas, positions.device).log_prior(points.T.float())
             for atlas, points in zip(atlases, positions, strict=True)
         ]
-        return torch.stack(priors).transpose(1, 2).to(positions.device)
+        return torch.stack(priors).transpose(1, 2)
 
     def add_to(self, scores: Tensor, positions: Tensor) -> Tensor:
         """Scores (K, N) with the log-probabilities at positions (3, N) added, up to a constant for all classes.
 
         Only the few classes that the atlas keeps at a position are changed, in place.
         """
-        atlas = self.atlas
-        classes, logs = (part.T.to(scores.device) for part in atlas.kept(positions.T.cpu()))
+        atlas = self._on(self.atlas, scores.device)
+        classes, logs = (part.T for part in atlas.kept(positions.T.to(scores.device)))
         raised = scores.gather(0, classes) + (logs - atlas.rest)
         return scores.scatter_(0, classes, raised)
+
+    def _on(self, atlas: Atlas, device: torch.device) -> Atlas:
+        """One of this prior's atlases on a device. Copies of the `MOST_COPIES` that were used last are kept."""
+        key = (id(atlas), device)
+        copy = self._copies.pop(key, None)
+        self._copies[key] = atlas.to(device) if copy is None else copy
+        if len(self._copies) > MOST_COPIES:
+            self._copies.popitem(last=False)
+        return self._copies[key]
 
     def _read(self) -> tuple[Template, Atlas]:
         if self._parts is None:
@@ -139,7 +153,7 @@ class AtlasPrior(nn.Module):
 
     def _set(self, tensors: Mapping[str, Tensor]) -> None:
         """Replace buffers; those of equal shape keep their place in memory, which weight averaging relies on."""
-        self._parts = None
+        self._forget()
         for name, tensor in tensors.items():
             buffer = getattr(self, name)
             if buffer.shape == tensor.shape:
@@ -156,7 +170,12 @@ class AtlasPrior(nn.Module):
             if given is not None and given.shape != buffer.shape and given.dtype == buffer.dtype:
                 setattr(self, name, torch.empty_like(given, device=buffer.device))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget what was made from earlier buffers."""
         self._parts = None
+        self._copies.clear()
 
 
 def _empty(num_classes: int) -> dict[str, Tensor]:

@@ -20,6 +20,8 @@ from monaiseg.settings import LossSettings
 
 SMOOTH = 1e-5
 """Added to the numerators and denominators of overlap losses, as in monai.losses."""
+VOXELS_AT_ONCE = 1 << 18
+"""Number of voxels whose classes a GPU sums at a time: 300 MB for 145 classes."""
 
 
 def unchanged(sums: Tensor) -> Tensor:
@@ -170,10 +172,48 @@ def _sums_by_class(values: Tensor, classes: Tensor, num_classes: int) -> tuple[T
 
     Computed in float64, because a running sum over millions of voxels would lose digits in float32.
     """
-    zeros = values.new_zeros(len(values), num_classes + 1, dtype=torch.float64)
-    sums = zeros.scatter_add(1, classes, values.double())
-    counts = zeros.scatter_add(1, classes, torch.ones_like(values, dtype=torch.float64))
+    sums = _ClassSums.apply(values, classes, num_classes + 1)  # type: ignore[no-untyped-call]  # torch's
+    counts = _class_sums(torch.ones_like(values), classes, num_classes + 1)
     return sums[:, :num_classes].to(values), counts[:, :num_classes].to(values)  # no ignored
+
+
+class _ClassSums(torch.autograd.Function):
+    """`_class_sums` with a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+        ctx.save_for_backward(classes)
+        ctx.dtype = values.dtype
+        return _class_sums(values, classes, num_classes)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (classes,) = ctx.saved_tensors
+        return gradient.gather(1, classes).to(ctx.dtype), None, None
+
+
+def _class_sums(values: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+    """Sum (B, K) in float64 of `values` (B, N) over the voxels of each of `num_classes` classes."""
+    if values.device.type == "cuda":
+        return _class_sums_in_order(values, classes, num_classes)
+    zeros = values.new_zeros(len(values), num_classes, dtype=torch.float64)
+    return zeros.scatter_add(1, classes, values.double())
+
+
+def _class_sums_in_order(values: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+    """`_class_sums` as products of matrices, which a GPU always adds in the same order.
+
+    Its `scatter_add` adds in any order; the variant that does not is slow where few classes have many voxels, because
+    it adds the voxels of a class one after another.
+    """
+    names = torch.arange(num_classes, device=classes.device)
+    sums = values.new_zeros(len(values), 1, num_classes, dtype=torch.float64)
+    for some, of_some in zip(
+        values.split(VOXELS_AT_ONCE, dim=1), classes.split(VOXELS_AT_ONCE, dim=1), strict=True
+    ):
+        sums += some.double()[:, None] @ (of_some[:, :, None] == names).double()
+    return sums[:, 0]
 
 
 def _sampled(target: Tensor, output: Tensor) -> Tensor:

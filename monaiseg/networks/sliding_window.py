@@ -66,6 +66,7 @@ def sliding_window_class_map(
     padding_mode: str = "constant",
     window_batch: int = 2,
     device: torch.device | str = "cpu",
+    sums_on: torch.device | str | None = None,
     flips: Sequence[int] = (),
     partner_classes: Sequence[int] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -85,7 +86,8 @@ def sliding_window_class_map(
         blending: "gaussian" (standard deviation an eighth of the window) or "constant".
         padding_mode: mode of `torch.nn.functional.pad`.
         window_batch: number of windows that the network processes together.
-        device: device on which windows are computed and summed.
+        device: device on which windows are computed.
+        sums_on: device on which they are summed; None for the same.
         flips: axes (0 X, 1 Y, 2 Z) along which each window is also mirrored; the scores are averaged.
         partner_classes: class indices after mirroring left to right, required if `flips` contains 0.
         on_progress: called with the number of windows done and the number of all windows.
@@ -97,14 +99,15 @@ def sliding_window_class_map(
         (X, Y, Z) on the CPU, uint8 for up to 256 classes, otherwise int16.
     """
     place = torch.device(device)
-    source = _source(network, num_classes, place, tuple(flips), partner_classes)
+    summing = place if sums_on is None else torch.device(sums_on)
+    source = _source(network, num_classes, summing, tuple(flips), partner_classes)
     if source.prior is not None:
         image = torch.cat([image, source.prior.positions(image[0], name)[None].to(image)], dim=1)
     image, inside = _fitted(image, patch_shape, source.block, padding_mode)
     size = cast(Shape, tuple(image.shape[2:]))
     axis = max(range(3), key=lambda a: size[a])
     windows = _windows(size, patch_shape, overlap, axis, source.block)
-    weights = window_weights(patch_shape, source.block, blending, place)
+    weights = window_weights(patch_shape, source.block, blending, summing)
     positions = None if source.prior is None else image[0, -3:]
     slab = _Slab(
         source,
@@ -112,7 +115,7 @@ def sliding_window_class_map(
         patch_shape,
         axis,
         num_classes,
-        place,
+        summing,
         positions=positions,
         with_margins=margins is not None,
     )
@@ -121,7 +124,7 @@ def sliding_window_class_map(
         slab.advance(start)
         for batch in _batches(list(group), window_batch):
             inputs = torch.cat([image[(slice(None), slice(None), *w)] for w in batch])
-            features = source.features(inputs.to(place, non_blocking=True))
+            features = source.features(inputs.to(place, non_blocking=True)).to(summing)
             for window, of_window in zip(batch, features, strict=True):
                 slab.add(window, of_window, weights)
             done += len(batch)

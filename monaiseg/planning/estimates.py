@@ -10,13 +10,21 @@ from typing import Literal
 
 import torch
 
-from monaiseg.data import Grid, Shape, index_dtype, median_spacing
+from monaiseg.data import DataTask, Grid, Shape, index_dtype, median_spacing
+from monaiseg.errors import SettingsError
 from monaiseg.machine import MOST_READERS, usable_cores
 from monaiseg.networks import count_windows
 from monaiseg.planning.forecasts import MEMORY_SLACK, WINDOW_SLACK, run_bytes
-from monaiseg.planning.probes import DataProbe, StepProbe, run_probes
-from monaiseg.settings import Settings
-from monaiseg.training import POSITION_BYTES, cached_bytes, device_of, memory_allowance
+from monaiseg.planning.probes import DataProbe, StepProbe
+from monaiseg.planning.questions import MeasuringProcess
+from monaiseg.settings import Settings, changed
+from monaiseg.training import (
+    POSITION_BYTES,
+    cached_bytes,
+    device_of,
+    memory_allowance,
+    network_spacing,
+)
 from monaiseg.transforms import (
     PREPARING_BYTES,
     RESAMPLING_BYTES,
@@ -89,13 +97,14 @@ def estimate_training(
     spacing = median_spacing(sampled_spacing(grid, settings) for grid in train)
     x, y, z = (math.ceil(median(sizes)) for sizes in zip(*shapes["train"], strict=True))
     cores = settings.tsk_set.num_threads or usable_cores()
-    (step,), data = run_probes(
-        [(settings, num_classes)],
-        (settings, (x, y, z), num_classes),
-        spacing,
-        cores=cores,
-        device=str(device),
-    )
+    with MeasuringProcess() as process:
+        (step,), data = process.run(
+            [(settings, num_classes)],
+            (settings, (x, y, z), num_classes),
+            spacing,
+            cores=cores,
+            device=str(device),
+        )
     assert data is not None  # it was asked for
     if step is None:
         return None
@@ -127,6 +136,33 @@ def estimate_training(
         cache,
         cache_bytes,
     )
+
+
+def minutes_on_cpu(settings: Settings, task: DataTask) -> float | None:
+    """Minutes that the CPU of this computer needs for all steps of these settings, from one small step.
+
+    A step on a patch of half the size along each axis takes a few seconds where a whole one might take minutes; seconds
+    are proportional to the number of voxels. None: it cannot be measured.
+    """
+    most, small = settings.tsk_set, tuple(size // 2 for size in settings.patch_shape)
+    steps = most.epochs * max(most.max_batch_num_per_epoch[0], 1)
+    voxels = settings.batch_size * math.prod(settings.patch_shape)
+    probed = changed(
+        settings,
+        {
+            "dataset.seg.patch_size": small,
+            "tsk_set.batch_size": 1,
+            "tsk_set.gpu_id": -1,
+        },
+    )
+    classes, cores = task.label_table(settings).num_classes, most.num_threads or usable_cores()
+    try:
+        spacing = network_spacing(task, settings)
+        with MeasuringProcess() as process:
+            (step,), _ = process.run([(probed, classes)], None, spacing, cores=cores)
+    except SettingsError:  # such a patch cannot be halved as often
+        return None
+    return None if step is None else step.step_seconds / step.voxels * voxels * steps / 60
 
 
 def _step_seconds(

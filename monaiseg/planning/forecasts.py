@@ -65,15 +65,18 @@ class Forecast:
     """Peak memory of the training process and its workers together."""
     preparing_bytes: int
     """Memory that the largest cases take while they are prepared, several at the same time."""
+    device: str
+    """Device that computes, "cpu" or "cuda"."""
     device_bytes: int
-    """Peak memory that a step or a validation takes on the device that computes."""
+    """Peak memory that a step or a validation takes on it."""
     parameters: int
 
     def in_words(self) -> str:
         """One line that says what to expect."""
+        own = f"{self.device_bytes / 2**30:.1f} GiB on the GPU, " if self.device != "cpu" else ""
         return (
-            f"expected: {self.step_seconds:.2f} s per step, {self.epoch_seconds:.0f} s per epoch, at most "
-            f"{self.peak_bytes / 2**30:.1f} GiB of memory, {self.end_seconds / 60:.1f} minutes in all"
+            f"expected: {self.step_seconds:.2g} s per step, {self.epoch_seconds:.0f} s per epoch, at most "
+            f"{self.peak_bytes / 2**30:.1f} GiB of memory, {own}{self.end_seconds / 60:.1f} minutes in all"
         )
 
 
@@ -118,6 +121,7 @@ def forecast(
         in_memory=in_memory,
         peak_bytes=peak,
         preparing_bytes=preparing,
+        device=limits.device,
         device_bytes=computing,
         parameters=cost.parameters,
     )

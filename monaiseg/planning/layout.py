@@ -71,7 +71,7 @@ def layout(
                 },
             },
             "tsk_set": {
-                "gpu_id": -1 if limits.device == "cpu" else 0,
+                "gpu_id": -1 if limits.device == "cpu" else limits.gpu_id,
                 "batch_size": option.batch_size,
                 "optim": rules.optim.model_dump(mode="json"),
                 "loss": {"only_present": at_some, "voxels": rules.loss_voxels if at_some else None},

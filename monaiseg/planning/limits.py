@@ -16,8 +16,15 @@ class Limits:
     """GiB of memory that the run and its workers may use together."""
     gpu_memory_gb: float | None = None
     """GiB of GPU memory. None: the run uses the CPU."""
+    gpu_id: int = 0
+    """Index of the GPU."""
 
     @property
     def device(self) -> str:
         """Type of the device that computes steps, as in torch."""
         return "cpu" if self.gpu_memory_gb is None else "cuda"
+
+    @property
+    def place(self) -> str:
+        """The device itself, with the index of the GPU."""
+        return "cpu" if self.gpu_memory_gb is None else f"cuda:{self.gpu_id}"

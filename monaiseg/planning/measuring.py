@@ -6,8 +6,6 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import torch
-
 from monaiseg.data import shape_in_words
 from monaiseg.errors import SettingsError
 from monaiseg.machine import free_memory, gigabytes, processor_name
@@ -18,12 +16,15 @@ from monaiseg.planning.layout import layout
 from monaiseg.planning.limits import Limits
 from monaiseg.planning.measurements import Measurements
 from monaiseg.planning.options import Option, batch_sizes, patch_ladder
-from monaiseg.planning.probes import DataProbe, StepProbe, run_probes
+from monaiseg.planning.probes import DataProbe, StepProbe
+from monaiseg.planning.questions import MeasuringProcess
 from monaiseg.progress import Advance, no_progress
 from monaiseg.settings import PlanningSettings
 
 MEASURED_WIDTHS = (16, 32, 64)
 """Channels of the first stage that are measured; between them costs follow a power of the width."""
+NUM_PROBES = 1 + len(MEASURED_WIDTHS) + 1
+"""Number of measurements: the data, the widths, and usually one step that the plan chooses."""
 ROUNDS = 3
 """Maximum number of times that a plan is checked by measuring the step it chose."""
 
@@ -32,6 +33,7 @@ def measure(
     fingerprint: Fingerprint,
     limits: Limits,
     rules: PlanningSettings,
+    process: MeasuringProcess,
     on_progress: Advance = no_progress,
 ) -> Measurements:
     """Measure this machine: a few widths on a small patch, and then the step that the plan chooses from them.
@@ -41,22 +43,16 @@ def measure(
     Raises:
         SettingsError: the steps cannot be measured here, or the limits cannot be met.
     """
-    if limits.device != "cpu" and not torch.cuda.is_available():
-        raise SettingsError(
-            "--gpu-memory: this computer has no GPU that torch can use; plan on the computer that will train, or give "
-            "--measurements made there"
-        )
     small = patch_ladder(fingerprint, rules)[0]
     variant = rules.network_for(limits.device).variant
     batch = batch_sizes(small, rules, with_atlas=fingerprint.starts_from_atlas(rules))[0]
     first = [Option(variant, width, small, batch) for width in MEASURED_WIDTHS]
     done = itertools.count(1)
-    total = 1 + len(first) + 1  # the data, the widths, and usually one step that the plan chooses
 
     def advance() -> None:
-        on_progress(min(next(done), total), total)
+        on_progress(min(next(done), NUM_PROBES), NUM_PROBES)
 
-    steps, data = _run(fingerprint, limits, rules, first, advance)
+    steps, data = _run(process, fingerprint, limits, rules, first, advance)
     assert data is not None
     found = Measurements(
         processor_name(), limits.cores, limits.device, data, tuple(filter(None, steps))
@@ -72,13 +68,14 @@ def measure(
         option, _ = choose(fingerprint, limits, found, rules)
         if exact_cost(option, fingerprint, found) is not None:
             break
-        (step,), _ = _run(fingerprint, limits, rules, [option], advance, with_data=False)
+        (step,), _ = _run(process, fingerprint, limits, rules, [option], advance, with_data=False)
         step = step or _too_large(option, fingerprint, limits, found)
         found = replace(found, steps=(*found.steps, step))
     return found
 
 
 def _run(
+    process: MeasuringProcess,
     fingerprint: Fingerprint,
     limits: Limits,
     rules: PlanningSettings,
@@ -88,12 +85,12 @@ def _run(
     with_data: bool = True,
 ) -> tuple[list[StepProbe | None], DataProbe | None]:
     settings = [layout(option, fingerprint, limits, rules) for option in options]
-    return run_probes(
+    return process.run(
         [(each, fingerprint.num_classes) for each in settings],
         (settings[0], fingerprint.median_shape, fingerprint.num_classes) if with_data else None,
         fingerprint.spacing,
         cores=limits.cores,
-        device=limits.device,
+        device=limits.place,
         on_probe=on_probe,
     )
 

@@ -22,12 +22,14 @@ from monaiseg.planning.forecasts import Forecast
 from monaiseg.planning.layout import augmentation, averaging_decay, layout
 from monaiseg.planning.limits import Limits
 from monaiseg.planning.measurements import Measurements, check_alike
-from monaiseg.planning.measuring import measure
+from monaiseg.planning.measuring import NUM_PROBES, measure
 from monaiseg.planning.options import Option, patch_ladder
 from monaiseg.planning.position import Position, measure_position
+from monaiseg.planning.questions import MeasuringProcess
 from monaiseg.planning.reasons import Choice, choices, disturbance
 from monaiseg.progress import Advance, no_progress
 from monaiseg.settings import PlanningSettings, Settings, changed
+from monaiseg.training import choose_device, free_bytes
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def plan(
     minutes: float,
     cores: int | None = None,
     memory_gb: float | None = None,
+    device: str | int | None = None,
     gpu_memory_gb: float | None = None,
     measurements: Measurements | None = None,
     rules: PlanningSettings | None = None,
@@ -60,7 +63,9 @@ def plan(
         cores: CPU cores that the run may use. None: those that this process may use.
         memory_gb: GiB of memory that the run may use. None: the share of the free memory that `rules` allow, by default
             half.
-        gpu_memory_gb: GiB of memory of the GPU to train on. None: train on the CPU.
+        device: "cpu", "cuda", "cuda:1", or the index of the GPU, -1 for the CPU. None: the device that `measurements` are
+            of; without them the first GPU if there is one, else the CPU.
+        gpu_memory_gb: GiB of memory of the GPU that the run may use. None: what is free on the GPU now.
         measurements: measurements of a machine like the one that will train. None: measure this machine.
         rules: assumptions and preferences of the plan. None: the defaults.
         on_progress: called after each measurement with the number of measurements done and of all.
@@ -81,16 +86,52 @@ def plan(
         minutes,
         cores or usable_cores(),
         round(rules.memory_share * free_memory() / 2**30, 1) if memory_gb is None else memory_gb,
-        gpu_memory_gb,
+        *_gpu(device, gpu_memory_gb, measurements),
     )
     if measurements is None:
-        position = _position(task, fingerprint, limits, rules)
-        fingerprint = replace(fingerprint, position=position)
-        measured = measure(fingerprint, limits, rules, on_progress)
+        with MeasuringProcess() as process:  # it starts while positions are measured
+            position = _position(task, fingerprint, limits, rules)
+            fingerprint = replace(fingerprint, position=position)
+            on_progress(1, 1 + NUM_PROBES)
+            measured = measure(
+                fingerprint, limits, rules, process, lambda n, of: on_progress(1 + n, 1 + of)
+            )
         measurements = replace(measured, position=position)
     fingerprint = replace(fingerprint, position=measurements.position)
     check_alike(measurements, fingerprint, limits)
     return plan_settings(fingerprint, limits, measurements, rules), measurements
+
+
+def _gpu(
+    device: str | int | None, gpu_memory_gb: float | None, measurements: Measurements | None
+) -> tuple[float | None, int]:
+    """GiB of memory and index of the GPU to plan for; None and 0 for the CPU.
+
+    A plan from measurements made elsewhere needs no GPU here, only the memory of the one that will train.
+
+    Raises:
+        SettingsError: there is no such GPU, or the device has no such memory.
+    """
+    known = None if measurements is None else measurements.device
+    if device is None and (known == "cpu" or (known == "cuda" and gpu_memory_gb is not None)):
+        return gpu_memory_gb, 0
+    place = choose_device(device)
+    if place.type == "cuda":
+        free = math.floor(free_bytes(place) / 2**30 * 10) / 10
+        return free if gpu_memory_gb is None else gpu_memory_gb, place.index or 0
+    if known == "cuda":
+        raise SettingsError(
+            "--measurements: these are of a GPU, and this computer has none that torch can use; say with --gpu-memory how "
+            "many GiB the GPU has that will train"
+        )
+    if gpu_memory_gb is not None:
+        raise SettingsError(
+            "--gpu-memory and --device cpu contradict each other; give one of them"
+            if device is not None
+            else "--gpu-memory: this computer has no GPU that torch can use; plan on the computer that will train, or give "
+            "--measurements made there"
+        )
+    return None, 0
 
 
 def check_spacings(fingerprint: Fingerprint) -> None:

@@ -1,24 +1,22 @@
 """Probes: seconds and memory that the parts of a run take on this machine, measured.
 
-Each step runs in its own process, so that its memory is not mixed up with that of another step. It uses the same parts
-as a real run: network, loss, optimiser, chains and loader. `python -m monaiseg.planning.probes` is the entry point of
-the measuring process: it reads questions as JSON from standard input and writes answers as JSON to standard output.
+Each step on a CPU runs in its own process, so that its memory is not mixed up with that of another step. It uses the
+same parts as a real run: network, loss, optimiser, chains and loader. `python -m monaiseg.planning.probes` is the entry
+point of the measuring process, see `monaiseg.planning.questions`: it reads a question as JSON from each line of standard
+input and writes the answer as a line of JSON to standard output.
 """
 
 from __future__ import annotations
 
-import contextlib
+import gc
 import itertools
 import json
 import math
 import multiprocessing
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -33,11 +31,11 @@ from torch.utils.data import Dataset
 
 from monaiseg.atlas import random_atlas
 from monaiseg.data import Case, LabelTable, Shape, Spacing, index_dtype, make_phantom, write_phantom
-from monaiseg.errors import SettingsError, lack_of_memory
+from monaiseg.errors import lack_of_memory
 from monaiseg.machine import all_cores, busy_seconds, peak_process_memory, process_memory
 from monaiseg.networks import ResidualUNet, build_loss, network_of
-from monaiseg.settings import Settings, dump_settings, parse_settings
-from monaiseg.training import SeededDataset, build_optimizer, build_trainer
+from monaiseg.settings import parse_settings
+from monaiseg.training import SeededDataset, build_optimizer, build_trainer, compute_exactly
 from monaiseg.transforms import CaseChain, Item, cached_chain, case_item, training_chain
 
 MOST_RUNS = 6
@@ -54,6 +52,8 @@ WINDOWS = 2
 """Number of windows that go through the network together at validation."""
 PROBED = "monaiseg has measured a part"
 """Line by which the measuring process says how far it is."""
+ANSWERED = "monaiseg has answered"
+"""Line by which it says that the answer to a question is complete."""
 MOST_READ = 2_000_000
 """Maximum number of voxels of the scan that is used to measure reading."""
 
@@ -99,82 +99,23 @@ class DataProbe:
     """Time to cut and augment a patch, on one core."""
 
 
-def run_probes(
-    steps: Sequence[tuple[Settings, int]],
-    data: tuple[Settings, Shape, int] | None,
-    spacing: Spacing,
-    *,
-    cores: int,
-    device: str = "cpu",
-    on_probe: Callable[[], object] = lambda: None,
-) -> tuple[list[StepProbe | None], DataProbe | None]:
-    """Measure training steps, and what surrounds them, in a separate process.
-
-    Args:
-        steps: settings and number of classes of each step.
-        data: settings, shape of a scan along X, Y, Z, and number of classes; None: what surrounds steps is not measured.
-        spacing: voxel size of networks and scans, in mm along X, Y, Z.
-        cores: number of threads for computation.
-        device: device that computes the steps.
-        on_probe: called after each measurement: one of the data, and one per step.
-
-    Returns:
-        The steps, None for each that ran out of memory, and the cost of what surrounds them.
-    """
-    question = {
-        "steps": [(dump_settings(settings), classes) for settings, classes in steps],
-        "data": data and (dump_settings(data[0]), data[1], data[2]),
-        "spacing": spacing,
-        "cores": cores,
-        "device": device,
-        "started": time.time(),
-    }
-    with subprocess.Popen(
-        [sys.executable, "-m", "monaiseg.planning.probes"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONWARNINGS": "ignore"},
-        text=True,
-    ) as process:
-        assert process.stdin
-        assert process.stdout
-        assert process.stderr
-        with contextlib.suppress(BrokenPipeError):  # it ended at once; stderr says why
-            process.stdin.write(json.dumps(question))
-            process.stdin.close()
-        complaints = []
-        for line in process.stderr:
-            if line.strip() == PROBED:
-                on_probe()
-            else:
-                complaints.append(line)
-        answer = process.stdout.read()  # a few kilobytes, which the pipe has held
-    if process.returncode:
-        said = (
-            "".join(complaints).strip() or f"the process ended with exit code {process.returncode}"
-        )
-        if process.returncode == -signal.SIGKILL:
-            said = "the system killed the process that measures, as it does when memory runs out"
-        raise SettingsError(
-            f"the speed of this computer could not be measured: {said.splitlines()[-1]}; correct that, or give "
-            "--measurements from a similar computer"
-        )
-    document = json.loads(answer)
-    found = [None if record is None else step_of(record) for record in document["steps"]]
-    return found, document["data"] and DataProbe(**document["data"])
-
-
 def step_of(record: Mapping[str, Any]) -> StepProbe:
     """A step from the output of `dataclasses.asdict`, after it was stored as JSON."""
     x, y, z = record["patch_shape"]
     return StepProbe(**{**record, "patch_shape": (x, y, z)})
 
 
-def answer_question(question: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure what `run_probes` asks for."""
-    start_seconds = time.time() - question["started"]
-    base = process_memory()
+def answer_questions(started: float) -> None:
+    """Answer the questions on standard input until it is closed; this process was started at `time.time()` `started`."""
+    start = {"start_seconds": time.time() - started, "base_bytes": process_memory()}
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(answer_question(json.loads(line), start)) + "\n")
+        sys.stdout.flush()
+        _tell(ANSWERED)
+
+
+def answer_question(question: Mapping[str, Any], start: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure what `MeasuringProcess.run` asks for. `start` has what the start of this process took."""
     spacing, cores = tuple(question["spacing"]), question["cores"]
     data = None
     if question["data"] is not None:
@@ -182,22 +123,37 @@ def answer_question(question: Mapping[str, Any]) -> dict[str, Any]:
         found = _apart(_data_costs, raw, shape, classes, spacing)
         if found is None:
             raise MemoryError("preparing one case needs more memory than is free")
-        data = {"start_seconds": start_seconds, "base_bytes": base, **found}
+        data = {**start, **found}
+        _tell(PROBED)
     steps = []
+    on_gpu = torch.device(question["device"]).type == "cuda"
+    measured = _in_place if on_gpu else _apart
     for raw, classes in question["steps"]:
-        _tell_probed()
-        steps.append(_apart(_step_costs, raw, classes, spacing, cores, question["device"]))
-    _tell_probed()
-    return {
-        "steps": steps,
-        "data": data,
-    }
+        steps.append(measured(_step_costs, raw, classes, spacing, cores, question["device"]))
+        _tell(PROBED)
+    return {"steps": steps, "data": data}
 
 
-def _tell_probed() -> None:
-    """Tell `run_probes`, which reads stderr, that another measurement is done."""
-    sys.stderr.write(f"{PROBED}\n")
+def _tell(what: str) -> None:
+    """Tell the asking process, which reads stderr, how far this one is."""
+    sys.stderr.write(f"{what}\n")
     sys.stderr.flush()
+
+
+def _in_place(measure: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any] | None:
+    """Measure in this process; None if the GPU ran out of memory.
+
+    A GPU keeps count of its memory by itself, and to start CUDA in a process for each step would take seconds.
+    """
+    try:
+        return measure(*arguments)
+    except (RuntimeError, MemoryError) as error:
+        if lack_of_memory(error) is None:
+            raise
+    finally:
+        gc.collect()  # the parts of an engine refer to each other
+        torch.cuda.empty_cache()
+    return None
 
 
 def _apart(measure: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any] | None:
@@ -221,7 +177,11 @@ def _step_costs(
     torch.set_num_threads(cores)
     before = process_memory()
     device = torch.device(device_name)
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
     settings = parse_settings(raw)
+    compute_exactly(device, wanted=settings.tsk_set.deterministic)
     patch, batch_size = settings.patch_shape, settings.batch_size
     network = network_of(settings, LabelTable.from_values(range(num_classes)), spacing).to(device)
     image = torch.randn(batch_size, settings.dataset.num_channels, *patch)
@@ -242,8 +202,7 @@ def _step_costs(
         max_epochs=MOST_RUNS,
     )
     step_seconds, disturbed = _step_seconds(trainer, cores)
-    on_gpu = device.type == "cuda"
-    taken = torch.cuda.max_memory_allocated() if on_gpu else peak_process_memory() - before
+    taken = torch.cuda.max_memory_allocated(device) if on_gpu else peak_process_memory() - before
     network.eval()
     inputs = image if network.prior is None else torch.cat([image, batch["positions"]], dim=1)
     windows = inputs[:1].expand(WINDOWS, -1, -1, -1, -1).contiguous().to(device)
@@ -360,4 +319,4 @@ class _One(Dataset[Item]):
 
 
 if __name__ == "__main__":
-    json.dump(answer_question(json.load(sys.stdin)), sys.stdout)
+    answer_questions(float(sys.argv[1]))

@@ -37,11 +37,11 @@ from monaiseg.errors import (
 )
 from monaiseg.networks import (
     count_windows,
-    sliding_window_class_map,
     window_options,
     window_shape,
 )
 from monaiseg.portable import LabelRule
+from monaiseg.prediction.fitting import FittingWay
 from monaiseg.prediction.models import opened
 from monaiseg.settings import Settings
 from monaiseg.training import Checkpoint
@@ -154,6 +154,7 @@ class Predictor:
         if overlap is not None:
             self._window["overlap"] = (overlap,) * 3
         self.network, self.device = model.on(device)
+        self._way = FittingWay()
         self.orientation = assume_orientation and axis_directions(assume_orientation)
         self._chain = inference_chain(self.settings, profiled=True, orientation=self.orientation)
 
@@ -225,7 +226,7 @@ class Predictor:
         volume = scan.item["image"].as_tensor()
         shape = volume.shape[1:]
         margins = torch.empty(shape, dtype=torch.uint8) if confidence else None
-        classes = sliding_window_class_map(
+        classes = self._way.class_map(
             self.network,
             volume[None],
             window_shape(self.settings, shape),

@@ -34,6 +34,9 @@ class TaskSettings(Section):
     amp: bool = True
     """Train in mixed precision: float16 on a GPU, bfloat16 on a CPU that has instructions for it, otherwise float32.
     Validation and prediction on a CPU use float32."""
+    deterministic: bool = True
+    """On a GPU, use only operations that give the same bits each time, so that a run can be repeated and resumed exactly.
+    This costs some time. false: use the fastest operations. A CPU always repeats exactly."""
     batch_size: Count | Annotated[tuple[Count, Count, Count, Count], BeforeValidator(as_tuple)] = 2
     """Patches per training step. EasyReg's list [train, val, test, debug] is accepted, but only its first entry is
     used."""

@@ -13,7 +13,14 @@ from monaiseg.training.checkpoint import (
     newest,
     versions,
 )
-from monaiseg.training.devices import choose_device, device_of, set_threads
+from monaiseg.training.devices import (
+    choose_device,
+    compute_exactly,
+    device_in_words,
+    device_of,
+    free_bytes,
+    set_threads,
+)
 from monaiseg.training.engines import (
     build_evaluator,
     build_inferer,
@@ -57,9 +64,12 @@ __all__ = [
     "case_loader",
     "check_weights",
     "choose_device",
+    "compute_exactly",
+    "device_in_words",
     "device_of",
     "first_state",
     "fit",
+    "free_bytes",
     "handlers_in_words",
     "initial_network",
     "labelled_scan",

@@ -18,7 +18,7 @@ from monaiseg.machine import free_memory, gigabytes, reading_threads
 from monaiseg.networks import network_of
 from monaiseg.settings import Settings
 from monaiseg.training import distributed
-from monaiseg.training.devices import computes_in_bfloat16
+from monaiseg.training.devices import computes_in_bfloat16, free_bytes
 from monaiseg.training.recipe import Recipe
 from monaiseg.transforms import CERTAIN, preparing_bytes, target_shape
 
@@ -79,7 +79,7 @@ def check_step(recipe: Recipe) -> None:
     )
     if settings.tsk_set.amp and (device.type == "cuda" or computes_in_bfloat16(device)):
         patch //= 2
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_bytes()
+    free = free_bytes(device) if device.type == "cuda" else _free_bytes()
     need = weights + batch * patch
     if need > free:
         raise OutOfMemoryError(

@@ -13,7 +13,12 @@ from monaiseg.data import Case, DataTask, InputRange, LabelTable, Spacing, check
 from monaiseg.settings import Settings, dump_settings
 from monaiseg.training import distributed
 from monaiseg.training.conditions import conditions
-from monaiseg.training.devices import computes_in_bfloat16, name_of, set_threads
+from monaiseg.training.devices import (
+    compute_exactly,
+    computes_in_bfloat16,
+    name_of,
+    set_threads,
+)
 from monaiseg.training.engines import network_spacing
 from monaiseg.training.sampling import limited, validated
 
@@ -47,7 +52,9 @@ class Recipe:
         table: LabelTable | None = None,
         spacing: Spacing | None = None,
     ) -> Recipe:
-        """The recipe for training on a data task with these settings. Also sets the number of CPU threads.
+        """The recipe for training on a data task with these settings.
+
+        Also sets the number of CPU threads, and how exactly a GPU computes.
 
         `table` and `spacing` are those of an existing network. None: derive them from the settings and the data.
 
@@ -56,6 +63,7 @@ class Recipe:
             DataError: a case has changed since it was prepared, or there is nothing to train on.
         """
         check_unchanged(dict.fromkeys(case for _, case in _seen_cases(task)), task.facts)
+        compute_exactly(device, wanted=settings.tsk_set.deterministic)
         return cls(
             settings=settings,
             task=task,

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from monai.engines.trainer import SupervisedTrainer
 
 from monaiseg.data import CACHE_FOLDER, read_data_task
@@ -25,7 +26,12 @@ from monaiseg.progress import progress_bar
 from monaiseg.settings import Settings
 from monaiseg.training import distributed
 from monaiseg.training.checkpoint import Best
-from monaiseg.training.devices import device_of
+from monaiseg.training.devices import (
+    check_planned_device,
+    device_in_words,
+    device_of,
+    gpu_to_plan_for,
+)
 from monaiseg.training.engines import (
     build_evaluator,
     build_optimizer,
@@ -44,6 +50,7 @@ from monaiseg.training.needs import check_needs
 from monaiseg.training.recipe import Recipe
 from monaiseg.training.resume import first_state
 from monaiseg.training.run_folder import RunFolder
+from monaiseg.training.smaller_steps import way_on
 from monaiseg.training.state import RunState
 from monaiseg.training.wiring import train_handlers
 from monaiseg.transforms import resize_note
@@ -105,7 +112,7 @@ def train(
         show_progress: whether epoch, loss, Dice and the time left are shown on stderr.
 
     Raises:
-        SettingsError: settings and data do not match, or the GPU does not exist.
+        SettingsError: settings and data do not match, or the GPU does not exist; see `check_planned_device`.
         DataError: the data task cannot be used.
         CheckpointError: there is nothing to resume, or the checkpoint does not fit.
         BusyError: another process trains in this folder.
@@ -123,6 +130,7 @@ def train(
         )
     task = read_data_task(Path(output_root_path) / data_task_name)
     settings = _named(settings, output_root_path, data_task_name, task_name)
+    check_planned_device(settings, gpu_id)
     device = (
         distributed.local_device()
         if _takes_own_gpu(settings, gpu_id)
@@ -233,7 +241,7 @@ def fit(
     except MonaisegError:  # some derive from RuntimeError or MemoryError
         raise
     except (RuntimeError, MemoryError) as error:
-        if fault := _fault(error, trainer, recipe):
+        if fault := _fault(error, trainer, recipe, folder):
             raise fault from error
         raise
     finally:
@@ -286,6 +294,10 @@ def _introduction(
     length = (
         counted(state.epochs or 0, "epoch") if minutes is None else f"{minutes:g} minutes in all"
     )
+    if recipe.device.type == "cuda":
+        yield f"computing on {device_in_words(recipe.device)}"
+    if name := gpu_to_plan_for(recipe.settings, recipe.device):
+        yield f"note: this was planned for the CPU, and torch can use a GPU here ({name}); `monaiseg plan --force` plans for it"
     together = "" if recipe.num_ranks == 1 else f", {recipe.num_ranks} processes"
     yield (
         f"{counted(len(recipe.cases('train')), 'training case')}, {table.num_classes} classes, "
@@ -333,7 +345,10 @@ def _nothing(_: str) -> None:
 
 
 def _fault(
-    error: RuntimeError | MemoryError, trainer: SupervisedTrainer, recipe: Recipe
+    error: RuntimeError | MemoryError,
+    trainer: SupervisedTrainer,
+    recipe: Recipe,
+    folder: RunFolder,
 ) -> MonaisegError | None:
     """The error to show to the user in place of `error`; None if the user cannot fix it."""
     loader = trainer.data_loader
@@ -341,11 +356,19 @@ def _fault(
         known = loader.fault(error) if isinstance(loader, CaseLoader) else worker_fault(error)
         if fault := known or distributed.fault(error):
             return fault
+    if "does not have a deterministic implementation" in str(error):
+        what = str(error).partition(" ")[0]
+        return SettingsError(
+            f"this GPU has no variant of {what} that gives the same bits each time; set tsk_set.deterministic to false in "
+            f"{folder.settings_file}, and resume with --accept-inexact"
+        )
     if (lack := lack_of_memory(error)) is None:
         return None
     state = cast(Any, trainer.state)
     what = f"step {state.iteration}, {in_words(state.batch)}"
-    return OutOfMemoryError.of(what, str(recipe.device), lack, _smaller_step(recipe.settings))
+    is_gpu = isinstance(lack, torch.OutOfMemoryError) and recipe.num_ranks == 1
+    remedy = way_on(error, trainer, recipe, folder) if is_gpu else _smaller_step(recipe.settings)
+    return OutOfMemoryError.of(what, str(recipe.device), lack, remedy)
 
 
 def _smaller_step(settings: Settings) -> str:

@@ -8,6 +8,7 @@ from monai.losses import DiceCELoss, DiceLoss, FocalLoss, GeneralizedDiceLoss, T
 from torch.nn import functional as F
 
 from monaiseg.errors import SettingsError
+from monaiseg.networks import losses
 from monaiseg.networks.losses import build_loss
 from monaiseg.settings.loss import LossSettings
 
@@ -177,3 +178,27 @@ def test_a_perfect_prediction_costs_nothing():
     logits = 60.0 * F.one_hot(target[:, 0], K).movedim(-1, 1).float()
 
     assert build_loss(LossSettings(include_background=True), K)(logits, target) < 1e-4
+
+
+@pytest.mark.parametrize("at_once", [7, 1000])
+def test_sums_in_a_fixed_order_are_the_sums_by_class(monkeypatch, at_once):
+    """On a GPU classes are summed by products of matrices; here they are compared with the CPU's way."""
+    monkeypatch.setattr(losses, "VOXELS_AT_ONCE", at_once)
+    torch.manual_seed(0)
+    values, classes = torch.randn(2, 120), torch.randint(K, (2, 120))
+
+    ours = losses._class_sums_in_order(values, classes, K + 1)
+
+    assert torch.allclose(ours, losses._class_sums(values, classes, K + 1), atol=1e-12)
+    assert ours.dtype == torch.float64
+
+
+def test_each_value_has_the_gradient_of_the_sum_of_its_class():
+    values, classes = torch.randn(1, 6, requires_grad=True), torch.tensor([[0, 2, 1, 1, 2, 0]])
+    wanted = torch.tensor([[10.0, 20.0, 30.0]])
+
+    sums, counts = losses._sums_by_class(values, classes, 3)
+    (sums * wanted).sum().backward()
+
+    assert counts.tolist() == [[2, 2, 2]]
+    assert values.grad.tolist() == [[10, 30, 20, 20, 30, 10]]

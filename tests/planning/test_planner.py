@@ -6,11 +6,13 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from monaiseg.errors import DataError, MonaisegWarning, SettingsError
 from monaiseg.networks.topology import plan_topology
+from monaiseg.planning import planner
 from monaiseg.planning.fingerprint import Fingerprint, Scan
 from monaiseg.planning.limits import Limits
 from monaiseg.planning.planner import Plan, check_spacings, plan_settings
@@ -248,3 +250,65 @@ def test_a_doubtful_voxel_size_is_said_by_the_plan():
 
     with pytest.warns(MonaisegWarning, match="case 'S05': has voxels of 1 x 1 x 4 mm"):
         check_spacings(scans)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """torch sees two GPUs; of the second, other programs have taken most."""
+    free = {0: 70 * GIB + 1, 1: 7.06 * GIB}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda d: (int(free[d.index]), 80 * GIB))
+
+
+MEASURED = machine(even((120, 120, 120)))
+OF_A_GPU = on_gpu(MEASURED)
+
+
+@pytest.mark.parametrize(
+    ("device", "gigabytes", "measured", "limit"),
+    [
+        (None, None, None, (70.0, 0)),
+        (None, 12.0, None, (12.0, 0)),
+        ("cuda:1", None, None, (7.0, 1)),
+        ("cpu", None, None, (None, 0)),
+        (-1, None, None, (None, 0)),
+        (None, None, MEASURED, (None, 0)),
+        (None, None, OF_A_GPU, (70.0, 0)),
+        (None, 24.0, OF_A_GPU, (24.0, 0)),
+    ],
+)
+def test_the_limit_of_a_plan_is_the_free_memory_of_the_gpu_that_is_there(
+    two_gpus, device, gigabytes, measured, limit
+):
+    assert planner._gpu(device, gigabytes, measured) == limit
+
+
+@pytest.mark.parametrize(
+    ("device", "gigabytes", "measured", "said"),
+    [
+        (None, 8.0, None, "no GPU that torch can use; plan on the computer that will train"),
+        ("cpu", 8.0, None, "--gpu-memory and --device cpu contradict"),
+        (None, None, OF_A_GPU, "say with --gpu-memory how many GiB"),
+        ("cuda", None, None, "torch can use no GPU on this computer"),
+    ],
+)
+def test_without_a_gpu_a_plan_for_one_is_refused_for_its_reason(device, gigabytes, measured, said):
+    with pytest.raises(SettingsError, match=said):
+        planner._gpu(device, gigabytes, measured)
+
+
+def test_without_a_gpu_a_plan_is_for_the_cpu_and_measurements_of_a_gpu_need_its_memory():
+    assert planner._gpu(None, None, None) == (None, 0)
+    assert planner._gpu(None, 24.0, OF_A_GPU) == (24.0, 0)
+
+
+def test_a_plan_names_the_gpu_that_it_is_for():
+    scans = even((120, 120, 120), classes=10)
+    limits = Limits(60, 4, 16, gpu_memory_gb=8, gpu_id=1)
+    plan = plan_settings(scans, limits, on_gpu(machine(scans, speed=50)), RULES)
+
+    assert plan.settings.tsk_set.gpu_id == 1
+    assert limits.place == "cuda:1"
+    assert "GiB on the GPU" in plan.forecast.in_words()

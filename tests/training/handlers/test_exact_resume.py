@@ -17,14 +17,15 @@ class Killed(BaseException):
     """Stands for a SIGKILL: nothing of ours catches it."""
 
 
-def trained(folder, *, kill_at=None, accumulated=1):
+def trained(folder, *, kill_at=None, accumulated=1, amp=False):
     """The weights after two epochs of three steps; it goes on where `folder` holds a checkpoint."""
     folder.mkdir(exist_ok=True)
     network = unet()
     optimizer = torch.optim.Adam(network.parameters(), 0.01)
     state = restored(newest(folder) if any(folder.iterdir()) else None, network, optimizer)
     handlers = [SeededSteps(0), ExactResume(folder, state, every_steps=1)]
-    engine = plain_trainer(handlers, network, optimizer=optimizer, accumulation_steps=accumulated)
+    options = {"optimizer": optimizer, "accumulation_steps": accumulated, "amp": amp}
+    engine = plain_trainer(handlers, network, **options)
 
     def kill():
         if engine.state.iteration == kill_at:
@@ -64,3 +65,20 @@ def test_a_run_that_is_told_to_end_goes_on_from_there(tmp_path):
 
     assert newest(folder).step == 2
     assert trained(folder) == trained(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kill_at", [1, 3, 5])
+def test_the_scale_of_float16_gradients_goes_on_from_the_checkpoint(tmp_path, monkeypatch, kill_at):
+    """The scale starts so high that the first steps are skipped: if it started anew, more would be."""
+
+    def scaler() -> torch.amp.GradScaler:
+        return torch.amp.GradScaler("cpu", init_scale=2.0**127)
+
+    monkeypatch.setattr("torch.cuda.amp.GradScaler", scaler)
+    whole = trained(tmp_path / "whole", amp=True)
+    with pytest.raises(Killed):
+        trained(tmp_path / "killed", kill_at=kill_at, amp=True)
+
+    assert newest(tmp_path / "killed").scaler["scale"] < 2.0**127
+    assert trained(tmp_path / "killed", amp=True) == whole
+    assert whole != trained(tmp_path / "without")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 
 from monaiseg.training.handlers.seeded_steps import SeededSteps
@@ -17,3 +19,15 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
         return bits(network)
 
     assert trained(1) == trained(1) != trained(2)
+
+
+def test_a_gpu_draws_by_the_step_too(monkeypatch):
+    """Its random state is set before each step, so that no checkpoint has to hold it."""
+    seeds = []
+    monkeypatch.setattr(torch.cuda, "manual_seed", seeds.append)
+
+    for step in (1, 2, 1):
+        state = SimpleNamespace(iteration=step, device=torch.device("cuda:0"))
+        SeededSteps(0)._seed_step(SimpleNamespace(state=state))
+
+    assert seeds[0] == seeds[2] != seeds[1]
