@@ -209,10 +209,10 @@ def _class_sums_in_order(values: Tensor, classes: Tensor, num_classes: int) -> T
     """
     names = torch.arange(num_classes, device=classes.device)
     sums = values.new_zeros(len(values), 1, num_classes, dtype=torch.float64)
-    for some, of_some in zip(
-        values.split(VOXELS_AT_ONCE, dim=1), classes.split(VOXELS_AT_ONCE, dim=1), strict=True
-    ):
-        sums += some.double()[:, None] @ (of_some[:, :, None] == names).double()
+    for first in range(0, values.shape[1], VOXELS_AT_ONCE):
+        some = slice(first, first + VOXELS_AT_ONCE)
+        one_hot = (classes[:, some, None] == names).double()
+        sums += values[:, None, some].double() @ one_hot
     return sums[:, 0]
 
 

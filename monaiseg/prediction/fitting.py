@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monaiseg.data import Shape
 from monaiseg.errors import MonaisegWarning
 from monaiseg.networks import sliding_window_class_map
 
@@ -30,7 +31,9 @@ class FittingWay:
     def __init__(self) -> None:
         self.number = 0
 
-    def class_map(self, *args: Any, device: torch.device, **options: Any) -> Tensor:
+    def class_map(
+        self, network: Any, image: Tensor, window: Shape, *, device: torch.device, **options: Any
+    ) -> Tensor:
         """The class map of an image, see `sliding_window_class_map`; a warning says if a way did not fit.
 
         Raises:
@@ -39,7 +42,9 @@ class FittingWay:
         while True:
             _, way = WAYS[self.number]
             try:
-                return sliding_window_class_map(*args, device=device, **options, **way)
+                return sliding_window_class_map(
+                    network, image, window, device=device, **options, **way
+                )
             except torch.OutOfMemoryError:
                 if self.number + 1 == len(WAYS):
                     raise

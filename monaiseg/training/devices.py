@@ -121,7 +121,7 @@ def compute_exactly(device: torch.device, *, wanted: bool) -> None:
     # cuBLAS sums in a fixed order only with a workspace of a fixed size, which it reads when it is first used.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(wanted)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads such memory
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads it
     torch.backends.cudnn.deterministic = wanted
     torch.backends.cudnn.benchmark = False  # it chooses algorithms by a race, in each process anew
 

@@ -366,8 +366,9 @@ def _fault(
         return None
     state = cast(Any, trainer.state)
     what = f"step {state.iteration}, {in_words(state.batch)}"
-    is_gpu = isinstance(lack, torch.OutOfMemoryError) and recipe.num_ranks == 1
-    remedy = way_on(error, trainer, recipe, folder) if is_gpu else _smaller_step(recipe.settings)
+    of_patches = not recipe.settings.dataset.seg.use_whole_img_as_input
+    can_try = isinstance(lack, torch.OutOfMemoryError) and recipe.num_ranks == 1 and of_patches
+    remedy = way_on(error, trainer, recipe, folder) if can_try else _smaller_step(recipe.settings)
     return OutOfMemoryError.of(what, str(recipe.device), lack, remedy)
 
 

@@ -58,8 +58,6 @@ def smaller_steps(recipe: Recipe) -> Iterator[Step]:
     settings = recipe.settings
     batch, shape = settings.batch_size, settings.patch_shape
     yield from ((number, shape) for number in range(batch - 1, 0, -1))
-    if settings.dataset.seg.use_whole_img_as_input:
-        return
     network = settings.tsk_set.network
     topology = plan_topology(network, shape, recipe.spacing)
     sizes = list(shape)

@@ -17,10 +17,10 @@ def planned_for_a_gpu(settings, data_task):
     file = data_task.folder / "settings.json"
     changes = {
         "tsk_set.gpu_id": 0,
-        "tsk_set.budget_minutes": 0.3,
+        "tsk_set.budget_minutes": 0.5,
         "tsk_set.epochs": 2,
         "tsk_set.max_batch_num_per_epoch": [3, -1, 0],
-        "dataset.seg.patch_size": [24, 24, 24],
+        "dataset.seg.patch_size": [32, 32, 32],
     }
     file.write_text(dump_settings(changed(settings, changes)))
     return data_task.folder
@@ -32,7 +32,7 @@ def test_a_plan_for_a_gpu_is_refused_without_one(planned_for_a_gpu):
     refused = CliRunner().invoke(app, words)
 
     assert refused.exit_code == 2
-    assert f"monaiseg plan {planned_for_a_gpu} --minutes 0.3 --force" in refused.stderr
+    assert f"monaiseg plan {planned_for_a_gpu} --minutes 0.5 --force" in refused.stderr
     assert not (planned_for_a_gpu / "first").exists()
 
 
@@ -44,7 +44,7 @@ def test_with_the_device_cpu_it_is_taken_with_an_estimate(planned_for_a_gpu):
     assert trained.exit_code == 0, trained.output
     assert "their steps take about 0 minutes on this CPU" in trained.stderr
     assert (
-        f"`monaiseg plan {planned_for_a_gpu} --minutes 0.3 --device cpu --force`" in trained.stderr
+        f"`monaiseg plan {planned_for_a_gpu} --minutes 0.5 --device cpu --force`" in trained.stderr
     )
 
 

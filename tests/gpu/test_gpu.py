@@ -83,6 +83,13 @@ def unequal(a, b) -> list[str]:
     return [key for key in a.keys() | b.keys() if not torch.equal(a[key], b[key])]
 
 
+def exhaust(device: torch.device) -> None:
+    """Ask for more memory than there is: 64 TiB. A CPU's lack of memory has another type."""
+    if device.type == "cpu":
+        raise torch.OutOfMemoryError("out of memory")
+    torch.empty(1 << 46, dtype=torch.uint8, device=device)
+
+
 def test_label_maps_of_cpu_and_gpu_agree(trained, phantom):
     agreeing = []
     for seed in range(3):
@@ -192,19 +199,13 @@ def test_memory_that_runs_out_in_a_prediction_takes_another_way(trained, phantom
 
     def limited(self, windows):
         if len(windows) > 1:
-            torch.empty(1 << 46, dtype=torch.uint8, device=gpu)  # 64 TiB
+            exhaust(gpu)
         return features(self, windows)
 
-    if WHERE == "cpu":  # whose lack of memory has another type
-        monkeypatch.setattr(torch, "empty", _no_memory)
     monkeypatch.setattr(ResidualUNet, "features", limited)
 
     with pytest.warns(MonaisegWarning, match="ran out; predicting with one window at a time"):
         assert np.mean(Predictor(trained.run_folder, device=gpu).predict(scan) == usual) > 0.9999
-
-
-def _no_memory(*_: object, **__: object) -> None:
-    raise torch.OutOfMemoryError("out of memory")
 
 
 def test_memory_that_runs_out_in_a_step_names_the_largest_that_fits(
@@ -214,9 +215,7 @@ def test_memory_that_runs_out_in_a_step_names_the_largest_that_fits(
 
     def limited(self, image, **options):
         if self.training and len(image) > 2:
-            if WHERE == "cpu":
-                _no_memory()
-            torch.empty(1 << 46, dtype=torch.uint8, device=gpu)
+            exhaust(gpu)
         return forward(self, image, **options)
 
     monkeypatch.setattr(ResidualUNet, "forward", limited)

@@ -46,8 +46,7 @@ def test_it_falls_back_with_a_line_and_gives_the_same_label_map(
 
     expected = [{"sums_on": None, **options} for _, options in fitting.WAYS]
     assert tried == [*expected[: misfits + 1], expected[misfits]]  # the second scan starts there
-    lines = [str(w.message) for w in caught if issubclass(w.category, MonaisegWarning)]
-    assert lines == [
+    assert [str(w.message) for w in caught if "memory" in str(w.message)] == [
         f"the memory of cpu ran out; predicting with {name}, which is slower"
         for name, _ in fitting.WAYS[1 : misfits + 1]
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from ignite.engine import Events
+from monai.losses import DiceCELoss
 
 from monaiseg.training.checkpoint import newest
 from monaiseg.training.handlers.exact_resume import ExactResume
@@ -25,6 +26,9 @@ def trained(folder, *, kill_at=None, accumulated=1, amp=False):
     state = restored(newest(folder) if any(folder.iterdir()) else None, network, optimizer)
     handlers = [SeededSteps(0), ExactResume(folder, state, every_steps=1)]
     options = {"optimizer": optimizer, "accumulation_steps": accumulated, "amp": amp}
+    if amp:  # a loss so high that its gradients overflow with the first scale
+        loss = DiceCELoss(to_onehot_y=True, softmax=True)
+        options["loss_function"] = lambda *given: 16 * loss(*given)
     engine = plain_trainer(handlers, network, **options)
 
     def kill():
