@@ -33,8 +33,7 @@ def export(
         bool,
         typer.Option(
             "--runner",
-            help="Also write a Python program that labels scans with the model, beside it. It needs numpy, nibabel and "
-            "onnxruntime alone.",
+            help="Also write a Python program that labels scans with the model, beside it. It needs only numpy, nibabel and onnxruntime.",
         ),
     ] = False,
     model: ModelOption = None,
@@ -55,7 +54,8 @@ def export(
     replay = export_onnx(Predictor(source, device="cpu"), output)
     say(f"written: {output}  ({output.stat().st_size / 2**20:.1f} MiB)")
     typer.echo(
-        f"verified: {replay.voxels - replay.differing} of {replay.voxels} voxels of a synthetic scan as by torch"
+        f"verified: onnxruntime agrees with torch on {replay.voxels - replay.differing} of {replay.voxels} voxels of a "
+        "synthetic scan"
     )
     if runner:
         program = output.with_name(f"{output.stem}_runner.py")
@@ -71,7 +71,10 @@ def verify(
         Path, typer.Argument(metavar="MODEL.onnx", help="A file that `export` wrote.")
     ],
 ) -> None:
-    """Check that this computer gives the scan inside a portable model the label map that it should have."""
+    """Check that a portable model gives the right label map on this computer.
+
+    The file contains a synthetic scan and its label map, to compare with.
+    """
     from monaiseg.prediction import read_portable
 
     started = time.perf_counter()

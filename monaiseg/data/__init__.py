@@ -75,6 +75,7 @@ from monaiseg.data.label_checks import (
     label_notes,
     scan_labels,
 )
+from monaiseg.data.label_extension import table_xml
 from monaiseg.data.label_files import (
     FILE_NAMES,
     FORMATS,
@@ -218,6 +219,7 @@ __all__ = [
     "shape_in_words",
     "side_of",
     "split_cases",
+    "table_xml",
     "volume_stem",
     "with_orientation",
     "with_same_images",

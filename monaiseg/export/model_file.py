@@ -9,24 +9,36 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from monaiseg import __version__
-from monaiseg.data import MULTIPLE, padded_shape, rule_records
+from monaiseg.data import MULTIPLE, padded_shape, rule_records, table_xml
 from monaiseg.errors import CheckpointError, SettingsError
 from monaiseg.export.golden import GoldenScan, golden_scan
 from monaiseg.export.network import onnx_network
 from monaiseg.files import write_atomic
 from monaiseg.networks import ResidualUNet
-from monaiseg.portable import FORMAT, KEY, NO_DIGEST, PortableModel, Replay, digest_of, packed
+from monaiseg.portable import (
+    FORMAT,
+    KEY,
+    MAX_BYTES,
+    NO_DIGEST,
+    PortableModel,
+    Replay,
+    digest_of,
+    packed,
+)
 from monaiseg.prediction import Predictor
 
 if TYPE_CHECKING:
     import onnx
+
+ROOM_BYTES = 64 << 20
+"""Kept for the recipe and the golden scan in the file."""
 
 
 def export_onnx(predictor: Predictor, output: str | Path) -> Replay:
     """Write a trained network as one ONNX file, after replaying its golden scan with onnxruntime.
 
     Raises:
-        SettingsError: the predictor is of a portable model, or its network has an atlas.
+        SettingsError: the predictor is of a portable model, or its network has an atlas or is too large.
         CheckpointError: onnxruntime does not give the golden scan its label map; nothing is written.
         StorageError: `output` cannot be written.
     """
@@ -34,20 +46,32 @@ def export_onnx(predictor: Predictor, output: str | Path) -> Replay:
         raise SettingsError(f"{output}: the model is a portable one already; give a checkpoint")
     if getattr(predictor.network, "prior", None) is not None:
         raise SettingsError(
-            f"{output}: the network has an atlas, to which scans are registered, and portable models cannot do that yet; "
-            "use the checkpoint"
+            f"{output}: the network has an atlas, and portable models cannot register scans to one yet; use the "
+            "checkpoint"
         )
+    _check_size(predictor.network, output)
     channels = predictor.settings.dataset.num_channels
     network = onnx_network(predictor.network, channels)
     payload = payload_of(network, recipe(predictor, golden_scan(predictor)))
     replay = PortableModel(payload).replay()
     if not replay.passed:
         raise CheckpointError(
-            f"{output}: onnxruntime gives {replay.differing} of {replay.voxels} voxels of a synthetic scan another label "
-            "than torch; nothing was written. Export with other versions of torch and onnxruntime"
+            f"{output}: onnxruntime labels {replay.differing} of {replay.voxels} voxels of a synthetic scan differently "
+            "from torch; nothing was written. Use other versions of torch and onnxruntime"
         )
     write_atomic(output, payload)
     return replay
+
+
+def _check_size(network: ResidualUNet, output: str | Path) -> None:
+    """Refuse a network that would need weights in a second file, which portable models do not have."""
+    weights = 4 * sum(tensor.numel() for tensor in network.state_dict().values())
+    most = MAX_BYTES - ROOM_BYTES
+    if weights > most:
+        raise SettingsError(
+            f"{output}: the network has {weights / 2**30:.1f} GiB of weights, and a portable model holds at most "
+            f"{most / 2**30:.1f}; use the checkpoint"
+        )
 
 
 def payload_of(model: onnx.ModelProto, document: dict[str, Any]) -> bytes:
@@ -84,6 +108,7 @@ def recipe(predictor: Predictor, golden: GoldenScan) -> dict[str, Any]:
         "whole_image": settings.dataset.seg.use_whole_img_as_input,
         "trained_spacing": predictor.spacing,
         "labels": [record for record in table.to_records() if record["value"] != table.ignored_value],
+        "table_xml": table_xml(table).decode(),
         "ignored_value": table.ignored_value,
         "partners": table.partner_classes if 0 in flips else None,
         "postprocessing": rule_records(predictor.rules),

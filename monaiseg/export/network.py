@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 18
-"""Version of the standard's operators; runtimes from 2023 on know it."""
+"""Version of the standard's operators."""
+IR_VERSION = 8
+"""Version of the file format. The exporter writes a later one, of which nothing is used, and which older runtimes refuse.
+Both versions are those of ONNX 1.13. Exported models were run with onnxruntime 1.15 (2023)."""
 
 
 class _Body(nn.Module):
@@ -61,6 +64,7 @@ def onnx_network(network: ResidualUNet, num_channels: int) -> onnx.ModelProto:
         log.setLevel(level)
     assert program is not None
     model = program.model_proto
+    model.ir_version = IR_VERSION
     _without_traces(model)
     if strange := {node.op_type for node in model.graph.node} - OPERATORS:
         raise CheckpointError(

@@ -5,7 +5,7 @@ MONAI transforms share its normalisation and its way back to the scan's grid.
 """
 
 from monaiseg.portable.intensity import Intensity, normalised
-from monaiseg.portable.model import PortableModel, Replay, checked_recipe
+from monaiseg.portable.model import MAX_BYTES, PortableModel, Replay, checked_recipe
 from monaiseg.portable.postprocessing import LabelRule, box_of, components_of, postprocessed
 from monaiseg.portable.protobuf import OPERATORS, ModelError
 from monaiseg.portable.recipe import (
@@ -26,6 +26,7 @@ __all__ = [
     "DTYPES",
     "FORMAT",
     "KEY",
+    "MAX_BYTES",
     "NO_DIGEST",
     "OPERATORS",
     "Intensity",

@@ -140,15 +140,11 @@ def checked_recipe(payload: bytes) -> Recipe:
     """
     text = metadata_of(payload).get(KEY)
     if text is None:
-        raise ModelError(
-            "was not exported by monaiseg; use a file that `monaiseg export` has written"
-        )
+        raise ModelError("was not exported by monaiseg; use a file that `monaiseg export` wrote")
     recipe = recipe_of(text)
     written = str(json.loads(text).get("sha256", ""))
     if len(written) != 64 or digest_of(payload, written) != written:
-        raise ModelError(
-            "is damaged: its bytes do not have the SHA-256 that it names; copy it again"
-        )
+        raise ModelError("is damaged: its SHA-256 is not the one that it records; copy it again")
     return recipe
 
 
@@ -156,11 +152,11 @@ def _read(path: Path) -> bytes:
     try:
         if not path.is_file():
             raise ModelError(
-                f"{path}: is no file; give the ONNX file that `monaiseg export` has written"
+                f"{path}: is not a file; give the ONNX file that `monaiseg export` wrote"
             )
         if path.stat().st_size > MAX_BYTES:
             raise ModelError(
-                f"{path}: has {path.stat().st_size} bytes; at most {MAX_BYTES} are read"
+                f"{path}: has {path.stat().st_size} bytes, and the largest model may have {MAX_BYTES}; use the checkpoint"
             )
         return path.read_bytes()
     except OSError as error:
@@ -183,12 +179,14 @@ def _network(
         session = onnxruntime.InferenceSession(payload, options, ["CPUExecutionProvider"])
         inputs, outputs = session.get_inputs(), session.get_outputs()
     except Exception as error:  # onnxruntime's own, which are no class of its interface
+        reason = " ".join(str(error).split())
         raise ModelError(
-            f"cannot be run by onnxruntime {onnxruntime.__version__} ({error})"
+            f"cannot be run by onnxruntime {onnxruntime.__version__} ({reason}); install the latest onnxruntime, or "
+            "export the model again"
         ) from error
     if [item.name for item in (*inputs, *outputs)] != ["image", "features"]:
         raise ModelError(
-            "has other inputs and outputs than `image` and `features`; export it again"
+            "does not have the input `image` and the output `features`; export it again"
         )
     if inputs[0].shape[1] != len(recipe.channels):
         raise ModelError(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import os
 import secrets
 from collections.abc import Sequence
@@ -19,6 +20,12 @@ from numpy.typing import NDArray
 SUFFIXES = (".nii.gz", ".nii")
 DEFLATE_RATIO = 1100
 """gzip compresses by a factor of at most 1032; a header that declares more than that cannot be right."""
+
+
+TOLERANCE_MM, TOLERANCE_VOXELS = 0.1, 0.1
+"""Grids are the same if no voxel lies further apart than the smaller of these; as in `monaiseg.data.grid`."""
+FORMS_VOXELS = 0.5
+"""Most that sform and qform may differ. Rounding of the quaternion in a header can be a good part of a voxel."""
 
 
 class ScanError(ValueError):
@@ -36,11 +43,13 @@ def read_scan(
     images = [_opened(file) for file in files]
     channels: list[NDArray[np.float32]] = []
     for file, image in zip(files, images, strict=True):
-        if image.shape[:3] != images[0].shape[:3] or not np.allclose(
-            image.affine, images[0].affine, atol=0.05
+        voxel = _smallest_voxel(images[0].affine)
+        apart = _distance(images[0].shape, image.affine, images[0].affine)
+        if image.shape[:3] != images[0].shape[:3] or apart > min(
+            TOLERANCE_MM, TOLERANCE_VOXELS * voxel
         ):
             raise ScanError(
-                f"{file}: lies on another grid than {files[0]}; resample one onto the other"
+                f"{file}: is not on the same grid as {files[0]}; resample one onto the other"
             )
         voxels = _voxels(file, image)
         channels += list(np.moveaxis(voxels.reshape(*voxels.shape[:3], -1), -1, 0))
@@ -56,9 +65,10 @@ def _opened(file: Path) -> nib.Nifti1Image:
     try:
         image = nib.load(file)
         if not isinstance(image, nib.Nifti1Image):  # also of NIfTI-2
-            raise ScanError(f"{file}: is no NIfTI file; convert it to NIfTI")
+            raise ScanError(f"{file}: is not a NIfTI file; convert it to NIfTI")
         declared = int(np.prod(image.shape)) * image.get_data_dtype().itemsize
         most = file.stat().st_size * (DEFLATE_RATIO if file.name.endswith(".gz") else 1)
+        (sform, _), (qform, _) = image.get_sform(coded=True), image.get_qform(coded=True)
     except (OSError, ValueError, nib.filebasedimages.ImageFileError) as error:
         if isinstance(error, ScanError):
             raise
@@ -69,9 +79,29 @@ def _opened(file: Path) -> nib.Nifti1Image:
         )
     if int(image.header["sform_code"]) == 0 and int(image.header["qform_code"]) == 0:
         raise ScanError(
-            f"{file}: says nothing of orientation (sform_code and qform_code are 0); copy the geometry from the original scan"
+            f"{file}: does not give its orientation (sform_code and qform_code are 0); copy the geometry from the "
+            "original scan"
         )
+    if sform is not None and qform is not None:
+        apart = _distance(image.shape, sform, qform)
+        if apart > FORMS_VOXELS * _smallest_voxel(sform):
+            raise ScanError(
+                f"{file}: its sform and qform disagree by up to {apart:.3g} mm; set the code of the wrong one to 0"
+            )
     return image
+
+
+def _smallest_voxel(affine: NDArray[np.float64]) -> float:
+    """Smallest voxel size in mm."""
+    return float(np.linalg.norm(affine[:3, :3], axis=0).min())
+
+
+def _distance(shape: Sequence[int], one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Largest distance in mm between the places that two affines give to a voxel of a volume (X, Y, Z, ...)."""
+    corners = np.array(list(itertools.product(*[(0, size - 1) for size in shape[:3]])))
+    difference = one - other
+    places = corners @ difference[:3, :3].T + difference[:3, 3]
+    return float(np.linalg.norm(places, axis=1).max())
 
 
 def _voxels(file: Path, image: nib.Nifti1Image) -> NDArray[np.float32]:
@@ -80,18 +110,21 @@ def _voxels(file: Path, image: nib.Nifti1Image) -> NDArray[np.float32]:
     except (OSError, ValueError, EOFError) as error:
         raise ScanError(f"{file}: is damaged ({error}); copy it again") from error
     if not np.isfinite(voxels).all():
-        raise ScanError(f"{file}: holds NaN or infinite values; replace them by numbers")
+        raise ScanError(f"{file}: contains NaN or infinite values; replace them with numbers")
     return voxels
 
 
-def write_label_map(path: Path, label_map: NDArray[Any], like: nib.Nifti1Image) -> None:
-    """Write label values (X, Y, Z) with the grid of the image `like`, completely or not at all."""
+def write_label_map(
+    path: Path, label_map: NDArray[Any], like: nib.Nifti1Image, table_xml: str
+) -> None:
+    """Write label values (X, Y, Z) with the grid of the image `like` and names and colours, completely or not at all."""
     image = type(like)(label_map, like.affine)
     sform, qform = (int(like.header[f"{form}_code"]) for form in ("sform", "qform"))
     image.set_sform(like.affine, sform or qform)
     image.set_qform(like.affine, qform, strip_shears=True)
     image.header["xyzt_units"] = like.header["xyzt_units"]
     image.header.set_intent("label")
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("caret", table_xml.encode()))
     payload = image.to_bytes()
     if path.name.endswith(".gz"):
         payload = gzip.compress(payload, 6, mtime=0)
@@ -109,13 +142,13 @@ def scans_at(paths: Sequence[Path], num_channels: int) -> list[tuple[str, list[P
     The channels of one scan are NAME_0000, NAME_0001 and so on, or a file with all of them.
 
     Raises:
-        ScanError: a folder holds no scan, or a scan has files for some of its channels alone.
+        ScanError: a folder contains no scan, a scan lacks files for some of its channels, or two scans have one name.
     """
     files: list[Path] = []
     for path in paths:
         inside = sorted(p for p in path.iterdir() if is_scan(p)) if path.is_dir() else [path]
         if not inside:
-            raise ScanError(f"{path}: holds no .nii or .nii.gz file")
+            raise ScanError(f"{path}: contains no .nii or .nii.gz file")
         files += inside
     scans: dict[tuple[Path, str], list[Path]] = {}
     for file in files:
@@ -124,6 +157,12 @@ def scans_at(paths: Sequence[Path], num_channels: int) -> list[tuple[str, list[P
         if len(channels) not in (1, num_channels):
             raise ScanError(
                 f"{name}: has {len(channels)} files for {num_channels} channels; add the others"
+            )
+    folders: dict[str, Path] = {}
+    for folder, name in scans:
+        if folders.setdefault(name, folder) != folder:
+            raise ScanError(
+                f"{name}: is the name of a scan in {folders[name]} and in {folder}; label them into different folders"
             )
     return [(name, sorted(channels)) for (_, name), channels in scans.items()]
 

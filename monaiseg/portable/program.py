@@ -77,12 +77,13 @@ def _label(model: PortableModel, options: argparse.Namespace) -> int:
     for name, files in scans_at(options.scans, num_channels):
         output = options.output / f"{name}_pred.nii.gz"
         if output.exists() and not options.overwrite:
-            print(f"{output}: is there already; --overwrite repeats it", file=sys.stderr)
+            print(f"{output}: exists and is kept; use --overwrite to replace it", file=sys.stderr)
             continue
         started = time.perf_counter()
         try:
             image, like = read_scan(files, num_channels)
-            write_label_map(output, model.label_map(image, like.affine), like)
+            labels = model.label_map(image, like.affine)
+            write_label_map(output, labels, like, model.recipe.table_xml)
         except (ScanError, RouteError) as error:
             print(error, file=sys.stderr)
             problems += 1

@@ -85,7 +85,7 @@ def _check_tensor(tensor: memoryview) -> None:
 def _allow(allowed: bool, what: str) -> None:
     if not allowed:
         raise ModelError(
-            f"holds {what}, which no model of monaiseg does; use a file that it has written"
+            f"contains {what}, which models of monaiseg never do; use a file that `monaiseg export` wrote"
         )
 
 
@@ -139,4 +139,4 @@ def _text(value: int | memoryview) -> str:
 
 
 def _damaged() -> ModelError:
-    return ModelError("is no ONNX file, or a damaged one; copy it again")
+    return ModelError("is not an ONNX file, or is damaged; copy it again")

@@ -79,6 +79,8 @@ class Recipe:
     whole_image: bool
     trained_spacing: tuple[float, ...]
     labels: tuple[Mapping[str, Any], ...]
+    table_xml: str
+    """Names and colours of the labels, as label maps carry them in their headers."""
     ignored_value: int | None
     partners: tuple[int, ...] | None
     postprocessing: tuple[LabelRule, ...]
@@ -143,6 +145,7 @@ def _recipe(document: Mapping[str, Any]) -> Recipe:
         trained_spacing=tuple(map(float, document["trained_spacing"])),
         ignored_value=None if document["ignored_value"] is None else int(document["ignored_value"]),
         labels=tuple({**label, "value": int(label["value"]), "name": str(label["name"])} for label in document["labels"]),
+        table_xml=str(document["table_xml"]),
         partners=_numbers(document["partners"], int),
         postprocessing=rules_of(document["postprocessing"]),
         head=Head(unpacked(head["weight"]), unpacked(head["bias"])),
@@ -162,7 +165,7 @@ def rules_of(records: Sequence[Mapping[str, Any]]) -> tuple[LabelRule, ...]:
         for record in records
     )
     if not all(0 <= rule.least_mm3 < math.inf for rule in rules):
-        raise ValueError("a volume that is no number from 0 on")
+        raise ValueError("a volume that is not a number of at least 0")
     return rules
 
 
@@ -196,6 +199,7 @@ def _check(recipe: Recipe) -> None:
         "blending": recipe.blending in ("gaussian", "constant"),
         "flips": len(set(recipe.flips)) == len(recipe.flips) and set(recipe.flips) <= {0, 1, 2},
         "labels": 1 <= count <= 32_766 and values == sorted(set(values)) and values[0] == 0 and values[-1] < 2**31,
+        "table_xml": "<!" not in recipe.table_xml,
         "partners": recipe.partners is None or sorted(recipe.partners) == list(range(count)),
         "head": weight.ndim == 5 and weight.dtype == np.float32 and len(weight) == count
         and recipe.head.bias.shape == weight.shape[:4]
@@ -237,7 +241,7 @@ def unpacked(record: Mapping[str, Any]) -> NDArray[Any]:
         raise ModelError(f"has a damaged array in its recipe ({error}); copy the file again") from error  # fmt: skip
     if len(payload) != size:
         raise ModelError(
-            f"has an array of another size than {shape} in its recipe; export it again"
+            f"has an array in its recipe that does not have the size {shape}; export it again"
         )
     array = np.frombuffer(payload, dtype).reshape(shape)
     return array.astype(dtype.newbyteorder("="))

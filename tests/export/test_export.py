@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import nibabel as nib
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +17,8 @@ from monaiseg.errors import CheckpointError, SettingsError
 from monaiseg.export import export_onnx, runner_script
 from monaiseg.export.network import onnx_network
 from monaiseg.portable import ModelError, PortableModel, digest_of
+from monaiseg.portable.nifti import ScanError, read_scan
+from monaiseg.portable.program import main
 from monaiseg.prediction import Predictor, read_portable
 
 pytest.importorskip("onnxruntime")
@@ -103,6 +106,50 @@ def test_the_runner_says_what_is_wrong_and_labels_the_others(model, phantom, tmp
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["case_pred.nii.gz"]
 
 
+def test_the_runner_names_the_labels_in_its_label_maps(predictor, model, phantom, tmp_path):
+    image = phantom(label_values=(1, 4)).image
+
+    assert main([str(model), str(image), "-o", str(tmp_path)]) == 0
+
+    assert read_label_table(tmp_path / "case_pred.nii.gz") == predictor.table
+
+
+def test_the_runner_refuses_two_scans_of_one_name(model, phantom, tmp_path, capsys):
+    folders = [phantom(folder=tmp_path / name).image.parent for name in "ab"]
+
+    assert main([str(model), *map(str, folders), "-o", str(tmp_path / "out")]) == 2
+
+    assert "case: is the name of a scan in" in capsys.readouterr().err
+    assert not any((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.parametrize(("spacing", "far"), [(1.0, 0.11), (0.02, 0.003)])
+def test_channels_on_other_grids_are_refused_by_the_runner(spacing, far, tmp_path):
+    """A tenth of a voxel, whatever its size: 0.003 mm is a seventh of 0.02 mm."""
+    voxels = np.zeros((8, 8, 8), np.float32)
+    files = [tmp_path / f"scan_000{channel}.nii" for channel in range(2)]
+    for file, shift in zip(files, (0, far), strict=True):
+        affine = np.diag([spacing, spacing, spacing, 1])
+        affine[0, 3] = shift
+        nib.save(nib.Nifti1Image(voxels, affine), file)
+
+    with pytest.raises(ScanError, match="is not on the same grid as"):
+        read_scan(files, 2)
+
+
+def test_a_scan_whose_two_forms_disagree_is_refused_by_the_runner(tmp_path):
+    """nibabel places it by the sform, ITK by the qform: the label map would lie elsewhere in half of the viewers."""
+    image = nib.Nifti1Image(np.zeros((8, 8, 8), np.float32), np.eye(4))
+    moved = np.eye(4)
+    moved[:3, 3] = 10, -5, 3
+    image.set_sform(moved, 2)
+    image.set_qform(np.eye(4), 1)
+    nib.save(image, tmp_path / "scan.nii")
+
+    with pytest.raises(ScanError, match=r"sform and qform disagree by up to 11\.6 mm"):
+        read_scan([tmp_path / "scan.nii"], 1)
+
+
 def test_the_scan_inside_the_file_gets_its_label_map(model):
     replay = read_portable(model).replay()
 
@@ -121,7 +168,7 @@ def test_export_verify_and_predict_on_the_command_line(trained, phantom, tmp_pat
     predicted = run(app, ["predict", str(target), str(image), "-o", str(tmp_path / "labels")])
 
     assert (exported.exit_code, verified.exit_code, predicted.exit_code) == (0, 0, 0)
-    assert "voxels of a synthetic scan as by torch" in exported.output
+    assert "onnxruntime agrees with torch on" in exported.output
     assert (tmp_path / "model_runner.py").is_file()
     assert "voxels agree" in verified.output
     (made,) = (tmp_path / "labels").glob("*_pred.nii.gz")
@@ -132,6 +179,39 @@ def test_any_number_and_size_of_windows_runs(predictor, model):
     network = read_portable(model).network
     for shape in [(1, 1, 32, 32, 32), (3, 1, 64, 32, 48)]:
         assert network(np.zeros(shape, np.float32)).shape[0] == shape[0]
+
+
+def test_the_file_format_is_one_that_older_runtimes_know(model):
+    import onnx
+
+    exported = onnx.load_from_string(model.read_bytes())
+
+    assert exported.ir_version == 8
+    assert [(opset.domain, opset.version) for opset in exported.opset_import] == [("", 18)]
+    onnx.checker.check_model(exported)
+
+
+def test_a_file_that_is_too_new_for_the_runtime_says_what_to_install(model):
+    import onnx
+
+    changed = onnx.load_from_string(model.read_bytes())
+    changed.ir_version = 99
+
+    with pytest.raises(ModelError, match=r"onnxruntime \d.*99, .*install the latest onnxruntime"):
+        PortableModel(resigned(changed))
+
+
+def test_a_network_that_does_not_fit_into_one_file_is_refused(predictor, tmp_path, monkeypatch):
+    import torch
+
+    huge = {"weights": torch.empty(1 << 28, device="meta")}
+    monkeypatch.setattr(predictor.network, "state_dict", lambda: huge)
+
+    with pytest.raises(
+        SettingsError, match=r"has 1\.0 GiB of weights.*holds at most 0\.9; use the"
+    ):
+        export_onnx(predictor, tmp_path / "model.onnx")
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_network_with_an_atlas_is_refused_rather_than_exported_without_it(
@@ -228,7 +308,7 @@ def test_a_file_that_could_do_more_than_compute_is_refused(change, model):
     changed = onnx.load_from_string(model.read_bytes())
     change(changed)
 
-    with pytest.raises(ModelError, match="which no model of monaiseg does"):
+    with pytest.raises(ModelError, match="which models of monaiseg never do"):
         PortableModel(resigned(changed))
 
 
@@ -272,7 +352,7 @@ def test_an_array_unpacks_no_further_than_its_shape(model):
     document["golden"]["affine"] = {"dtype": "float64", "shape": [4, 4], "zlib": bomb}
     changed.metadata_props[0].value = json.dumps(document)
 
-    with pytest.raises(ModelError, match="of another size"):
+    with pytest.raises(ModelError, match="does not have the size"):
         PortableModel(resigned(changed))
 
 
