@@ -81,6 +81,13 @@ def prepare(
 ) -> DataTask:
     """Pair, examine and split the cases of a dataset, and write them as a data task.
 
+    ```python
+    import monaiseg
+
+    task = monaiseg.prepare("scans", "work", "again", train_size=60, val_size=20, test_size=20)
+    print({split: len(cases) for split, cases in task.cases.items()})
+    ```
+
     With `preprocess`, the training and validation cases are also normalised and resampled according to the settings,
     and their label maps are reduced to the labels that the settings keep. They are written to the data task's folder,
     where training runs with these settings read them. Test cases stay unchanged: scores are computed on the original

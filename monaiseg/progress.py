@@ -52,10 +52,13 @@ def progress_bar(what: str, *, show: bool = True) -> Iterator[Advance]:
 
 
 def in_notebook() -> bool:
-    """Whether this code runs in a Jupyter kernel, which shows output below a cell."""
+    """Whether this code runs in a Jupyter kernel, which shows output below a cell.
+
+    Colab and others have a shell of their own, which is derived from that of Jupyter.
+    """
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
-    return type(shell).__name__ == "ZMQInteractiveShell"
+    return any(kind.__name__ == "ZMQInteractiveShell" for kind in type(shell).__mro__)
 
 
 def duration(seconds: float) -> str:

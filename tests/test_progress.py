@@ -79,7 +79,16 @@ def test_nothing_is_shown_where_nothing_is_wanted(stderr):
     assert said.getvalue() == ""
 
 
-def test_a_notebook_gets_one_line_that_is_updated(stderr, monkeypatch):
+class ZMQInteractiveShell:
+    """The shell of a Jupyter kernel."""
+
+
+class Shell(ZMQInteractiveShell):
+    """The shell of a kernel that has its own, as in Colab."""
+
+
+@pytest.mark.parametrize("shell", [ZMQInteractiveShell, Shell])
+def test_a_notebook_gets_one_line_that_is_updated(shell, stderr, monkeypatch):
     shown = []
     handle = SimpleNamespace(update=lambda bundle, **_: shown.append(bundle["text/plain"]))
 
@@ -87,10 +96,7 @@ def test_a_notebook_gets_one_line_that_is_updated(stderr, monkeypatch):
         shown.append(bundle["text/plain"])
         return handle
 
-    class ZMQInteractiveShell:
-        """The shell of a Jupyter kernel."""
-
-    fake = SimpleNamespace(get_ipython=ZMQInteractiveShell)
+    fake = SimpleNamespace(get_ipython=shell)
     monkeypatch.setitem(sys.modules, "IPython", fake)
     monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
     said = stderr(terminal=False)

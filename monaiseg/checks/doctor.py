@@ -127,6 +127,13 @@ def check(
 ) -> Checkup:
     """Check a dataset's folder, or a prepared data task, before training. Every file is read once.
 
+    ```python
+    import monaiseg
+
+    for finding in monaiseg.check("scans").findings:
+        print(finding.what, finding.remedy, sep=": ")
+    ```
+
     With settings, a few training steps are run to estimate time and memory; this takes some seconds.
 
     Args:

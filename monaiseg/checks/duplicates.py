@@ -18,7 +18,7 @@ NEARER = 0.25
 """A near duplicate is at most this much as different as the next most similar image."""
 ROWS = 256
 """Images that are compared with all others at once, which bounds the memory."""
-_LEAK = "A test on what was trained on gives scores that are too good."
+_LEAK = "Scores on scans that the network was trained on are too good."
 
 
 def same_images(evidence: Evidence) -> Iterator[Finding]:
@@ -42,7 +42,7 @@ def same_images(evidence: Evidence) -> Iterator[Finding]:
             "same-image",
             f"{counted(len(rest), 'image')} under more than one name",
             "Such a case counts twice. `prepare` keeps its copies in one split.",
-            "Remove all but one; or keep them if several people have drawn the same scan.",
+            "Remove all but one; or keep them if several people have labelled the same scan.",
             _pairs(evidence, rest),
         )
 

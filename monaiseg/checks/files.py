@@ -22,26 +22,26 @@ _REFUSED: dict[Step, tuple[str, str, str, str]] = {
     "image": (
         "unusable-image",
         "{cases} with voxels that cannot be used",
-        "One voxel that is NaN or damaged makes the loss NaN, and the training is lost.",
+        "One voxel that is NaN or damaged makes the loss NaN, and the run fails.",
         "Each line says what to do with its file; or remove image and label map of the case.",
     ),
     "label map": (
         "unusable-label-map",
         "{cases} with label maps that cannot be used",
-        "Labels are whole numbers from 0 on; nobody can say which label is meant by 1.5 or -1.",
+        "Labels are whole numbers from 0 on; it is unclear which label 1.5 or -1 would be.",
         "Each line says what to do with its file. Resample label maps by nearest neighbour only.",
     ),
     "constant image": (
         "constant-image",
         "{cases} with images of a single value",
-        "There is nothing to see in such an image; its labels teach the network to guess.",
+        "Such an image shows nothing; its labels teach the network to guess.",
         "Export the image again, or remove the case.",
     ),
     "same file": (
         "image-is-label-map",
         "{cases} where image and label map are the same file",
         "The network would learn to copy its input, and the scores would be perfect and worthless.",
-        "Put the scan in the place of the image.",
+        "Replace the image with the scan.",
     ),
 }
 
@@ -99,7 +99,7 @@ def numbers_of_channels(evidence: Evidence) -> Iterator[Finding]:
     )
     yield Finding(
         "number-of-channels",
-        f"{counted(len(doubts), 'case')} with another number of channels",
+        f"{counted(len(doubts), 'case')} with a different number of channels",
         "The network has a fixed number of input channels.",
         "Give all cases the same channels, in the same order.",
         doubts,
@@ -116,7 +116,7 @@ def odd_headers(evidence: Evidence) -> Iterator[Finding]:
     ):
         yield Finding(
             "odd-header",
-            f"{counted(len(doubts), 'case')} with oddities in the headers",
+            f"{counted(len(doubts), 'case')} with unusual headers",
             "They are read as described; other programs may read them differently.",
             "Write the files again with a program that you trust, if the description is not what you expect.",
             doubts,
@@ -137,7 +137,7 @@ def changed_since(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "changed-files",
             f"{counted(len(doubts), 'case')} with files that changed since `prepare` read them",
-            "`train` refuses them: the facts of the data task, on which the plan rests, are of other files.",
+            "`train` refuses them: the prepared dataset, and any plan made from it, describe other files.",
             "Run `prepare` again, or put the old files back.",
             tuple(doubts),
             stops_training=True,
@@ -153,7 +153,7 @@ def small_splits(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(
                 "too-few-cases",
                 str(error),
-                "Without test cases nobody knows how good the network is.",
+                "Without test cases you cannot tell how good the network is.",
                 "Add cases. To train all the same: `prepare --train-size 100 --val-size 0 --test-size 0`.",
             )
         return

@@ -51,7 +51,7 @@ def contradicting_forms(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "sform-against-qform",
             f"{counted(len(torn), 'file')} whose sform and qform put the voxels in different places",
-            "Programs choose one or the other: labels drawn in one program lie elsewhere in another.",
+            "Programs choose one or the other: labels drawn in one program appear elsewhere in another.",
             "Find out which one is right (open image and label map together), and set the code of the other to 0.",
             tuple(torn),
             stops_training=True,
@@ -60,7 +60,7 @@ def contradicting_forms(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "no-orientation",
             f"{counted(len(without), 'file')} without an orientation",
-            "Nobody can tell left from right in them.",
+            "Left and right cannot be told apart in them.",
             "Copy the geometry from the original scan. If you know the directions of the axes, use "
             "`prepare --assume-orientation`.",
             tuple(without),
@@ -114,9 +114,8 @@ def odd_orientation(evidence: Evidence) -> Iterator[Finding]:
     if odd and count >= (1 - MOST_SHARE) * len(found):
         yield Finding(
             "odd-orientation",
-            f"{counted(len(odd), 'case')} with other axes than the rest ({usual})",
-            "All images are turned to RAS by their headers. If a converter wrote a wrong header, these are turned wrongly, "
-            "and left and right may change places.",
+            f"{counted(len(odd), 'case')} with axes in other directions than the rest ({usual})",
+            "All images are reoriented to RAS by their headers. If a converter wrote a wrong header, these are reoriented wrongly, and left and right may be exchanged.",
             "Look at these scans in a viewer: is the front in front, and are the sides right?",
             tuple(Doubt(name, f"axes run {letters}") for name, letters in odd.items()),
         )
@@ -128,8 +127,7 @@ def odd_spacing(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "odd-voxel-size",
             f"{counted(len(doubts), 'case')} with another voxel size than all others",
-            "A wrong voxel size makes structures look larger or smaller than they are; a right one means that few cases teach "
-            "the network about such scans.",
+            "A wrong voxel size makes structures look larger or smaller than they are; if it is right, the network learns such scans from few cases.",
             "Compare with the scanner's protocol. If it is right, set dataset.spacing so that all are resampled alike.",
             tuple(doubts),
         )

@@ -36,8 +36,8 @@ def nearly_constant(evidence: Evidence) -> Iterator[Finding]:
     if flat:
         yield Finding(
             "nearly-constant-image",
-            f"{counted(len(flat), 'image')} with almost nothing in it",
-            "The network sees nothing that tells the structures apart.",
+            f"{counted(len(flat), 'image')} with almost no content",
+            "The network cannot tell the structures apart in such an image.",
             "Look at the images; export them again, or remove the cases.",
             tuple(flat),
         )
@@ -46,7 +46,7 @@ def nearly_constant(evidence: Evidence) -> Iterator[Finding]:
             "few-levels",
             f"{counted(len(few), 'image')} with hardly more levels than a label map",
             "If it is a label map, the network learns to copy its input; if it was rounded, the contrast is lost.",
-            "Look at the images, and put the original scans in their place.",
+            "Look at the images, and replace them with the original scans.",
             tuple(few),
         )
 
@@ -78,7 +78,7 @@ def odd_scale(evidence: Evidence) -> Iterator[Finding]:
             "odd-intensity-scale",
             f"{counted(len(doubts), 'image')} on another intensity scale than all others",
             "With dataset.intensity.method zscore this has no effect; with a fixed clip_range such an image is black or white.",
-            "Was it exported with another program, or divided by its maximum? Export all alike.",
+            "Was it exported with another program, or divided by its maximum? Export all images in the same way.",
             tuple(
                 Doubt(
                     name, f"standard deviation {math.exp(value):.3g}, median {math.exp(usual):.3g}"
@@ -102,7 +102,7 @@ def odd_contrast(evidence: Evidence) -> Iterator[Finding]:
             "odd-contrast",
             f"{counted(len(doubts), 'image')} where the labelled voxels are brighter or darker than in all others",
             "It may be another sequence or an inverted image, or the label map belongs to another scan.",
-            "Look at the image with its label map on it; mend or remove the case.",
+            "Look at the image with its label map on it; correct or remove the case.",
             tuple(
                 Doubt(
                     name,
@@ -154,7 +154,7 @@ def labels_on_nothing(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "labels-on-nothing",
             f"{counted(len(doubts), 'case')} with labels where the image is empty",
-            "The label map does not lie on its structures.",
+            "The label map is not where its structures are.",
             "Do image and label map belong together? Check their names and their geometry.",
             doubts,
         )

@@ -35,8 +35,8 @@ def cut_structures(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "cut-by-the-edge",
             f"{counted(len(doubts), 'case')} with structures cut by the edge of the field of view",
-            "The network sees half a structure and learns a border that is none; volumes are too small.",
-            "Look whether the scan was cropped too tightly. Crop it again with a margin, or leave the case out of the test split.",
+            "The network sees half a structure and learns a border that does not exist; volumes are too small.",
+            "Check whether the scan was cropped too tightly. Crop it again with a margin, or leave the case out of the test split.",
             tuple(doubts),
         )
 
@@ -75,8 +75,8 @@ def islands(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "many-islands",
             f"{counted(len(doubts), 'label map')} with many small islands beside a structure",
-            "Islands are mostly slips of a brush or of a threshold. They make surface distances large and are learnt.",
-            "Remove small components, if the anatomy has none.",
+            "Islands usually come from a slip of the brush or from a threshold. They increase surface distances, and the network learns them.",
+            "Remove small components, unless they are part of the anatomy.",
             tuple(doubts),
         )
 

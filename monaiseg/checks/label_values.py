@@ -32,8 +32,8 @@ def unlisted_values(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "unlisted-values",
             "label maps with values that have no name, or too many values",
-            "Each value becomes a class of the network. A value that nobody knows is a mistake in the label map, or in the table.",
-            "Add the values to the label table, or mend the label maps.",
+            "Each value becomes a class of the network. An unknown value is a mistake in the label map or in the table.",
+            "Add the values to the label table, or correct the label maps.",
             tuple(Doubt("", line) for line in evidence.table_fault.splitlines()),
             stops_training=True,
         )
@@ -51,7 +51,7 @@ def interpolated_values(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "interpolated-values",
             f"{counted(len(doubts), 'label map')} with values that look interpolated",
-            "Every value becomes a class of the network, and these stand for no structure.",
+            "Every value becomes a class of the network, and these do not stand for a structure.",
             "Go back to the original label maps and resample them by nearest neighbour; a mask of 0 to 255 is cut at its middle.",
             tuple(doubts),
         )
@@ -184,9 +184,8 @@ def labels_in_one_case(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "labels-in-one-case",
             f"{counted(len(lone), 'label')} in one case only: {named}",
-            "A label that only training has is never judged, and one that training lacks cannot be learnt.",
-            "A slip of the pen: mend the label map. A rare structure: add cases, or leave it out with "
-            "dataset.seg.interested_label_list.",
+            "A label that is only in training cases is never scored, and one that training cases lack cannot be learnt.",
+            "If it is a slip of the pen, correct the label map. If it is a rare structure, add cases, or leave it out with dataset.seg.interested_label_list.",
             one_a_case(doubts),
         )
 
@@ -222,7 +221,7 @@ def labels_absent_from_splits(evidence: Evidence) -> Iterator[Finding]:
             shown = several(map(evidence.label_name, absent))
             consequence = {
                 "train": "They cannot be learnt.",
-                "val": "They have no part in the choice of the best model.",
+                "val": "They do not influence the choice of the best model.",
                 "test": "They get no score.",
             }[split]
             yield Finding(
@@ -250,14 +249,14 @@ def slips_and_gaps(evidence: Evidence) -> Iterator[Finding]:
             "slips-of-the-pen",
             f"labels of a few voxels in {counted(len({doubt.case for doubt in slips}), 'case')}",
             "Each becomes a class of the network.",
-            "Mend the label maps, or leave the values out with dataset.seg.interested_label_list.",
+            "Correct the label maps, or leave the values out with dataset.seg.interested_label_list.",
             one_a_case(slips),
         )
     if forgotten:
         yield Finding(
             "structures-not-drawn",
             f"{counted(len({doubt.case for doubt in forgotten}), 'case')} without a structure that is never small in the others",
-            "If it was not drawn, these cases teach that it is background.",
+            "If it was not drawn, these cases teach the network that it is background.",
             "Draw it, or leave these cases out.",
             one_a_case(forgotten),
         )
@@ -269,7 +268,7 @@ def sides_in_names(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "unclear-sides",
             note,
-            "Left-right mirror images make a network see more, and need to know which labels change places.",
+            "Mirroring from left to right gives the network more to learn from, but it must be known which labels change places.",
             "Fill the column `partner` of the label table.",
         )
 

@@ -47,7 +47,7 @@ def lacking(evidence: Evidence, estimate: Estimate | None) -> Iterator[Finding]:
     if estimate is None:
         yield Finding(
             "no-memory-for-a-step",
-            "a single training step takes more memory than there is",
+            "a single training step takes more memory than is available",
             "Training would stop at its first step.",
             "Lower tsk_set.batch_size or dataset.seg.patch_size; or let `monaiseg plan` choose both.",
             stops_training=True,
@@ -68,7 +68,7 @@ def lacking(evidence: Evidence, estimate: Estimate | None) -> Iterator[Finding]:
                 "little-disk",
                 f"prepared cases take {_gib(estimate.cache_bytes)} on disk, and {_gib(room)} are free in {evidence.folder}",
                 "`train` refuses to start, since a full disk would also stop the checkpoints.",
-                "Make room; or set dataset.cache.where to none, which reads every case anew in every epoch.",
+                "Make room; or set dataset.cache.where to none, which reads every case again in every epoch.",
                 stops_training=evidence.task is not None,
             )
 

@@ -44,7 +44,7 @@ def swapped_sides(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "swapped-sides",
             f"left and right have changed places in {counted(len(doubts), 'case')}",
-            "The labels of both sides are learnt at once: the network confuses them, and volumes of left and right are wrong.",
+            "The network learns each label on both sides: it confuses them, and volumes of left and right are wrong.",
             "Compare with the original scan. Exchange the label values, or correct the direction of the axis in the header.",
             tuple(doubts),
         )
@@ -91,6 +91,6 @@ def _against_names(evidence: Evidence, usual: dict[Pair, int]) -> Iterator[Findi
         yield Finding(
             "sides-against-names",
             f"in nearly all cases {len(wrong)} of {counted(named, 'pair')} are on the sides opposite to their names: {shown}",
-            "By the headers, what is named left lies on the patient's right. Every report of a side would be wrong.",
+            "By the headers, what is named left lies on the patient's right. Every statement about a side would be wrong.",
             "If the headers are right, exchange the names in the label table; otherwise correct the headers of all files.",
         )

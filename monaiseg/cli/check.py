@@ -47,7 +47,9 @@ def check(
     label_table: LabelTablePath = None,
     group_by: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="What finds the person in a case's name, as for `prepare`."),
+        typer.Option(
+            help="Pattern or CSV file that finds the person in a case's name, as for `prepare`."
+        ),
     ] = None,
     html: Annotated[
         Optional[Path],  # noqa: UP045
@@ -68,7 +70,7 @@ def check(
     settings = None if settings_path is None else read_settings(settings_path)
     if settings is not None:
         typer.echo(
-            "after reading, a few training steps are measured for about 20 seconds", err=True
+            "after reading the cases, a few training steps are timed for about 20 seconds", err=True
         )
     with progress_bar("reading cases") as advance:
         checkup = check_dataset(

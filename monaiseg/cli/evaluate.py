@@ -83,7 +83,7 @@ def evaluate(
         float,
         typer.Option(
             min=0.0,
-            help="Largest distance at which surfaces agree, for the surface Dice, where the label table gives none.",
+            help="Tolerance of the surface Dice, for labels without a tolerance in the label table.",
         ),
     ] = 1.0,
     latex: Annotated[
@@ -116,8 +116,7 @@ def evaluate(
         bool,
         typer.Option(
             "--tune-postprocessing",
-            help="First choose post-processing by label on the validation split, where it raises mean Dice. It is kept "
-            "beside the checkpoint, and later evaluations and predictions apply it.",
+            help="First choose post-processing for each label on the validation split, if it raises mean Dice. The choice is saved beside the checkpoint, and later evaluations and predictions apply it.",
         ),
     ] = False,
     device: Device = None,
@@ -132,7 +131,7 @@ def evaluate(
     Scores are computed on the original grid of each scan.
     A structure that the network missed scores 0.
     A structure in neither map is left out of the means, and such cases are counted.
-    A label table with groups, tolerances or lesions has them scored too.
+    Groups, tolerances and lesions in the label table are scored too.
     An interrupted evaluation continues where it stopped if neither files nor options have changed.
     """
     from monaiseg.data import read_data_task

@@ -39,7 +39,7 @@ FillHoles = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(
         metavar="LABEL|all",
-        help="Give background that a label encloses this label.",
+        help="Turn background that a label encloses into this label.",
         rich_help_panel=POSTPROCESSING,
     ),
 ]
@@ -105,10 +105,12 @@ def tune(model: Path, task: DataTask, device: Any) -> None:
 
     checkpoint = load_checkpoint(model)
     if checkpoint.path is None:
-        raise CheckpointError(f"{model}: is no file; give the folder of a training")
+        raise CheckpointError(f"{model}: is not a file; give the folder of a run")
     cases = task.cases.get("val", ())
     if not cases:
-        raise SettingsError(f"{task.folder}: has no validation cases to choose post-processing on")
+        raise SettingsError(
+            f"{task.folder}: has no validation cases, on which post-processing is chosen"
+        )
     settings = task.as_read(parse_settings(checkpoint.settings, str(checkpoint.path)), "val")
     predictor = Predictor(with_settings(checkpoint, settings), device=device, postprocessing=())
     check_unchanged(cases, task.facts)
@@ -118,7 +120,7 @@ def tune(model: Path, task: DataTask, device: Any) -> None:
     if not chosen:
         remove(rules_file(checkpoint.path))
         typer.echo(
-            f"post-processing: raises no label's mean Dice over the {len(cases)} validation cases; none is used"
+            f"post-processing: none is used, as none raises the mean Dice of a label over the {len(cases)} validation cases"
         )
         return
     names = dict(zip(predictor.table.values, predictor.table.names, strict=True))

@@ -89,7 +89,9 @@ def predict(
     ] = False,
     strict: Annotated[
         bool,
-        typer.Option("--strict", help="Refuse scans that lie far outside of the training data."),
+        typer.Option(
+            "--strict", help="Refuse scans that are far outside the range of the training data."
+        ),
     ] = False,
     shard: Annotated[
         Optional[str],  # noqa: UP045
@@ -144,7 +146,7 @@ def predict(
 
     Each label map has the same grid as its scan.
     It has the label values, names and colours of the training data.
-    Scans that are labelled already are left, so that the command can be stopped and repeated.
+    Scans that have a label map are skipped, so you can stop the command and repeat it.
     """
     # Threads that spin while they wait for each other take the time of those that a neighbour keeps waiting: beside
     # other programs, two threads took seven times as long. OpenMP reads this when torch is loaded.

@@ -46,7 +46,7 @@ def report(
     """Write the scores of a model as one HTML file, with pictures of the worst cases and a viewer.
 
     The file works without a network and contains all that it shows, so you can send it to others.
-    Volumes of the worst cases are embedded: do not send it to those who may not see the scans.
+    Volumes of the worst cases are embedded: send it only to people who may see the scans.
     """
     write_report_page(scores_file(scores, split).parent, output, cases=cases)
 

@@ -108,12 +108,12 @@ def read_rules(checkpoint: Path, table: LabelTable) -> tuple[LabelRule, ...]:
         digest = document["checkpoint_sha256"]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
-            f"{path}: holds no rules of post-processing ({error!r}); remove it, or choose them again with `evaluate "
+            f"{path}: contains no post-processing rules ({error!r}); remove it, or choose them again with `evaluate "
             "--tune-postprocessing`"
         ) from error
     if digest != sha256_of(checkpoint):
         raise DataError(
-            f"{path}: belongs to another checkpoint than {checkpoint.name}; remove it, or choose rules again with "
+            f"{path}: was made for another checkpoint, not for {checkpoint.name}; remove it, or choose rules again with "
             "`evaluate --tune-postprocessing`"
         )
     if strange := {rule.value for rule in rules} - set(table.values[1:]):
@@ -182,7 +182,7 @@ def _mm3(text: str) -> float:
         number = text.strip().removesuffix(unit)
         if number != text.strip() and number.strip().replace(".", "", 1).isdecimal():
             return float(number) * factor
-    raise SettingsError(f"--drop-below: {text!r} is no volume; write 0.5ml or 30mm3")
+    raise SettingsError(f"--drop-below: {text!r} is not a volume; write it as 0.5ml or 30mm3")
 
 
 def rules_in_words(rules: Sequence[LabelRule], table: LabelTable) -> list[str]:

@@ -69,7 +69,7 @@ def predict_files(
         folder: folder for the label maps; created if missing.
         overwrite: predict cases with an existing label map again.
         confidence: also write `<case id>_confidence.nii.gz`: from 0 where the best two classes are equally likely to 1.
-        strict: refuse scans that lie far outside of what the training saw.
+        strict: refuse scans that lie far outside the range of the training scans.
         memory_bytes: memory that this process may use. None: what is free.
         share: the part of the cases to predict. None: all of them.
         summary: record of each case, which is written along the way.

@@ -68,7 +68,7 @@ class Share:
         found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
         number, count = (int(found[1]), int(found[2])) if found else (0, 0)
         if not 1 <= number <= count:
-            raise SettingsError(f"--shard: {text!r} names no share; use 1/8, 2/8, ... 8/8")
+            raise SettingsError(f"--shard: {text!r} is not a share; use 1/8, 2/8, ... 8/8")
         return cls(number, count)
 
     def within(self, other: Share) -> Share:

@@ -102,7 +102,7 @@ def _described(checkpoint: Checkpoint) -> tuple[Settings, LabelTable]:
             network = network_of(settings, table, checkpoint.spacing)
     except (SettingsError, DataError) as error:
         raise CheckpointError(
-            f"{checkpoint.path}: describes no network that can be built: {error}; use another checkpoint"
+            f"{checkpoint.path}: the network that it describes cannot be built: {error}; use another checkpoint"
         ) from error
     check_weights(checkpoint.weights, network.state_dict(), checkpoint.path)
     return settings, table
@@ -124,5 +124,5 @@ def _input_range(checkpoint: Checkpoint) -> InputRange:
         return InputRange.from_record(checkpoint.inputs)
     except ValueError as error:
         raise CheckpointError(
-            f"{checkpoint.path}: what it says of the training scans cannot be read ({error}); use another checkpoint"
+            f"{checkpoint.path}: its description of the training scans cannot be read ({error}); use another checkpoint"
         ) from error

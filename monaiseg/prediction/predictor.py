@@ -298,7 +298,7 @@ def outside_note(
 ) -> str:
     """One line about a scan that lies far outside of what the training saw."""
     names = ", ".join(map(str, files))
-    return f"{names}: far outside of the training data: {'; '.join(outside)}; {advice}"
+    return f"{names}: far outside the range of the training data: {'; '.join(outside)}; {advice}"
 
 
 def prediction_bytes(settings: Settings, grid: Grid) -> int:

@@ -29,7 +29,7 @@ WRITE_SECONDS = 60.0
 
 
 class Summary:
-    """Records of the scans of a folder: their files, and in which ways they lie far outside of the training.
+    """Records of the scans of a folder: their files, and in which ways they are far outside the range of the training scans.
 
     Args:
         folder: folder of the label maps.
@@ -104,7 +104,7 @@ def _record(job: Job) -> dict[str, Any]:
 
 
 def outside_of(job: Job, predictor: Predictor) -> list[str]:
-    """In which ways a scan lies far outside of what the training saw, without predicting it.
+    """In which ways a scan lies far outside the range of the training scans, without predicting it.
 
     Raises:
         DataError: an image cannot be read.

@@ -111,8 +111,8 @@ class RunFolder:
                 )
             if self.is_trained and not resume:
                 raise SettingsError(
-                    f"{self.path}: this run exists; continue it with --resume, or choose another name (--name; in a "
-                    "bundle --output_dir)"
+                    f"{self.path}: this run exists; continue it with --resume (in Python resume=True), or choose "
+                    "another name (--name, task_name=...; in a bundle --output_dir)"
                 )
             probe_writable(self.checkpoints)
             with _logging_to(self.log_file):

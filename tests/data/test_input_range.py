@@ -1,4 +1,4 @@
-"""What lies far outside of the training is said, and what resembles it is not."""
+"""Scans far outside the range of the training scans are named, and those that resemble them are not."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ def test_options_name_labels_by_name_by_value_or_all():
     [
         ({"keep_largest": ["livver"]}, "do you mean 'liver'"),
         ({"fill_holes": ["9"]}, "no label '9'"),
-        ({"drop_below": ["30"]}, "no volume; write 0.5ml"),
-        ({"drop_below": ["liver=-3ml"]}, "no volume"),
+        ({"drop_below": ["30"]}, "not a volume; write it as 0.5ml"),
+        ({"drop_below": ["liver=-3ml"]}, "not a volume"),
     ],
 )
 def test_words_that_mean_nothing_are_refused(words, said):
@@ -71,7 +71,7 @@ def test_rules_of_another_checkpoint_are_refused(checkpoint):
     write_rules(checkpoint, [], TABLE, [])
     checkpoint.write_bytes(b"other weights")
 
-    with pytest.raises(DataError, match="belongs to another checkpoint"):
+    with pytest.raises(DataError, match="was made for another checkpoint"):
         read_rules(checkpoint, TABLE)
 
 

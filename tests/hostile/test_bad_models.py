@@ -85,7 +85,7 @@ MODELS_REFUSED = [
     Row(67, "best missing", with_best(Path.unlink), r"best-epoch-0001\.safetensors: cannot be read .*, or give .*step-"),
     Row(68, "labels the other way round", other_labels, r"label 1 is 'left' in the model and 'right' in .*; evaluate"),
     Row(69, "bundle without metadata", predict(bundle_without_metadata), r"has no checkpoint .*; give a run folder"),
-    Row(9, "label name that is code, in a checkpoint", saying(labels=[{"value": 0, "name": "background"}, {"value": 1, "name": "$import os"}]), r"describes no network that can be built.*'\$import os' contains \$"),
+    Row(9, "label name that is code, in a checkpoint", saying(labels=[{"value": 0, "name": "background"}, {"value": 1, "name": "$import os"}]), r"network that it describes cannot be built.*'\$import os' contains \$"),
 ]  # fmt: skip
 
 

@@ -70,7 +70,9 @@ def undisturbed(trained, scans, tmp_path_factory) -> dict[str, bytes]:
     process = label(trained, scans, out)
     _, said = process.communicate()
     assert process.returncode == 0, said
-    assert "coarse.nii.gz: far outside of the training data: voxels of 1 x 1 x 6 mm" in said
+    assert (
+        "coarse.nii.gz: far outside the range of the training data: voxels of 1 x 1 x 6 mm" in said
+    )
     return contents(out)
 
 

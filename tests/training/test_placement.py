@@ -114,6 +114,28 @@ def test_a_few_steps_are_enough_because_training_starts_from_the_atlas(bodies, f
     assert mean_dice(prediction, reference) > 0.6
 
 
+@pytest.mark.parametrize("orientation", ["LPS", "LAS", "SAL", "PIR"])
+def test_a_scan_stored_in_another_orientation_gets_the_same_label_map(
+    orientation, bodies, few, tmp_path
+):
+    """Left and right are told apart by the place alone, so a flip that is missed exchanges them."""
+    stored = nib.load(bodies.cases["test"][0].images[0])
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(stored.affine), nib.orientations.axcodes2ornt(orientation)
+    )
+    nib.save(stored.as_reoriented(turn), tmp_path / "turned.nii.gz")
+    predictor = Predictor(few.run_folder)
+
+    expected = predictor.predict(stored)
+    found = predictor.predict(nib.load(tmp_path / "turned.nii.gz"))
+
+    assert "".join(nib.aff2axcodes(found.affine)) == orientation
+    found = nib.as_closest_canonical(found)
+    assert np.allclose(found.affine, expected.affine)
+    assert set(np.unique(expected.dataobj)) == {0, 1, 2, 3, 4}
+    assert np.array_equal(found.dataobj, expected.dataobj)
+
+
 class Killed(BaseException):
     """Stands for a SIGKILL: nothing of ours catches it."""
 
