@@ -16,7 +16,7 @@ _REFUSED: dict[Step, tuple[str, str, str, str]] = {
     "header": (
         "unreadable-file",
         "{cases} cannot be read",
-        "Every listed file must be readable: a case that is left out without a word would be missing from the scores.",
+        "Every listed file must be readable: a case that is left out silently would be missing from the scores.",
         "Each line says what to do with its file; or remove image and label map of the case.",
     ),
     "image": (
@@ -154,7 +154,7 @@ def small_splits(evidence: Evidence) -> Iterator[Finding]:
                 "too-few-cases",
                 str(error),
                 "Without test cases you cannot tell how good the network is.",
-                "Add cases. To train all the same: `prepare --train-size 100 --val-size 0 --test-size 0`.",
+                "Add cases. To train anyway: `prepare --train-size 100 --val-size 0 --test-size 0`.",
             )
         return
     if not evidence.splits.get("train"):

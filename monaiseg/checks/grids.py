@@ -31,7 +31,7 @@ def different_grids(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "different-grids",
             f"{counted(len(doubts), 'case')} with image and label map on different grids",
-            "The labels would lie beside their structures, and the network would learn the shift.",
+            "The labels would be beside their structures, and the network would learn the shift.",
             "If both have the same voxels and a header is wrong, copy the geometry of the image into the label map; "
             "otherwise resample the label map onto the image, by nearest neighbour.",
             tuple(doubts),

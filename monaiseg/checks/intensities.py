@@ -24,7 +24,7 @@ ODD_AIR = 200.0
 
 
 def nearly_constant(evidence: Evidence) -> Iterator[Finding]:
-    """Images in which 99 of 100 voxels have one value, and images with hardly more levels than a label map."""
+    """Images in which 99 of 100 voxels have one value, and images with about as few levels as a label map."""
     flat, few = [], []
     for name, number, channel in _channels(evidence):
         if channel.p00_5 == channel.p99_5:
@@ -44,7 +44,7 @@ def nearly_constant(evidence: Evidence) -> Iterator[Finding]:
     if few:
         yield Finding(
             "few-levels",
-            f"{counted(len(few), 'image')} with hardly more levels than a label map",
+            f"{counted(len(few), 'image')} with about as few levels as a label map",
             "If it is a label map, the network learns to copy its input; if it was rounded, the contrast is lost.",
             "Look at the images, and replace them with the original scans.",
             tuple(few),

@@ -148,7 +148,7 @@ def inverted_label_maps(evidence: Evidence) -> Iterator[Finding]:
     if full and len(full) < max(2, len(shares) / 2):
         yield Finding(
             "inverted-label-maps",
-            f"{counted(len(full), 'label map')} with hardly any background",
+            f"{counted(len(full), 'label map')} with very little background",
             "If foreground and background are exchanged, these cases teach the opposite of the others.",
             "Look at them. Exchange the values 0 and 1 if they are inverted.",
             tuple(Doubt(name, f"{share:.0%} foreground") for name, share in full.items()),

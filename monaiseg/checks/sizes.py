@@ -109,7 +109,7 @@ def vanishing_structures(evidence: Evidence) -> Iterator[Finding]:
             "tiny-structures",
             f"{counted(len(gone), 'structure')} with fewer than {FEWEST_VOXELS} voxels on the network's grid: "
             f"{several(map(evidence.label_name, gone))}",
-            "A structure of a few voxels is hardly ever in a patch, and its Dice is a matter of chance.",
+            "A structure of a few voxels is rarely in a patch, and its Dice is a matter of chance.",
             "Use a smaller dataset.spacing, or leave these labels out with dataset.seg.interested_label_list.",
         )
 

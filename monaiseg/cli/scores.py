@@ -99,8 +99,7 @@ def _check_in_common(table: LabelTable, task: DataTask, model: Path) -> None:
     if set(table.values[1:]).isdisjoint(task.table.values):
         ours, theirs = (", ".join(map(str, t.values[1:11])) or "none" for t in (table, task.table))
         raise SettingsError(
-            f"{model}: knows labels {ours}, and {task.folder} has {theirs}: no label in common; evaluate it on data with "
-            "the label values of its training"
+            f"{model}: has labels {ours}, and {task.folder} has {theirs}: no label in common; evaluate it on data with the label values of its training data"
         )
 
 

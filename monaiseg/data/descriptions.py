@@ -113,7 +113,7 @@ def names_in(labels: Mapping[str, Any]) -> tuple[dict[int, str], list[str]]:
 
 def _whole(number: Any) -> int:
     if isinstance(number, float) and not number.is_integer():
-        raise ValueError(f"{number} is no label value")
+        raise ValueError(f"{number} is not a label value")
     return int(number)
 
 

@@ -162,7 +162,7 @@ class InputRange:
         if is_other_part := self.extent.is_far(extent):
             found.append(f"{_words(extent)} mm large, the training scans {self.extent}")
         if any(is_constant(channel) for channel in channels):
-            found.append("holds one value only")
+            found.append("contains a single value")
         elif self.channels and len(channels) == len(self.channels):
             found += self._looks(channels, is_comparable=not is_other_part)
         return found
@@ -241,7 +241,7 @@ def _channel_range(profiles: Sequence[ChannelProfile]) -> ChannelRange:
     )
 
 
-_EMPTY = "looks empty: it has hardly any structure"
+_EMPTY = "looks empty: it shows almost no structure"
 _INVERTED = "looks inverted: it is dark where the training scans are bright"
 _SHADES = "has intensities that are distributed unlike those of the training"
 _UNLIKE = "looks unlike the training scans"

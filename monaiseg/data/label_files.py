@@ -222,7 +222,7 @@ def _matches(text: str, row: re.Pattern[str], shape: str) -> Iterable[tuple[str,
     for line in _data_lines(text):
         match = row.fullmatch(line)
         if match is None:
-            raise DataError(f"the row {line.strip()!r:.80} is not {shape}; mend it")
+            raise DataError(f"the row {line.strip()!r:.80} is not {shape}; correct it")
         yield match.groups()
 
 

@@ -234,7 +234,7 @@ def _masks(case: MaskedCase, grid: Grid) -> Iterable[tuple[str, NDArray[np.bool_
         return
     layers, header = read_layers(case.layers, like=grid)
     if words := header.grid.difference(grid):
-        raise DataError(f"{case.layers}: has another grid than its image: {words}; resample it")
+        raise DataError(f"{case.layers}: is not on the grid of its image: {words}; resample it")
     yield from _layer_masks(layers, case.layers)
 
 
@@ -258,7 +258,7 @@ def _layer_masks(layers: NDArray[Any], path: Path) -> Iterable[tuple[str, NDArra
 def _read_mask(path: Path, grid: Grid) -> NDArray[np.bool_]:
     values, header = read_label_map(path, like=grid)
     if words := header.grid.difference(grid):
-        raise DataError(f"{path}: has another grid than its image: {words}; resample it")
+        raise DataError(f"{path}: is not on the grid of its image: {words}; resample it")
     mask: NDArray[np.bool_] = values > 0
     if mask.any() and (inside := values[mask]).min() != inside.max():
         raise DataError(

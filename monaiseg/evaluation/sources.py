@@ -97,7 +97,7 @@ def read_sources(folder: Path) -> Sources | None:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise DataError(
-            f"{path}: {where}: {first['msg']}; run `monaiseg evaluate` again to write it anew"
+            f"{path}: {where}: {first['msg']}; run `monaiseg evaluate` again to rewrite it"
         ) from error
 
 

@@ -203,7 +203,7 @@ class Predictor:
         outside = self.far_outside(grid, item["profiles"])
         volume = item["image"].as_tensor()
         if not outside and float(volume.min()) == float(volume.max()):
-            outside = ["holds one value only where the network looks"]
+            outside = ["contains a single value where the network looks"]
         return Scan(files, grid, item, tuple(outside))
 
     def far_outside(self, grid: Grid, profiles: Sequence[ChannelProfile]) -> list[str]:

@@ -100,7 +100,7 @@ def read_score_folder(path: Path) -> ScoreFolder:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise DataError(
-            f"{summary_file}: {where}: {first['msg']}; run `monaiseg evaluate` again to write it anew"
+            f"{summary_file}: {where}: {first['msg']}; run `monaiseg evaluate` again to rewrite it"
         ) from error
     scores = {metric: read_scores(path / "scores.csv", metric) for metric in METRICS}
     return ScoreFolder(path, summary, scores, read_sources(path), _run_of(path, summary))

@@ -200,7 +200,7 @@ def test_values_that_only_regions_name_are_known(raw, tmp_path):
             "label value 1 has the names 'left' and 'right'",
         ),
         ({"0": "background", "1": "left", "01": "right"}, "1 has the names 'left' and 'right'"),
-        ({"background": 0, "left": 1.5}, "1.5 is no label value"),
+        ({"background": 0, "left": 1.5}, "1.5 is not a label value"),
     ],
 )
 def test_names_that_contradict_one_another_are_refused(raw, tmp_path, labels, words):

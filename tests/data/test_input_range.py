@@ -81,7 +81,7 @@ def test_a_scan_of_noise_is_empty(known):
     noise = np.random.default_rng(0).rayleigh(size=SHAPE)
 
     assert "looks empty" in found(known, noise)
-    assert "holds one value only" in found(known, np.full(SHAPE, 7.0))
+    assert "contains a single value" in found(known, np.full(SHAPE, 7.0))
 
 
 def test_sizes_far_from_the_training_are_named_with_its_own(known):

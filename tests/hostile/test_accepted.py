@@ -78,7 +78,7 @@ ACCEPTED = [
     Row(46, "sizeof_hdr", header(sizeof_hdr=1), r"S1\.nii: sizeof_hdr is 1, not 348, and is ignored"),
     Row(46, "magic of a pair", header(magic=b"ni1"), r"S1\.nii: its magic is that of a header/image pair; read as a single file"),
     Row(47, "big-endian", turned_pair(GRID.array, ">"), "written: "),
-    Row(48, "constant, to predict", one_valued_scan, r"note: .*flat\.nii: .*holds one value only; look at what it labels"),
+    Row(48, "constant, to predict", one_valued_scan, r"note: .*flat\.nii: .*contains a single value; look at what it labels"),
     Row(51, "non-ASCII and spaces", all_named("Übung Nr. 1.nii.gz"), "written: "),
     Row(51, "name of 255 bytes", all_named("ü" * 124 + ".nii.gz"), "written: "),
     Row(53, "nearly whole labels", label(LABEL.astype(np.int16), scl_slope=0.9999), r"S1\.nii: label values were rounded by up to 0\.0004"),
