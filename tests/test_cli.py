@@ -357,3 +357,7 @@ def test_fit_goes_on_where_it_was_stopped(dataset, small, tmp_path, monkeypatch)
     assert "$ monaiseg prepare" not in first.output
     assert "$ monaiseg train work/scans --name first\n" in first.output
     assert "already complete" in second.output
+    assert (
+        first.output.count("next: ") == 1
+    )  # what fit does by itself is not named as the next command
+    assert "next: monaiseg predict work/scans/first IMAGE.nii.gz -o labels" in first.output

@@ -48,6 +48,8 @@ def warnings_as_lines() -> Iterator[None]:
 
 def show_next(*words: object) -> None:
     """Print the command to run next, ready to paste into a shell."""
+    if NOW.is_step:
+        return
     say(f"next: {shlex.join(map(str, words))}")
 
 
@@ -85,7 +87,8 @@ def show_data_task(task: DataTask) -> None:
         note(text)
     if NOW.quiet:
         return
-    rows = [[split, str(len(cases))] for split, cases in task.cases.items()]
+    # `debug` repeats some training cases, for EasyReg's sake.
+    rows = [[split, str(len(cases))] for split, cases in task.cases.items() if split != "debug"]
     print_table(f"{task.name}: cases", ["split", "cases"], rows)
     facts = list(task.facts.values())
     if facts:

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from monaiseg.cli.display import show_next
 from monaiseg.cli.evaluate import evaluate
-from monaiseg.cli.loudness import say
+from monaiseg.cli.loudness import NOW, say
 from monaiseg.cli.options import SETTINGS_FILE, Device, LabelTablePath
 from monaiseg.cli.plan import plan
 from monaiseg.cli.prepare import prepare
@@ -42,6 +43,7 @@ def fit(
     """
     data_task = output / scans.resolve().name
     run = data_task / name
+    NOW.is_step = True
     if not data_task.is_dir():
         _show("prepare", scans, "--output", output)
         prepare(scans, output_root_path=output, label_table=label_table)
@@ -56,6 +58,8 @@ def fit(
     evaluate(run, device=device)
     _show("report", run)
     report(run)
+    NOW.is_step = False
+    show_next("monaiseg", "predict", run, "IMAGE.nii.gz", "-o", "labels")
 
 
 def _show(*words: object) -> None:

@@ -49,7 +49,8 @@ def help_of(command: Any, context: Any) -> str:
 
 def _opening(command: Any, context: Any, width: int) -> Iterator[str]:
     """Usage and description."""
-    usage = " ".join(command.collect_usage_pieces(context))
+    pieces = " ".join(command.collect_usage_pieces(context))
+    usage = re.sub(r"\{([^{}|]*)\}", r"\1", pieces)  # typer puts what is required into braces
     yield f"{_heading('Usage:')} {context.command_path} {usage}"
     for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
         yield ""

@@ -28,6 +28,8 @@ class Loudness:
     """Also versions and devices, log messages of libraries, and the traceback of every error."""
     as_json: bool = False
     """Standard output is for one JSON document; all else goes to stderr."""
+    is_step: bool = False
+    """The command runs as a step of another, which goes on by itself: no command to run next is printed."""
 
 
 NOW = Loudness()
@@ -37,6 +39,7 @@ NOW = Loudness()
 def set_loudness(*, quiet: bool, verbose: bool) -> None:
     """Set what the command that is about to run prints."""
     NOW.quiet, NOW.verbose, NOW.as_json = quiet and not verbose, verbose, False
+    NOW.is_step = False
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
         typer.echo(_environment(), err=True)

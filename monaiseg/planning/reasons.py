@@ -13,6 +13,10 @@ from monaiseg.planning.limits import Limits
 from monaiseg.planning.options import Option, patch_ladder
 from monaiseg.settings import PlanningSettings, Settings
 
+FEW_PASSES = 10
+"""Passes over the training scans below which a plan warns: hippocampus networks that saw each scan 6 times
+reached a Dice of 0.20, and 0.86 after 20 times."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -129,10 +133,13 @@ def _choices_of_course(
 ) -> tuple[Choice, ...]:
     chosen = settings.tsk_set
     averaged = 1 / (1 - chosen.weight_averaging) / cost.steps
+    is_short = passes < FEW_PASSES and not chosen.network.atlas
+    caution = ", which is few: expect low scores, and give it more minutes" if is_short else ""
     return (
         Choice(
             f"{cost.steps} steps, in {chosen.epochs} epochs of {cost.rhythm.steps_per_epoch}",
-            f"as many as {limits.minutes:g} minutes allow; the network sees each training scan about {passes:.0f} times",
+            f"as many as {limits.minutes:g} minutes allow; the network sees each training scan about {passes:.0f} times"
+            f"{caution}",
         ),
         Choice(
             f"learning rate {chosen.optim.lr:g}, falling to 0",

@@ -45,6 +45,7 @@ def test_options_that_every_command_has_are_shown_once():
 
 def test_help_is_found_anywhere_before_a_double_hyphen():
     assert shown("train", "work/scans", "-h").startswith("Usage: ")
+    assert " fit [OPTIONS] SCANS\n" in shown("fit", "-h")
     assert "Usage" not in shown("predict", "--", "-h")
 
 
