@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 
 from monaiseg.data.cases import Case
 from monaiseg.data.images import files_of
+from monaiseg.data.label_extension import table_xml
+from monaiseg.data.labels import LabelTable
 from monaiseg.errors import DataError
 from monaiseg.files import make_folder
 
@@ -45,17 +47,34 @@ def as_files(image: Any) -> Iterator[tuple[Path, ...]]:
             raise type(error)(str(error).replace(f"{path}", "the image")) from error
 
 
-def like_image(label_map: NDArray[Any], image: Any) -> Any:
-    """A label map (X, Y, Z) on the grid of an image, as the library of that image has it; an array for paths."""
+def like_image(label_map: NDArray[Any], image: Any, table: LabelTable) -> Any:
+    """A label map (X, Y, Z) on the grid of an image, as the library of that image has it; an array for paths.
+
+    A nibabel image has the names and colours of `table` in its header, as label maps in files have.
+    """
     if _is_path(image) or isinstance(image, tuple):
         return label_map
     if isinstance(image, nib.spatialimages.SpatialImage):
-        return nib.Nifti1Image(label_map, image.affine)
+        return _nibabel_image(label_map, image, table)
     if _is_of_torchio(image):
         _, affine = voxels_and_affine(image)
         label = importlib.import_module("torchio").LabelMap
         return label(tensor=label_map[None], affine=affine)
     return type(image)(label_map[None], affine=image.affine)
+
+
+def _nibabel_image(
+    label_map: NDArray[Any], image: nib.spatialimages.SpatialImage, table: LabelTable
+) -> nib.Nifti1Image:
+    """A label map with the forms and codes of a NIfTI image: programs choose by the codes which form they follow."""
+    found = nib.Nifti1Image(label_map, image.affine)
+    if isinstance(image, nib.Nifti1Pair):  # also Nifti1Image and Nifti2Image
+        found.set_sform(*image.get_sform(coded=True))
+        found.set_qform(*image.get_qform(coded=True))
+        found.header["xyzt_units"] = image.header["xyzt_units"]
+    found.header.set_intent("label")
+    found.header.extensions.append(nib.nifti1.Nifti1Extension("caret", table_xml(table)))
+    return found
 
 
 def voxels_and_affine(image: Any) -> tuple[NDArray[Any], NDArray[Any]]:

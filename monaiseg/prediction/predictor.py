@@ -189,7 +189,9 @@ class Predictor:
             scan = self.read(files)
             if scan.outside:
                 warnings.warn(outside_note(scan.files, scan.outside), MonaisegWarning, stacklevel=2)
-            return like_image(self.label_map(scan, self.infer(scan, on_progress)), image)
+            return like_image(
+                self.label_map(scan, self.infer(scan, on_progress)), image, self.table
+            )
 
     def read(self, image: str | Path | Sequence[str | Path]) -> Scan:
         """Read one case and bring it to the network grid.

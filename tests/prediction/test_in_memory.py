@@ -9,6 +9,7 @@ from monai.data import MetaTensor
 
 import monaiseg
 from monaiseg.data import find_cases, make_phantom, write_dataset, write_phantom
+from monaiseg.data.volumes import read_label_table
 from monaiseg.errors import DataError
 
 
@@ -39,6 +40,23 @@ def test_a_nibabel_image_gives_one_on_its_grid(predictor, scan, expected):
     assert isinstance(found, nib.Nifti1Image)
     assert np.array_equal(np.asarray(found.dataobj), expected)
     assert np.allclose(found.affine, scan.affine)
+
+
+@pytest.mark.parametrize(("sform", "qform"), [(1, 1), (0, 1), (3, 0)])
+def test_a_nibabel_image_keeps_the_codes_and_gets_names_and_colours(
+    predictor, scan, sform, qform, tmp_path
+):
+    """ITK and nibabel choose sform or qform by their codes; with other codes the label map would move."""
+    coded = nib.Nifti1Image(np.asarray(scan.dataobj), scan.affine, scan.header)
+    coded.set_sform(scan.affine if sform else None, sform)
+    coded.set_qform(scan.affine if qform else None, qform)
+
+    nib.save(predictor.predict(coded), tmp_path / "labels.nii.gz")
+
+    header = nib.load(tmp_path / "labels.nii.gz").header
+    assert (int(header["sform_code"]), int(header["qform_code"])) == (sform, qform)
+    assert np.allclose(nib.load(tmp_path / "labels.nii.gz").affine, scan.affine, atol=1e-3)
+    assert read_label_table(tmp_path / "labels.nii.gz") == predictor.table
 
 
 @pytest.mark.parametrize("channels", [False, True])
