@@ -260,7 +260,11 @@ def hippocampus(bench: Bench) -> None:
     say(f"memory: {bench.peak_gib():.2f} GiB at most, the plan expected {expected:.2f}")
     bench.monaiseg("evaluate", run, "--device", bench.device, log="evaluate")
     scores = json.loads((run / "records" / "test" / "summary.json").read_text())
-    say(f"test split after {bench.minutes:g} minutes: {_mean_dice(scores)}")
+    mean = scores["mean_dice"]
+    say(
+        f"test split after {bench.minutes:g} minutes: mean Dice {mean['value']:.4f} ({mean['low']:.4f} to {mean['high']:.4f}) "
+        f"on {mean['cases']} cases"
+    )
 
 
 def _trained(bench: Bench, task: Path, run: Path, file: Path) -> tuple[int, float, float]:
@@ -282,12 +286,6 @@ def _trained(bench: Bench, task: Path, run: Path, file: Path) -> tuple[int, floa
     for (name, begin), (_, end) in itertools.pairwise(steady):
         spans[name] += end - begin
     return trainer.state.iteration, spans["wait"], spans["go"]
-
-
-def _mean_dice(scores: Any) -> str:
-    """What the summary says of mean Dice, wherever it stands in it."""
-    found = scores.get("mean", scores) if isinstance(scores, dict) else scores
-    return json.dumps(found)[:200]
 
 
 def scans(bench: Bench) -> None:
@@ -355,7 +353,7 @@ def _killed(bench: Bench, words: list[object], run: Path, seconds: float) -> int
             while process.poll() is None and not list((run / "checkpoints").glob("step-*.json")):
                 time.sleep(0.05)
             try:
-                wait = draws.uniform(0.3, 1.0) * seconds if kills < bench.kills else None
+                wait = draws.uniform(0.05, 0.6) * seconds if kills < bench.kills else None
                 code = process.wait(wait)
             except subprocess.TimeoutExpired:
                 process.kill()

@@ -40,7 +40,7 @@ def choose_device(wanted: str | torch.device | int | None = None) -> torch.devic
     count = torch.cuda.device_count()
     if (device.index or 0) >= count:
         raise SettingsError(
-            f"device {device}: torch can use {_gpus_there()} on this computer; use cpu"
+            f"device {device}: torch can use {_gpus_there()} on this computer; use --device cpu, or -g -1 for the CPU"
         )
     if device.index is not None:  # seeds and pinned memory belong to the current device
         torch.cuda.set_device(device)
