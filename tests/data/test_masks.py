@@ -143,7 +143,9 @@ def test_a_mask_on_another_grid_is_refused_and_one_in_another_order_is_not(maske
     assert (label_of(prepare(masked, tmp_path / "out", "t", masks=True)) == 3).sum() == 10
 
     write_label_map(paths[0], KIDNEY, Grid.of(SHAPE, np.diag([1, 1, 3, 1])))
-    with pytest.raises(DataError, match=r"(?s)1 of 3 cases.*kidney.nii.gz: has another grid"):
+    with pytest.raises(
+        DataError, match=r"(?s)1 of 3 cases.*kidney.nii.gz: is not on the grid of its image"
+    ):
         prepare(masked, tmp_path / "out", "u", masks=True)
 
 
