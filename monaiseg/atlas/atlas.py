@@ -22,14 +22,13 @@ from monaiseg.atlas.lattice import Lattice
 from monaiseg.atlas.votes import Votes
 from monaiseg.data import index_dtype
 from monaiseg.errors import DataError
+from monaiseg.portable import SURPRISE
 
 MOST_CLASSES = 12
 """Largest number of classes that a cell keeps; with 145 brain structures these hold all but one in a million votes."""
 LEAST_SHARE = 5e-4
 """Share of a cell's votes that a class needs to be kept. Smoothing leaves many classes with less, which `SURPRISE`
 covers."""
-SURPRISE = 0.03
-"""Probability of a class that the atlas does not expect, shared equally by all classes."""
 
 
 @dataclass(frozen=True)

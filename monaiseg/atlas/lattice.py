@@ -17,9 +17,7 @@ from torch.nn import functional as F
 
 from monaiseg.data import Shape, Spacing
 from monaiseg.errors import DataError
-
-MOST_CELLS = 1 << 26
-"""Largest number of cells: 400 along each axis."""
+from monaiseg.portable import MOST_CELLS
 
 
 @dataclass(frozen=True)

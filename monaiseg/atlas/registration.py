@@ -4,7 +4,7 @@ The first step is an affine map, found by Gauss-Newton on the differences in int
 Mapping 3, 1995) with weights that reduce the influence of outliers. The second is a smooth deformation, found by demons
 (Thirion, Medical Image Analysis 2, 1998) with steps of bounded length, and with both fluid-like and elastic-like
 smoothing (Vercauteren et al., NeuroImage 45, 2009). Maps lead from the scan to the template, where an atlas is
-evaluated, so no map has to be inverted.
+evaluated, so no map has to be inverted. Portable models do the same in NumPy, see `monaiseg.portable.registration`.
 """
 
 from __future__ import annotations
@@ -14,23 +14,14 @@ from torch import Tensor
 
 from monaiseg.atlas.lattice import Lattice, blurred
 from monaiseg.atlas.scans import Scan
-
-AFFINE_STEPS = 12
-AFFINE_BLUR = 0.5
-"""Sigma of the blur of the template for the affine map, in cells."""
-RIDGE = 1e-4
-"""Ridge penalty per block on changes of the affine map: it stays as it is along axes without image information."""
-DEFORMATION_STEPS = 40
-DEFORMATION_BLUR = 0.4
-LARGEST_STEP = 0.5
-"""Largest step of the deformation, in cells."""
-FLAT_GRADIENT = 0.016
-"""Squared gradient, in standard deviations per cell, below which differences have less effect on the deformation."""
-SMOOTHING = 0.5
-"""Smoothing of each step of the deformation, and of the whole deformation after each step; sigma in blocks.
-
-Dice of the vote with 40 steps of 0.5 and with 25 steps of 1: whole brains 0.574 and 0.546, hearts 0.452 and 0.368,
-mouse brains 0.789 and 0.801, hippocampus 0.801 and 0.822 (`benchmarks/atlas.py`)."""
+from monaiseg.portable import (
+    AFFINE_STEPS,
+    DEFORMATION_STEPS,
+    FLAT_GRADIENT,
+    LARGEST_STEP,
+    RIDGE,
+    SMOOTHING,
+)
 
 
 def template_table(template: Tensor, lattice: Lattice, sigma: float) -> Tensor:

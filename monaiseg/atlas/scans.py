@@ -13,11 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monaiseg.data import Shape, Spacing
-
-FLAT_SHARE = 0.1
-"""If at least this share of voxels has the lowest value, they are background that was cut away, not air with noise."""
-MOST_DEVIATIONS = 3.0
-"""Intensities are clipped this many standard deviations from their mean, to limit vessels, fat and artefacts."""
+from monaiseg.portable import FLAT_SHARE, INSIDE, MOST_DEVIATIONS, ROUNDING
 
 
 @dataclass(frozen=True)
@@ -95,12 +91,13 @@ def scan_of(image: Tensor, spacing: Spacing, block_mm: float) -> Scan:
     blocks = geometry.means(standardised(image, foreground))
     share = geometry.means(foreground)
     beside = F.max_pool3d((share > 0).float()[None, None], 3, 1, 1)[0, 0] > 0
-    return Scan(blocks, beside, share > 0.999, extent_of(foreground, spacing), geometry)
+    return Scan(blocks, beside, share > INSIDE, extent_of(foreground, spacing), geometry)
 
 
 def foreground_of(image: Tensor) -> Tensor:
     """Voxels (X, Y, Z) of an image (C, X, Y, Z) that are not cut away; all voxels if there is no flat background."""
-    above = (image > image.flatten(1).amin(1)[:, None, None, None]).any(0)
+    lowest, highest = (end[:, None, None, None] for end in image.flatten(1).aminmax(dim=1))
+    above = (image > lowest + ROUNDING * (highest - lowest)).any(0)
     share = 1 - above.float().mean()
     return above if FLAT_SHARE <= share < 1 else torch.ones_like(above)
 

@@ -11,9 +11,6 @@ from torch import Tensor
 from monaiseg.atlas.frame import Frame
 from monaiseg.atlas.lattice import Lattice
 from monaiseg.atlas.registration import (
-    AFFINE_BLUR,
-    AFFINE_STEPS,
-    DEFORMATION_BLUR,
     affine_map,
     deformation,
     template_table,
@@ -21,13 +18,14 @@ from monaiseg.atlas.registration import (
 from monaiseg.atlas.scans import Scan, scan_of
 from monaiseg.data import Spacing
 from monaiseg.errors import DataError
-
-STRANGE_DEVIATIONS = 4.0
-"""A scan does not fit if Fisher's z of its correlation is this many standard deviations below the training scans."""
-LEAST_DEVIATION = 0.1
-"""Lower bound of the standard deviation of Fisher's z: a few similar training scans say little about other scans."""
-MOST_SIZE = 2.0
-"""A scan does not fit if its body is more than this many times larger or smaller than a typical body."""
+from monaiseg.portable import (
+    AFFINE_BLUR,
+    AFFINE_STEPS,
+    DEFORMATION_BLUR,
+    LEAST_DEVIATION,
+    MOST_SIZE,
+    STRANGE_DEVIATIONS,
+)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from monaiseg.cli.display import progress_bar, shown_path
-from monaiseg.cli.loudness import note, say
+from monaiseg.cli.loudness import NOW, Json, note, print_json, result_as_json, say
 from monaiseg.cli.options import Device, ModelGpu, device_named, given
 from monaiseg.cli.postprocessing import (
     Chosen,
@@ -141,6 +141,7 @@ def predict(
         typer.Option("--image", "-i", help="An image, if not given as an argument."),
     ] = None,
     gpu_id: ModelGpu = None,
+    as_json: Json = False,
 ) -> None:
     """Label new scans.
 
@@ -156,6 +157,7 @@ def predict(
     from monaiseg.prediction import Predictor, Share
     from monaiseg.training import distributed, set_threads
 
+    result_as_json(wanted=as_json)
     words = list(paths or ())
     model = given(words.pop(0) if words and model is None else None, model, "model")
     images = [*words, *(image or ())]
@@ -220,17 +222,23 @@ def _predict(
         if distributed.is_first():
             note(text)
 
-    with progress_bar("predicting") as advance:
-        before = predict_cohort(
-            predictor,
-            cases,
-            output,
-            model=str(model),
-            on_file=show,
-            on_progress=lambda case_id, done, total: advance(done, total, f"{case_id}, windows"),
-            say=note_once,
-            **options,
-        )
+    try:
+        with progress_bar("predicting") as advance:
+            before = predict_cohort(
+                predictor,
+                cases,
+                output,
+                model=str(model),
+                on_file=show,
+                on_progress=lambda case_id, done, total: advance(
+                    done, total, f"{case_id}, windows"
+                ),
+                say=note_once,
+                **options,
+            )
+    finally:
+        if NOW.as_json and distributed.is_first():
+            _print_records([case.id for case in cases], output)
     if before:
         note_once(
             f"kept {counted(len(before), 'label map')} of an earlier run, such as {before[0].label_map}; use --overwrite "
@@ -244,6 +252,15 @@ def _predict(
         written.append(path)
     for path in written:
         say(f"written: {shown_path(path)}")
+
+
+def _print_records(case_ids: list[str], folder: Path) -> None:
+    """Print what the folder's summary.json holds of these cases, also if some could not be labelled."""
+    from monaiseg.prediction import recorded
+
+    known = recorded(folder)
+    cases = {case_id: known[case_id] for case_id in case_ids if case_id in known}
+    print_json({"folder": str(folder), "cases": cases})
 
 
 def _table_files(table: LabelTable, formats: list[str], folder: Path) -> dict[Path, str]:

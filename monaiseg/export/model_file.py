@@ -38,17 +38,12 @@ def export_onnx(predictor: Predictor, output: str | Path) -> Replay:
     """Write a trained network as one ONNX file, after replaying its golden scan with onnxruntime.
 
     Raises:
-        SettingsError: the predictor is of a portable model, or its network has an atlas or is too large.
+        SettingsError: the predictor is of a portable model, or its network is too large.
         CheckpointError: onnxruntime does not give the golden scan its label map; nothing is written.
         StorageError: `output` cannot be written.
     """
     if not isinstance(predictor.network, ResidualUNet):
         raise SettingsError(f"{output}: the model is a portable one already; give a checkpoint")
-    if getattr(predictor.network, "prior", None) is not None:
-        raise SettingsError(
-            f"{output}: the network has an atlas, and portable models cannot register scans to one yet; use the "
-            "checkpoint"
-        )
     _check_size(predictor.network, output)
     channels = predictor.settings.dataset.num_channels
     network = onnx_network(predictor.network, channels)
@@ -113,12 +108,25 @@ def recipe(predictor: Predictor, golden: GoldenScan) -> dict[str, Any]:
         "partners": table.partner_classes if 0 in flips else None,
         "postprocessing": rule_records(predictor.rules),
         "head": {"weight": packed(weight.astype(np.float32)), "bias": packed(bias.astype(np.float32))},
+        "prior": prior_record(predictor.network),
         "golden": {
             "image": packed(golden.image),
             "affine": packed(golden.affine),
             "label_map": packed(golden.label_map),
         },
     }  # fmt: skip
+
+
+def prior_record(network: object) -> dict[str, Any] | None:
+    """Template and atlas of a network as JSON-compatible values; None if it has none."""
+    prior = getattr(network, "prior", None)
+    if prior is None:
+        return None
+    parts = {"template": prior.template.tensors(), "atlas": prior.atlas.tensors()}
+    return {
+        part: {name: packed(tensor.numpy()) for name, tensor in tensors.items()}
+        for part, tensors in parts.items()
+    }
 
 
 def _channel_names(predictor: Predictor) -> list[str]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
 from monaiseg.errors import CheckpointError
-from monaiseg.networks import ResidualUNet
-from monaiseg.portable import OPERATORS
+from monaiseg.networks import AtlasPrior, ResidualUNet
+from monaiseg.portable import OPERATORS, POSITIONS
 
 if TYPE_CHECKING:
     import onnx
@@ -28,22 +29,38 @@ class _Body(nn.Module):
     def __init__(self, network: ResidualUNet) -> None:
         super().__init__()
         self.network = network
+        if network.prior is not None:
+            self.network = copy.deepcopy(network)
+            self.network.prior = cast(AtlasPrior, _Coordinates(network.prior))
 
     def forward(self, image: Tensor) -> Tensor:
         return self.network.features(image)
 
 
+class _Coordinates(nn.Module):
+    """What the body needs of an atlas: the scale of its positions. The atlas itself is added after blending."""
+
+    def __init__(self, prior: AtlasPrior) -> None:
+        super().__init__()
+        scale = prior.coordinates(torch.ones(1, 3, 1, 1, 1))
+        self.register_buffer("scale", scale)
+
+    def coordinates(self, positions: Tensor) -> Tensor:
+        return positions * self.get_buffer("scale")
+
+
 def onnx_network(network: ResidualUNet, num_channels: int) -> onnx.ModelProto:
     """The network's body with the input `image` (B, C, X, Y, Z) and the output `features` (B, F, X / x, Y / y, Z / z).
 
-    B is free, and X, Y, Z are any multiples of the network's total stride.
+    A network with an atlas takes the positions of the voxels as three further channels. B is free, and X, Y, Z are any multiples of the network's total stride.
 
     Raises:
         CheckpointError: the network has an operator that portable models do not have.
     """
     body = _Body(network.cpu()).eval()
     stride = network.topology.total_stride
-    image = torch.zeros(2, num_channels, *(2 * step for step in stride))
+    inputs = num_channels + (0 if network.prior is None else POSITIONS)
+    image = torch.zeros(2, inputs, *(2 * step for step in stride))
     x, y, z = (step * torch.export.Dim(name) for name, step in zip("xyz", stride, strict=True))
     free = {0: torch.export.Dim("batch"), 2: x, 3: y, 4: z}
     log = logging.getLogger("torch.onnx")

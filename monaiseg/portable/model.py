@@ -75,6 +75,7 @@ class PortableModel:
         image: NDArray[np.float32],
         affine: NDArray[np.float64],
         on_progress: Callable[[int, int], None] | None = None,
+        on_note: Callable[[str], None] | None = None,
     ) -> NDArray[Any]:
         """Label values (X, Y, Z) of a scan.
 
@@ -82,12 +83,13 @@ class PortableModel:
             image: (C, X, Y, Z), in the axis order of the file and the channel order of training.
             affine: (4, 4) of the file, voxel index to mm.
             on_progress: called after each window with the number of windows done and of all windows.
+            on_note: called with what a user should know of the scan.
 
         Raises:
             RouteError: the scan cannot be brought to the network grid.
         """
         route = self.route(image.shape[1:], affine)
-        classes = self.class_map(self.prepared(image, route), on_progress)
+        classes = self.class_map(self.prepared(image, route), on_progress, on_note)
         labels = self.recipe.label_values[route.back(classes)]
         voxel_mm3 = float(abs(np.linalg.det(affine[:3, :3])))
         return postprocessed(labels, self.recipe.postprocessing, voxel_mm3, self.components)
@@ -110,20 +112,37 @@ class PortableModel:
         return route.sampled(np.stack(scaled), self.recipe.padding_mode)
 
     def class_map(
-        self, image: NDArray[np.float32], on_progress: Callable[[int, int], None] | None = None
+        self,
+        image: NDArray[np.float32],
+        on_progress: Callable[[int, int], None] | None = None,
+        on_note: Callable[[str], None] | None = None,
     ) -> NDArray[Any]:
         """Class index of every voxel of an image (C, X, Y, Z) on the network grid."""
         recipe = self.recipe
         x, y, z = image.shape[1:]
         return class_map(
-            mirrored(self.network, self.mirrors),
-            image,
+            mirrored(self.network, self.mirrors, placed=recipe.prior is not None),
+            self._placed(image, on_note),
             recipe.head.with_mirrors(self.mirrors, recipe.partners),
             (x, y, z) if recipe.whole_image else recipe.patch,
             self.overlap,
             blending=recipe.blending,
+            prior=recipe.prior,
             on_progress=on_progress,
         )
+
+    def _placed(
+        self, image: NDArray[np.float32], on_note: Callable[[str], None] | None
+    ) -> NDArray[np.float32]:
+        """An image (C, X, Y, Z) with the positions of its voxels as further channels, for a network with an atlas."""
+        prior = self.recipe.prior
+        if prior is None:
+            return image
+        placed = prior.template.place(image, self.recipe.trained_spacing)
+        misfit = prior.template.misfit(placed)
+        if on_note is not None and misfit is not None:
+            on_note(misfit)
+        return np.concatenate([image, placed.positions])
 
     def replay(self) -> Replay:
         """Label the golden scan and compare the label map with that of the export."""
@@ -188,9 +207,9 @@ def _network(
         raise ModelError(
             "does not have the input `image` and the output `features`; export it again"
         )
-    if inputs[0].shape[1] != len(recipe.channels):
+    if inputs[0].shape[1] != recipe.num_inputs:
         raise ModelError(
-            f"takes {inputs[0].shape[1]} channels, but names {len(recipe.channels)}; export it again"
+            f"takes {inputs[0].shape[1]} channels, but describes {recipe.num_inputs}; export it again"
         )
 
     def features(windows: NDArray[np.float32]) -> NDArray[np.float32]:

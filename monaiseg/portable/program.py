@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from monaiseg.portable.model import PortableModel
@@ -82,7 +82,7 @@ def _label(model: PortableModel, options: argparse.Namespace) -> int:
         started = time.perf_counter()
         try:
             image, like = read_scan(files, num_channels)
-            labels = model.label_map(image, like.affine)
+            labels = model.label_map(image, like.affine, on_note=_note_on(files[0]))
             write_label_map(output, labels, like, model.recipe.table_xml)
         except (ScanError, RouteError) as error:
             print(error, file=sys.stderr)
@@ -90,3 +90,10 @@ def _label(model: PortableModel, options: argparse.Namespace) -> int:
             continue
         print(f"{output}  ({time.perf_counter() - started:.1f} s)")
     return 2 if problems else 0
+
+
+def _note_on(file: Path) -> Callable[[str], None]:
+    def note(text: str) -> None:
+        print(f"{file}: {text}", file=sys.stderr)
+
+    return note

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 OPERATORS = frozenset({
-    "Add", "BatchNormalization", "Cast", "Concat", "Constant", "Conv", "ConvTranspose", "Div", "Dropout", "Expand",
+    "Add", "AveragePool", "BatchNormalization", "Cast", "Concat", "Constant", "Conv", "ConvTranspose", "Div", "Dropout", "Expand",
     "Gather", "GroupNormalization", "Identity", "InstanceNormalization", "LayerNormalization", "LeakyRelu", "MatMul",
     "Mul", "Pow", "ReduceMean", "Relu", "Reshape", "Shape", "Sigmoid", "Slice", "Sqrt", "Squeeze", "Sub",
     "Transpose", "Unsqueeze",

@@ -16,6 +16,7 @@ The entry `monaiseg` of the metadata is an object with these keys. Spatial lists
     partners        class of the other side for each class, or null
     postprocessing  value, keep_largest, least_mm3 and fill_holes of labels
     head            weight (K, x, y, z, F) and bias (K, x, y, z): see `windows`
+    prior           null, or template and atlas of the network, as the arrays that `prior` names
     golden          a synthetic scan (image, affine) and the label map that the network gives it
 
 An array is an object with `dtype`, `shape` and `zlib`, its bytes compressed and in base64.
@@ -38,6 +39,7 @@ from numpy.typing import NDArray
 
 from monaiseg.portable.intensity import Intensity
 from monaiseg.portable.postprocessing import LabelRule
+from monaiseg.portable.prior import POSITIONS, Prior, prior_of
 from monaiseg.portable.protobuf import ModelError
 from monaiseg.portable.resampling import Triple
 from monaiseg.portable.route import PADDINGS
@@ -49,7 +51,7 @@ NO_DIGEST = "0" * 64
 MAX_RECIPE_BYTES = 64 << 20
 MAX_VALUES = 1 << 26
 """Most numbers in an array of the recipe: 256 MiB of float32."""
-DTYPES = ("float32", "float64", "int16", "uint8", "int32")
+DTYPES = ("float16", "float32", "float64", "int16", "uint8", "int32", "int64")
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,13 @@ class Recipe:
     partners: tuple[int, ...] | None
     postprocessing: tuple[LabelRule, ...]
     head: Head
+    prior: Prior | None
     golden: Golden
+
+    @property
+    def num_inputs(self) -> int:
+        """Channels that the network takes: those of the image and, with an atlas, the positions of the voxels."""
+        return len(self.channels) + (0 if self.prior is None else POSITIONS)
 
     @property
     def label_values(self) -> NDArray[Any]:
@@ -149,8 +157,16 @@ def _recipe(document: Mapping[str, Any]) -> Recipe:
         partners=_numbers(document["partners"], int),
         postprocessing=rules_of(document["postprocessing"]),
         head=Head(unpacked(head["weight"]), unpacked(head["bias"])),
+        prior=_prior(document["prior"], len(document["labels"])),
         golden=Golden(unpacked(golden["image"]).astype(np.float32), unpacked(golden["affine"]), unpacked(golden["label_map"])),
     )  # fmt: skip
+
+
+def _prior(record: Mapping[str, Any] | None, num_classes: int) -> Prior | None:
+    if record is None:
+        return None
+    template, atlas = (arrays_of(record[name]) for name in ("template", "atlas"))
+    return prior_of(template, atlas, num_classes)
 
 
 def rules_of(records: Sequence[Mapping[str, Any]]) -> tuple[LabelRule, ...]:
@@ -245,6 +261,11 @@ def unpacked(record: Mapping[str, Any]) -> NDArray[Any]:
         )
     array = np.frombuffer(payload, dtype).reshape(shape)
     return array.astype(dtype.newbyteorder("="))
+
+
+def arrays_of(records: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Arrays by name, each as `unpacked`."""
+    return {name: unpacked(record) for name, record in records.items()}
 
 
 def digest_of(payload: bytes, written: str) -> str:

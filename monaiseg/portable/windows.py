@@ -2,7 +2,8 @@
 
 The head of a network is linear, so it is applied once to the weighted mean of the features at a place, in place of once
 per window: see `monaiseg.networks.sliding_window`, whose class maps these are. Features are kept for a slab, one
-window thick, of the longest axis. Memory does not depend on the number of classes.
+window thick, of the longest axis. Memory does not depend on the number of classes. An atlas depends on the place alone
+and is added to the scores there.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from monaiseg.portable.prior import POSITIONS, Prior
 from monaiseg.portable.resampling import Triple
 
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -57,15 +59,13 @@ class Head:
         weights, biases = zip(*parts, strict=True)
         return Head(np.concatenate(weights, axis=-1) / len(parts), np.mean(biases, axis=0))
 
-    def classes(self, features: NDArray[Any]) -> NDArray[Any]:
-        """Class (X * x, Y * y, Z * z) with the highest score, from features (F, X, Y, Z)."""
+    def scores(self, features: NDArray[Any]) -> NDArray[Any]:
+        """Scores (X, Y, Z, x, y, z, K) from features (F, X, Y, Z)."""
         num_features, *shape = features.shape
         weight = np.moveaxis(self.weight, 0, -2).reshape(-1, num_features)  # (x * y * z * K, F)
         scores = features.reshape(num_features, -1).T @ np.ascontiguousarray(weight.T)
         scores += np.moveaxis(self.bias, 0, -1).reshape(-1)
-        chosen = scores.reshape(*shape, *self.block, -1).argmax(axis=-1)  # (X, Y, Z, x, y, z)
-        x, y, z = (size * step for size, step in zip(shape, self.block, strict=True))
-        return np.asarray(chosen.transpose(0, 3, 1, 4, 2, 5).reshape(x, y, z))
+        return np.asarray(scores.reshape(*shape, *self.block, -1))
 
 
 def class_map(
@@ -76,14 +76,18 @@ def class_map(
     overlap: Sequence[float],
     *,
     blending: str = "gaussian",
+    prior: Prior | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[Any]:
-    """Class index of every voxel of an image (C, X, Y, Z), at least as large as the patch and whole blocks."""
+    """Class index of every voxel of an image (C, X, Y, Z), at least as large as the patch and whole blocks.
+
+    With a prior, the last three channels are the positions of the voxels in its template.
+    """
     size = image.shape[1:]
     axis = max(range(3), key=lambda a: size[a])
     starts = [window_starts(*sizes) for sizes in zip(size, patch, overlap, head.block, strict=True)]
     weights = window_weights(patch, head.block, blending)
-    slab = _Slab(head, size, patch, axis)
+    slab = _Slab(head, size, patch, axis, prior, image[-POSITIONS:])
     total, done = math.prod(map(len, starts)), itertools.count(1)
     for start in starts[axis]:
         slab.advance(start)
@@ -129,8 +133,17 @@ def _gaussian(size: int) -> NDArray[np.float32]:
 class _Slab:
     """Weighted sums of features where later windows still contribute, and the classes before it."""
 
-    def __init__(self, head: Head, size: Sequence[int], patch: Triple, axis: int) -> None:
+    def __init__(
+        self,
+        head: Head,
+        size: Sequence[int],
+        patch: Triple,
+        axis: int,
+        prior: Prior | None,
+        positions: NDArray[np.float32],
+    ) -> None:
         self.head, self.axis, self.start, self.patch = head, axis, 0, patch
+        self.prior, self.positions = prior, positions
         num_classes, num_features = head.weight.shape[0], head.weight.shape[-1]
         self.classes = np.empty(size, np.uint8 if num_classes <= 256 else np.int16)
         shape = [n // step for n, step in zip(size, head.block, strict=True)]
@@ -175,20 +188,39 @@ class _Slab:
         step = self.head.block[self.axis]
         here: list[slice] = [slice(None)] * 3
         here[self.axis] = slice(first, first + count)
-        chosen = self.head.classes(self.sums[(slice(None), *here)] / self.weights[tuple(here)])
+        scores = self.head.scores(self.sums[(slice(None), *here)] / self.weights[tuple(here)])
         at = self.start + first * step
         here[self.axis] = slice(at, at + count * step)
-        self.classes[tuple(here)] = chosen
+        if self.prior is not None:
+            blocks = _in_blocks(self.positions[(slice(None), *here)], self.head.block)
+            self.prior.add_to(scores.reshape(-1, scores.shape[-1]), blocks)
+        chosen = scores.argmax(axis=-1).transpose(0, 3, 1, 4, 2, 5)  # (X, x, Y, y, Z, z)
+        self.classes[tuple(here)] = chosen.reshape(self.classes[tuple(here)].shape)
 
 
-def mirrored(network: Network, flips: Sequence[Sequence[int]]) -> Network:
-    """A network whose features are those of mirrored windows, mirrored back and concatenated."""
+def _in_blocks(positions: NDArray[np.float32], block: Triple) -> NDArray[np.float32]:
+    """Positions (3, X * x, Y * y, Z * z) of voxels as (N, 3), in the order of the scores."""
+    split = [
+        n
+        for size, step in zip(positions.shape[1:], block, strict=True)
+        for n in (size // step, step)
+    ]
+    return positions.reshape(3, *split).transpose(1, 3, 5, 2, 4, 6, 0).reshape(-1, 3)
+
+
+def mirrored(network: Network, flips: Sequence[Sequence[int]], *, placed: bool = False) -> Network:
+    """A network whose features are those of mirrored windows, mirrored back and concatenated.
+
+    `placed`: the last three channels are positions, and that from left to right changes its sign.
+    """
 
     def features(windows: NDArray[np.float32]) -> NDArray[np.float32]:
         parts = []
         for axes in flips:
             dims = tuple(axis + 2 for axis in axes)
-            inputs = np.ascontiguousarray(np.flip(windows, dims))
+            inputs = np.flip(windows, dims).copy()
+            if placed and 0 in axes:
+                inputs[:, -POSITIONS] *= -1
             parts.append(np.flip(network(inputs), dims))
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 

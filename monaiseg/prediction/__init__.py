@@ -12,7 +12,7 @@ from monaiseg.prediction.predictor import (
     prediction_bytes,
 )
 from monaiseg.prediction.run import predict_cohort
-from monaiseg.prediction.summary import Summary, volumes_csv, write_volumes
+from monaiseg.prediction.summary import Summary, recorded, volumes_csv, write_volumes
 
 __all__ = [
     "Job",
@@ -28,6 +28,7 @@ __all__ = [
     "predict_files",
     "prediction_bytes",
     "read_portable",
+    "recorded",
     "volumes_csv",
     "with_settings",
     "write_volumes",

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monaiseg.data import LabelTable, Shape
+from monaiseg.atlas import Atlas, Lattice, Template
+from monaiseg.data import LabelTable, Shape, Spacing
 from monaiseg.errors import CheckpointError
-from monaiseg.portable import ModelError, PortableModel, Recipe
+from monaiseg.networks import AtlasPrior
+from monaiseg.portable import Cells, ModelError, PortableModel, Prior, Recipe
 from monaiseg.settings import Settings, settings_from_dict
 
 SUFFIX = ".onnx"
@@ -23,15 +25,35 @@ class OnnxNetwork:
     def __init__(self, model: PortableModel) -> None:
         self.model = model
         self.block: Shape = model.recipe.head.block
+        prior, (x, y, z) = model.recipe.prior, model.recipe.trained_spacing
+        self.prior = None if prior is None else torch_prior(prior, (x, y, z))
 
     def features(self, image: Tensor) -> Tensor:
-        """Features (B, F, X / x, Y / y, Z / z) of windows (B, C, X, Y, Z)."""
+        """Features (B, F, X / x, Y / y, Z / z) of windows (B, C, X, Y, Z), positions included if there is an atlas."""
         return torch.from_numpy(self.model.network(image.numpy()))
 
     def head_matrix(self) -> tuple[Tensor, Tensor]:
         """Weight (K, x, y, z, F) and bias (K, x, y, z) of the head."""
         head = self.model.recipe.head
         return torch.from_numpy(head.weight), torch.from_numpy(head.bias)
+
+
+def torch_prior(prior: Prior, spacing: Spacing) -> AtlasPrior:
+    """A portable model's template and atlas, for torch."""
+    mean, atlas = prior.template, prior
+    kept = (atlas.counts, atlas.classes, atlas.logs, atlas.frequencies)
+    numbers = map(torch.from_numpy, (mean.deviation, mean.correlations))
+    made = AtlasPrior(len(atlas.frequencies), spacing)
+    made.learn(
+        Template(torch.from_numpy(mean.image), _lattice(mean.cells), *numbers),
+        Atlas(_lattice(atlas.cells), *map(torch.from_numpy, kept)),
+    )
+    return made
+
+
+def _lattice(cells: Cells) -> Lattice:
+    x, y, z = cells.cell_mm
+    return Lattice(cells.shape, (x, y, z))
 
 
 def is_portable(path: object) -> bool:

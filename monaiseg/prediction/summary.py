@@ -89,14 +89,19 @@ class Summary:
         self._new.clear()
 
     def _read(self) -> dict[str, dict[str, Any]]:
-        """The records in the file; none if it is not there or is not ours."""
-        if not self.path.exists():
-            return {}
-        with collecting([]):
-            cases = read_json_object(self.path).get("cases")
-            if isinstance(cases, dict) and all(isinstance(it, dict) for it in cases.values()):
-                return cases
+        return recorded(self.path.parent)
+
+
+def recorded(folder: Path) -> dict[str, dict[str, Any]]:
+    """The records in the summary of a folder, by case id; none if there is no such file or it is not ours."""
+    path = folder / SUMMARY_FILE
+    if not path.exists():
         return {}
+    with collecting([]):
+        cases = read_json_object(path).get("cases")
+        if isinstance(cases, dict) and all(isinstance(it, dict) for it in cases.values()):
+            return cases
+    return {}
 
 
 def _record(job: Job) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from monaiseg.cli import app
 from monaiseg.data.volumes import read_label_map, read_label_table
-from monaiseg.errors import CheckpointError, SettingsError
+from monaiseg.errors import CheckpointError
 from monaiseg.export import export_onnx, runner_script
 from monaiseg.export.network import onnx_network
 from monaiseg.portable import ModelError, PortableModel, digest_of
@@ -212,16 +212,6 @@ def test_a_network_that_does_not_fit_into_one_file_is_refused(predictor, tmp_pat
     ):
         export_onnx(predictor, tmp_path / "model.onnx")
     assert not any(tmp_path.iterdir())
-
-
-def test_a_network_with_an_atlas_is_refused_rather_than_exported_without_it(
-    predictor, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(predictor.network, "prior", object(), raising=False)
-
-    with pytest.raises(SettingsError, match="has an atlas"):
-        export_onnx(predictor, tmp_path / "model.onnx")
-    assert not (tmp_path / "model.onnx").exists()
 
 
 def test_nothing_of_this_computer_is_in_the_file(model):

@@ -16,7 +16,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from monaiseg.cli import app
 from monaiseg.data.phantoms import make_phantom, write_phantom
 from monaiseg.errors import DataError, SettingsError
 from monaiseg.prediction import Predictor, Share, Summary, predict_cohort, predict_files
@@ -310,3 +312,18 @@ def test_two_scans_at_once_give_the_bytes_of_one_after_the_other(
 
     for file in predict_files(predictor, images, tmp_path / "out"):
         assert file.output.read_bytes() == undisturbed[file.output.name]
+
+
+def test_json_names_the_files_of_each_scan_and_faults(trained, scans, tmp_path):
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes((scans / "case_0.nii.gz").read_bytes()[:1000])
+    words = ["predict", trained.run_folder, scans / "coarse.nii.gz", broken, "-o", tmp_path / "out", "--json"]  # fmt: skip
+
+    done = CliRunner().invoke(app, [str(word) for word in words])
+
+    assert done.exit_code == 2
+    document = json.loads(done.stdout)
+    assert document["folder"] == str(tmp_path / "out")
+    assert document["cases"]["coarse"]["label_map"] == "coarse_pred.nii.gz"
+    assert "voxels" in document["cases"]["coarse"]["outside"][0]
+    assert "broken.nii.gz" in document["cases"]["broken"]["fault"]

@@ -19,13 +19,18 @@ from monaiseg.bundle.build import pack_bundle
 from monaiseg.bundle.lint import lint_bundle
 from monaiseg.data.labels import LabelTable
 from monaiseg.errors import CheckpointError, DataError, MonaisegWarning, SettingsError
+from monaiseg.export import export_onnx
 from monaiseg.networks.atlas_prior import AtlasPrior
 from monaiseg.networks.residual_unet import network_of
+from monaiseg.portable.model import PortableModel
+from monaiseg.portable.nifti import read_scan
 from monaiseg.prediction import Predictor
+from monaiseg.prediction.adaptation import with_settings
 from monaiseg.preparation import prepare
 from monaiseg.settings.reading import settings_from_dict
 from monaiseg.settings.writing import dump_settings
 from monaiseg.training import checkpoint as checkpoints
+from monaiseg.training import load_checkpoint
 from monaiseg.training.batches import drawn_places
 from monaiseg.training.cache import cached_cases
 from monaiseg.training.handlers.seeded_steps import SeededSteps
@@ -134,6 +139,33 @@ def test_a_scan_stored_in_another_orientation_gets_the_same_label_map(
     assert np.allclose(found.affine, expected.affine)
     assert set(np.unique(expected.dataobj)) == {0, 1, 2, 3, 4}
     assert np.array_equal(found.dataobj, expected.dataobj)
+
+
+@pytest.mark.parametrize("flips", [(), (0,)])
+def test_a_portable_model_registers_scans_and_labels_them_as_the_checkpoint(
+    flips, bodies, few, tmp_path
+):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    run = few.run_folder
+    if flips:
+        document = json.loads(dump_settings(Predictor(run).settings))
+        document["dataset"]["seg"]["partition"]["flips"] = ["left_right"]
+        changed = with_settings(load_checkpoint(run), settings_from_dict(document))
+        by_torch = Predictor(changed, device="cpu")
+    else:
+        by_torch = Predictor(run, device="cpu")
+    path, case = tmp_path / "model.onnx", bodies.cases["test"][0]
+    image, like = read_scan(case.images, 1)
+
+    replay = export_onnx(by_torch, path)
+    expected = by_torch.predict(case.images)
+    alone = PortableModel(path).label_map(image, like.affine)
+
+    assert replay.differing <= 1e-4 * replay.voxels
+    assert len(np.unique(expected)) == K
+    assert (Predictor(path).predict(case.images) == expected).mean() > 0.9999
+    assert (alone == expected).mean() > 0.9999
 
 
 class Killed(BaseException):
