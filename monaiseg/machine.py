@@ -10,6 +10,7 @@ No other module of the package asks the operating system for these.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import platform
 import shutil
@@ -81,6 +82,12 @@ def peak_process_memory() -> int:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         peak *= 1 if sys.platform == "darwin" else 1024
     return max(peak, info.rss)  # Linux updates the two at different times
+
+
+def return_free_memory() -> None:
+    """Give memory that was freed back to the system, where the C library keeps it: glibc does, in pieces too small to reuse."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library, or Windows
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def processor_name() -> str:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from monaiseg.cli import app
 from monaiseg.data.volumes import read_label_map, read_label_table
-from monaiseg.errors import CheckpointError
+from monaiseg.errors import CheckpointError, SettingsError
 from monaiseg.export import export_onnx, runner_script
 from monaiseg.export.network import onnx_network
 from monaiseg.portable import ModelError, PortableModel, digest_of
