@@ -237,7 +237,7 @@ def test_memory_that_runs_out_in_a_window_is_said_of_its_scan(
             "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
         )
 
-    monkeypatch.setattr("monaiseg.prediction.predictor.sliding_window_class_map", starved)
+    monkeypatch.setattr("monaiseg.prediction.fitting.sliding_window_class_map", starved)
 
     with pytest.raises(DataError, match=r"case\S*: memory ran out on cpu"):
         list(predict_files(predictor, [[phantom().image]], tmp_path / "out"))

@@ -226,7 +226,7 @@ def test_memory_that_runs_out_in_an_evaluation_names_the_case(trained, monkeypat
     def starved(*_, **__):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
 
-    monkeypatch.setattr("monaiseg.prediction.predictor.sliding_window_class_map", starved)
+    monkeypatch.setattr("monaiseg.prediction.fitting.sliding_window_class_map", starved)
     task = json.loads((trained.run_folder.parent / "dataset.json").read_text())
     (name,) = [case["id"] for case in task["cases"] if case["split"] == "test"]
 
