@@ -167,9 +167,7 @@ def show_scores(evaluation: Evaluation, most: int | None = None) -> None:
         if mean.low is None
         else f" (95 % interval over cases: {mean.low:.4f} to {mean.high:.4f})"
     )
-    labels = [label for label in summary.labels if len(label.values) == 1]
-    scored = sum(label.cases > 0 for label in labels)
-    over = f"{counted_of(scored, len(labels), 'label')} in {counted_of(mean.cases, summary.cases, 'case')}"
+    over = f"{summary.scored_labels} in {counted_of(mean.cases, summary.cases, 'case')}"
     say(f"mean Dice over {over}: {evaluation.mean_dice:.4f}{interval}")
     for text in summary.notes:
         say(f"note: {text}")

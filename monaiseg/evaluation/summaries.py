@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import Self
 
+from monaiseg.errors import counted_of
 from monaiseg.evaluation.comparison import Mean
 
 
@@ -92,6 +93,17 @@ class Summary(Part):
     """Labels that no structure has."""
     notes: list[str]
     """Oddities that were accepted in the label maps, and sentences about `unscored`."""
+
+    @property
+    def single_labels(self) -> list[LabelSummary]:
+        """The structures that are single labels, without unions."""
+        return [label for label in self.labels if len(label.values) == 1]
+
+    @property
+    def scored_labels(self) -> str:
+        """How many labels `mean_dice` is over, such as "140 of 144 labels": one that is in no case has no score."""
+        labels = self.single_labels
+        return counted_of(sum(label.cases > 0 for label in labels), len(labels), "label")
 
 
 def summary_schema() -> dict[str, Any]:

@@ -21,7 +21,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from monaiseg import __version__
-from monaiseg.errors import counted_of
 from monaiseg.evaluation import LESIONS, LabelSummary, tolerance_words
 from monaiseg.files import read_json_object, sha256_of, write_atomic
 from monaiseg.report.agreement import Agreement, agreements
@@ -142,7 +141,7 @@ def render(
         curves=learning_curves(scores.history(), scores.table),
         rows=_rows(scores, found, low),
         low=low,
-        scored_labels=_scored_labels(scores),
+        scored_labels=scores.summary.scored_labels,
         lesions=LESIONS if any(label.is_lesion for label in scores.summary.labels) else (),
         volumes=volume_plots(of_labels, scores.table),
         few_structures=len(of_labels) <= FEW_STRUCTURES,
@@ -155,12 +154,6 @@ def render(
         facts=_facts(scores, command),
         settings=_settings(scores),
     )
-
-
-def _scored_labels(scores: ScoreFolder) -> str:
-    """How many labels the means are over: one that is in no case has no score."""
-    labels = scores.labels
-    return counted_of(sum(label.cases > 0 for label in labels), len(labels), "label")
 
 
 def _title(scores: ScoreFolder) -> str:

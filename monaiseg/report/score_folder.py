@@ -49,7 +49,7 @@ class ScoreFolder:
     @property
     def labels(self) -> list[LabelSummary]:
         """The structures that are single labels, without unions."""
-        return [label for label in self.summary.labels if len(label.values) == 1]
+        return self.summary.single_labels
 
     def worst_first(self) -> list[str]:
         """Cases in ascending order of mean Dice; cases without a mean Dice come last."""
