@@ -148,14 +148,19 @@ class Budget:
             return True
         if done < self._halfway or not math.isfinite(self.last_step):
             return False
-        closed = (done - 1) // self.rhythm.steps_per_epoch
-        need = self.rhythm.seconds(self.pace, done, int(self.last_step), closed)
-        return abs(self.seconds - self.spent - need) > CLOSE_ENOUGH * self.seconds
+        return abs(self._left_over(done, int(self.last_step))) > CLOSE_ENOUGH * self.seconds
 
     def is_spent(self, done: int) -> bool:
         """Whether one more step after step `done`, which has just been computed, would end too late."""
+        return self._left_over(done, done + 1) < 0
+
+    def _left_over(self, done: int, last: int) -> float:
+        """Seconds that will be left over, or if negative missing, if the run ends with step `last`.
+
+        Step `done` has just been computed. If it is the last of an epoch, that epoch is not closed yet.
+        """
         closed = (done - 1) // self.rhythm.steps_per_epoch
-        return self.rhythm.seconds(self.pace, done, done + 1, closed) > self.seconds - self.spent
+        return self.seconds - self.spent - self.rhythm.seconds(self.pace, done, last, closed)
 
     # ------------------------------------------------------------ measuring
 
