@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import resource
@@ -13,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from monaiseg.machine import return_free_memory
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def in_child(
         AssertionError: the work raised something, or the child was killed.
     """
     # The child would use what this process has freed and not given back, and its peak would look too small.
-    ctypes.CDLL(None).malloc_trim(0)
+    return_free_memory()
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:

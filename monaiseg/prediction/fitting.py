@@ -48,9 +48,8 @@ class FittingWay:
             except torch.OutOfMemoryError:
                 if self.number + 1 == len(WAYS):
                     raise
-            self.number += (
-                1  # outside of the handler, whose error holds on to the tensors that were made
-            )
+            # Outside of the handler, whose error holds on to the tensors that were made.
+            self.number += 1
             gc.collect()
             if device.type == "cuda":
                 torch.cuda.empty_cache()
