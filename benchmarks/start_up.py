@@ -1,15 +1,21 @@
-"""How long `monaiseg --help`, shell completion and `import monaiseg` take: median seconds of whole processes.
+"""How long `monaiseg --help`, shell completion and `import monaiseg` take, and `predict` until its first window.
 
-Usage: python benchmarks/start_up.py
+Median seconds of whole processes. With a model and a scan, also the seconds from the start of `monaiseg predict` to the
+moment when the first window is handed to the network: imports, opening the model, reading and preparing the scan.
+
+Usage: python benchmarks/start_up.py [MODEL SCAN]
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 RUNS = 9
 PROGRAM = "import sys; sys.argv[0] = 'monaiseg'; from monaiseg.cli import app; app()"
@@ -24,6 +30,17 @@ COMMANDS: dict[str, tuple[list[str], dict[str, str]]] = {
     "import monaiseg": (["-c", "import monaiseg"], {}),
     "python alone": (["-c", ""], {}),
 }
+TO_FIRST_WINDOW = """
+import os, sys, time
+sys.argv[0] = "monaiseg"
+from monaiseg.prediction import fitting
+def first_window(*given, **named):
+    os.write(1, f"{time.time()}".encode())
+    os._exit(0)
+fitting.sliding_window_class_map = first_window
+from monaiseg.cli import app
+app()
+"""
 
 
 def seconds(words: list[str], variables: dict[str, str]) -> float:
@@ -37,6 +54,30 @@ def seconds(words: list[str], variables: dict[str, str]) -> float:
     return time.perf_counter() - started
 
 
-for name, (words, variables) in COMMANDS.items():
-    median = statistics.median(seconds(words, variables) for _ in range(RUNS))
-    print(f"{name}: {median:.3f} s")
+def seconds_to_first_window(model: Path, scan: Path) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["predict", model, scan, "-o", folder, "--device", "cpu", "--quiet"]
+        started = time.time()
+        done = subprocess.run(  # noqa: S603  our own words
+            [sys.executable, "-c", TO_FIRST_WINDOW, *map(str, words)],
+            check=True,
+            stdout=subprocess.PIPE,
+        )
+        return float(done.stdout) - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, nargs="?")
+    parser.add_argument("scan", type=Path, nargs="?")
+    options = parser.parse_args()
+    for name, (words, variables) in COMMANDS.items():
+        median = statistics.median(seconds(words, variables) for _ in range(RUNS))
+        print(f"{name}: {median:.3f} s")
+    if options.scan is not None:
+        times = [seconds_to_first_window(options.model, options.scan) for _ in range(RUNS)]
+        print(f"predict, to the first window: {statistics.median(times):.2f} s")
+
+
+if __name__ == "__main__":
+    main()

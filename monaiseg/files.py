@@ -19,6 +19,7 @@ import re
 import secrets
 import shutil
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -165,6 +166,35 @@ def sha256_of(source: bytes | str | Path | IO[bytes]) -> str:
     while chunk := source.read(1 << 20):
         digest.update(chunk)
     return digest.hexdigest()
+
+
+def write_beside(path: Path, suffix: str, document: Mapping[str, Any]) -> Path:
+    """Write a JSON document about a file beside it, under its name with another suffix; returns the new file.
+
+    Raises:
+        StorageError: as `write_atomic`.
+    """
+    beside = path.with_suffix(suffix)
+    complete = {"checkpoint_sha256": sha256_of(path), **document}
+    write_atomic(beside, (json.dumps(complete, indent=2, ensure_ascii=False) + "\n").encode())
+    return beside
+
+
+def read_beside(path: Path, suffix: str) -> dict[str, Any] | None:
+    """The document that `write_beside` wrote about a file; None if there is none.
+
+    Raises:
+        DataError: the document is damaged, or about another file.
+    """
+    beside = path.with_suffix(suffix)
+    if not beside.exists():
+        return None
+    document = read_json_object(beside)
+    if document.get("checkpoint_sha256") != sha256_of(path):
+        raise DataError(
+            f"{beside}: was made for another checkpoint, not for {path.name}; remove it"
+        )
+    return document
 
 
 def valid_name(name: str, what: str) -> str:

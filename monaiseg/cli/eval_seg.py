@@ -75,7 +75,7 @@ def eval_seg(
     network = (
         sha256_of(checkpoint.path),
         dump_settings(predictor.settings),
-        str(predictor.rules),
+        str((predictor.rules, predictor.flips)),
         str(predictor.device),
     )
     known = [case for case in cases if case.label is not None]

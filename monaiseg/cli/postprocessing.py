@@ -63,10 +63,8 @@ def set_rules(
     drop_below: list[str] | None,
     fill_holes: list[str] | None,
     chosen: bool,
-    *,
-    show: bool = True,
 ) -> None:
-    """Give a predictor the rules that the command line asks for, or leave those of its model, and name them.
+    """Give a predictor the rules that the command line asks for, or leave those of its model.
 
     Raises:
         SettingsError: a label or a volume is not known.
@@ -78,14 +76,14 @@ def set_rules(
         predictor.rules = rules_from_words(predictor.table, *asked)
     elif not chosen:
         predictor.rules = ()
-    if show:
-        show_rules(predictor)
 
 
-def show_rules(predictor: Predictor) -> None:
-    """Print the post-processing of a predictor, if it has any."""
+def show_choices(predictor: Predictor) -> None:
+    """Print what was chosen on validation cases: whether windows are mirrored, and the post-processing."""
     from monaiseg.data import rules_in_words
 
+    if predictor.mirroring is not None:
+        say(predictor.mirroring.in_words())
     for line in rules_in_words(predictor.rules, predictor.table):
         say(f"post-processing: {line}")
 

@@ -17,6 +17,7 @@ from monaiseg.cli.postprocessing import (
     FillHoles,
     KeepLargest,
     set_rules,
+    show_choices,
 )
 from monaiseg.errors import SettingsError, counted
 
@@ -70,9 +71,14 @@ def predict(
         typer.Option("--fast", help="Short for --overlap 0.25 --no-flips: fewer windows."),
     ] = False,
     flips: Annotated[
-        bool,
-        typer.Option(help="Average over mirrored windows, if the run's settings ask for it."),
-    ] = True,
+        Optional[bool],  # noqa: UP045
+        typer.Option(
+            "--flips/--no-flips",
+            help="Average over mirrored windows, if the run's settings ask for it. Default: if this also raised the Dice "
+            "of the run's validation cases.",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Predict again and replace existing label maps.")
     ] = False,
@@ -184,10 +190,12 @@ def predict(
             model,
             device=chosen,
             overlap=overlap,
-            flips=None if flips else (),
+            flips=flips,
             assume_orientation=assume_orientation,
         )
-        set_rules(predictor, *rules, show=distributed.is_first())
+        set_rules(predictor, *rules)
+        if distributed.is_first():
+            show_choices(predictor)
         _predict(predictor, model, images, output, label_table_format or [], options)
 
 

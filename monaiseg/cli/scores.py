@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from monaiseg.cli.display import progress_bar, show_scores, shown_path
 from monaiseg.cli.loudness import NOW, note, print_json, say
-from monaiseg.cli.postprocessing import show_rules
+from monaiseg.cli.postprocessing import show_choices
 from monaiseg.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -60,11 +60,11 @@ def score_split(
     make_folder(folder)
     predictions = folder / "predictions" if save_predictions else None
     assert checkpoint.path is not None
-    show_rules(predictor)
+    show_choices(predictor)
     network = (
         sha256_of(checkpoint.path),
         dump_settings(predictor.settings),
-        str(predictor.rules),
+        str((predictor.rules, predictor.flips)),
         str(device),
     )
     with progress_bar("evaluating") as advance:

@@ -6,7 +6,6 @@ checkpoint itself stays as it was written: the run's newest commit names it by i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from scipy import ndimage  # type: ignore[import-untyped]  # SciPy brings no typ
 
 from monaiseg.data.labels import LabelTable
 from monaiseg.errors import DataError, SettingsError, nearest
-from monaiseg.files import read_json_object, sha256_of, write_atomic
+from monaiseg.files import read_beside, write_beside
 from monaiseg.portable import LabelRule, postprocessed, rules_of
 
 SUFFIX = ".postprocessing.json"
@@ -83,14 +82,7 @@ def write_rules(
         }
         for one in chosen
     ]
-    document = {
-        "checkpoint_sha256": sha256_of(checkpoint),
-        "cases": sorted(cases),
-        "rules": records,
-    }
-    path = rules_file(checkpoint)
-    write_atomic(path, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
-    return path
+    return write_beside(checkpoint, SUFFIX, {"cases": sorted(cases), "rules": records})
 
 
 def read_rules(checkpoint: Path, table: LabelTable) -> tuple[LabelRule, ...]:
@@ -100,22 +92,15 @@ def read_rules(checkpoint: Path, table: LabelTable) -> tuple[LabelRule, ...]:
         DataError: the file is damaged, or belongs to another checkpoint or other labels.
     """
     path = rules_file(checkpoint)
-    if not path.exists():
+    if (document := read_beside(checkpoint, SUFFIX)) is None:
         return ()
-    document = read_json_object(path)
     try:
         rules = rules_of(document["rules"])
-        digest = document["checkpoint_sha256"]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f"{path}: contains no post-processing rules ({error!r}); remove it, or choose them again with `evaluate "
             "--tune-postprocessing`"
         ) from error
-    if digest != sha256_of(checkpoint):
-        raise DataError(
-            f"{path}: was made for another checkpoint, not for {checkpoint.name}; remove it, or choose rules again with "
-            "`evaluate --tune-postprocessing`"
-        )
     if strange := {rule.value for rule in rules} - set(table.values[1:]):
         raise DataError(f"{path}: label value {min(strange)} is not in the table; remove the file")
     return rules

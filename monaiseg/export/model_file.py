@@ -85,7 +85,6 @@ def recipe(predictor: Predictor, golden: GoldenScan) -> dict[str, Any]:
     settings, table = predictor.settings, predictor.table
     partition = settings.dataset.seg.partition
     image_shape = settings.image_shape and padded_shape(settings.image_shape, MULTIPLE)
-    flips = settings.window_flips
     weight, bias = (part.float().cpu().numpy() for part in predictor.network.head_matrix())
     return {
         "format": FORMAT,
@@ -99,13 +98,13 @@ def recipe(predictor: Predictor, golden: GoldenScan) -> dict[str, Any]:
         "overlap": settings.window_overlap,
         "blending": partition.blending,
         "padding_mode": partition.padding_mode,
-        "flips": flips,
+        "flips": predictor.flips,
         "whole_image": settings.dataset.seg.use_whole_img_as_input,
         "trained_spacing": predictor.spacing,
         "labels": [record for record in table.to_records() if record["value"] != table.ignored_value],
         "table_xml": table_xml(table).decode(),
         "ignored_value": table.ignored_value,
-        "partners": table.partner_classes if 0 in flips else None,
+        "partners": table.partner_classes if 0 in predictor.flips else None,
         "postprocessing": rule_records(predictor.rules),
         "head": {"weight": packed(weight.astype(np.float32)), "bias": packed(bias.astype(np.float32))},
         "prior": prior_record(predictor.network),

@@ -407,18 +407,13 @@ def _batches(windows: list[Window], size: int) -> Iterator[list[Window]]:
         yield windows[first : first + size]
 
 
-def window_options(
-    settings: Settings, table: LabelTable, flips: tuple[int, ...] | None = None
-) -> dict[str, Any]:
+def window_options(settings: Settings, table: LabelTable, flips: tuple[int, ...]) -> dict[str, Any]:
     """Keyword arguments for `sliding_window_class_map`: classes, overlap, blending, padding and mirrored axes.
-
-    `flips` None takes the axes from the settings.
 
     Raises:
         SettingsError: windows are to be mirrored left to right, and a lateral label has no partner.
     """
     partition = settings.dataset.seg.partition
-    flips = settings.window_flips if flips is None else flips
     return {
         "num_classes": table.num_classes,
         "overlap": settings.window_overlap,
@@ -460,9 +455,8 @@ class SlidingWindow(Inferer):
         mirrored: bool = True,
     ) -> None:
         super().__init__()
-        self.options = window_options(settings, table) | {"device": device}
-        if not mirrored:
-            self.options["flips"] = ()
+        flips = settings.window_flips if mirrored else ()
+        self.options = window_options(settings, table, flips) | {"device": device}
         self.settings = settings
 
     def __call__(

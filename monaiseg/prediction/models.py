@@ -20,7 +20,14 @@ from monaiseg.prediction.portable import (
     table_of,
 )
 from monaiseg.settings import Settings, parse_settings
-from monaiseg.training import Checkpoint, check_weights, choose_device, load_checkpoint
+from monaiseg.training import (
+    Checkpoint,
+    Mirroring,
+    check_weights,
+    choose_device,
+    load_checkpoint,
+    read_mirroring,
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,15 @@ class OpenedModel:
     """What the training saw."""
     rules: tuple[LabelRule, ...]
     """Post-processing that was chosen for the model on validation cases."""
+    mirroring: Mirroring | None
+    """Whether mirrored windows, if the settings ask for them, raise the Dice of validation cases. None: not known."""
     path: Path | None
+
+    @property
+    def flips(self) -> tuple[int, ...]:
+        """Axes that windows are mirrored along: those in the settings, unless validation showed that it does not help."""
+        wanted = self.settings.window_flips
+        return wanted if self.mirroring is None or self.mirroring.helps else ()
 
     def on(
         self, device: str | torch.device | None
@@ -60,7 +75,7 @@ def opened(source: Checkpoint | str | Path) -> OpenedModel:
 
     Raises:
         CheckpointError: it is missing or damaged, or its weights do not fit the network that it describes.
-        DataError: the rules of post-processing beside it are damaged or belong to another checkpoint.
+        DataError: a file beside it, with what validation cases showed, is damaged or belongs to another checkpoint.
     """
     if not isinstance(source, Checkpoint) and is_portable(source):
         return _portable(Path(source))
@@ -73,8 +88,18 @@ def opened(source: Checkpoint | str | Path) -> OpenedModel:
     channels = tuple(checkpoint.channels)
     path = checkpoint.path
     rules = () if path is None else read_rules(path, table)
-    inputs = _input_range(checkpoint)
-    return OpenedModel(settings, table, checkpoint.spacing, channels, network, inputs, rules, path)
+    mirroring = None if path is None else read_mirroring(path)
+    return OpenedModel(
+        settings,
+        table,
+        checkpoint.spacing,
+        channels,
+        network,
+        _input_range(checkpoint),
+        rules,
+        mirroring,
+        path,
+    )
 
 
 def _portable(path: Path) -> OpenedModel:
@@ -85,8 +110,9 @@ def _portable(path: Path) -> OpenedModel:
         raise CheckpointError(f"{path}: {error}; export it again") from error
     recipe, (x, y, z) = model.recipe, model.recipe.trained_spacing
     network, inputs = OnnxNetwork(model), InputRange.of_spacing((x, y, z))
+    rules = recipe.postprocessing
     return OpenedModel(
-        settings, table, (x, y, z), recipe.channels, network, inputs, recipe.postprocessing, path
+        settings, table, (x, y, z), recipe.channels, network, inputs, rules, None, path
     )
 
 

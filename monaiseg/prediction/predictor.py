@@ -118,8 +118,9 @@ class Predictor:
             model (.onnx).
         device: "cpu", "cuda:0", ...; None for the first GPU if there is one, else the CPU.
         overlap: share of the patch that neighbouring windows have in common; None for that of the training run.
-        flips: axes (0 X, 1 Y, 2 Z) along which windows are also flipped, averaging the scores (test-time augmentation);
-            None for those in the settings of the training run.
+        flips: axes (0 X, 1 Y, 2 Z) along which windows are also flipped, averaging the scores (test-time augmentation).
+            True for those in the settings of the training run, False for none. None: those in the settings, unless the
+            end of the training run showed that they do not raise the Dice of its validation cases.
         postprocessing: rules for the components of labels; None for those that were chosen on validation cases, if any.
         assume_orientation: axis directions, such as RAS, of scans whose headers do not give any; None refuses these.
 
@@ -135,7 +136,7 @@ class Predictor:
         *,
         device: str | torch.device | None = None,
         overlap: float | None = None,
-        flips: Sequence[int] | None = None,
+        flips: Sequence[int] | bool | None = None,
         postprocessing: Sequence[LabelRule] | None = None,
         assume_orientation: str | None = None,
     ) -> None:
@@ -146,11 +147,16 @@ class Predictor:
         self.inputs = model.inputs
         if overlap is not None and not 0 <= overlap < 1:
             raise SettingsError(f"overlap: {overlap} is not a share of the patch; use 0 to 0.95")
-        if strange := set(flips or ()) - {0, 1, 2}:
+        is_asked_for = flips is None and bool(self.settings.window_flips)
+        self.mirroring = model.mirroring if is_asked_for else None
+        if flips is None:
+            flips = model.flips
+        elif isinstance(flips, bool):
+            flips = self.settings.window_flips if flips else ()
+        if strange := set(flips) - {0, 1, 2}:
             raise SettingsError(f"flips: {min(strange)} is not an axis; use 0 (X), 1 (Y) and 2 (Z)")
-        self._window = window_options(
-            self.settings, self.table, None if flips is None else tuple(flips)
-        )
+        self.flips = tuple(flips)
+        self._window = window_options(self.settings, self.table, self.flips)
         if overlap is not None:
             self._window["overlap"] = (overlap,) * 3
         self.network, self.device = model.on(device)

@@ -31,6 +31,7 @@ from monaiseg.training.engines import (
 )
 from monaiseg.training.handlers.batches import case_ids
 from monaiseg.training.loaders import build_training_loader, case_loader, training_loader
+from monaiseg.training.mirroring import Mirroring, read_mirroring, write_mirroring
 from monaiseg.training.placement import POSITION_BYTES, labelled_scan, learned_atlas, placed
 from monaiseg.training.recipe import Recipe
 from monaiseg.training.resume import first_state
@@ -46,6 +47,7 @@ __all__ = [
     "Best",
     "CachedCases",
     "Checkpoint",
+    "Mirroring",
     "Pace",
     "Recipe",
     "Rhythm",
@@ -82,6 +84,7 @@ __all__ = [
     "opened",
     "placed",
     "prepare_items",
+    "read_mirroring",
     "restored",
     "set_threads",
     "train",
@@ -89,4 +92,5 @@ __all__ = [
     "training_loader",
     "validated",
     "versions",
+    "write_mirroring",
 ]

@@ -56,6 +56,8 @@ class Rhythm:
     steps_per_epoch: int
     val_period: int
     """Number of epochs from one validation to the next."""
+    at_the_end: float = 0.0
+    """What follows the last validation, in the time of a validation: another with mirrored windows."""
 
     def seconds(self, pace: Pace, done: int, last: int, closed: int) -> float:
         """Seconds from step `done`, with `closed` epochs closed, to the end of a run whose last step is `last`.
@@ -69,6 +71,7 @@ class Rhythm:
             pace.step * (last - done)
             + pace.validation * max(validations, 0)
             + pace.closing * max(epochs - closed, 0)
+            + VALIDATION_SLACK * pace.validation * self.at_the_end
             + pace.ending
         )
 
@@ -116,7 +119,7 @@ class Budget:
         self._steps: list[float] = []  # since the last decision
         self._decided = self._since
         self._halfway = math.inf
-        self._state = {"spent": 0.0, "step": 0.0, "validation": 0.0, "closing": 0.0}
+        self._state = dict.fromkeys(("spent", "step", "validation", "steps_then", "closing"), 0.0)
 
     @property
     def spent(self) -> float:
@@ -125,10 +128,18 @@ class Budget:
 
     @property
     def pace(self) -> Pace:
-        """The pace measured since the last decision. Parts not measured yet are estimated from the steps."""
+        """The pace measured since the last decision.
+
+        If steps take longer than at the last validation, because other programs take the processor by now, so will the next
+        validation. Before the first, its time is estimated from the steps.
+        """
         step = sum(self._steps) / len(self._steps) if self._steps else self._state["step"]
-        guess = FORWARD_SHARE * self.windows * step
-        return Pace(max(step, 1e-6), self._state["validation"] or guess, self._state["closing"])
+        step, known = max(step, 1e-6), self._state
+        if known["steps_then"]:
+            validation = known["validation"] * step / known["steps_then"]
+        else:
+            validation = FORWARD_SHARE * self.windows * step
+        return Pace(step, validation, known["closing"])
 
     def choose_last_step(self, done: int, closed: int) -> int:
         """The last step that fits after step `done`, with `closed` epochs closed. Restarts measuring the steps."""
@@ -177,7 +188,7 @@ class Budget:
 
     def validated(self) -> None:
         """Called after each validation."""
-        self._state["validation"] = self._lap()
+        self._state |= {"validation": self._lap(), "steps_then": self.pace.step}
 
     def closed(self, *, committed: bool) -> None:
         """Called after the end of an epoch, and after a commit inside one.

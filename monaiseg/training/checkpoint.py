@@ -47,7 +47,9 @@ MAX_BYTES = 8 << 30
 MAX_RECORD_BYTES = 1 << 20
 EASYREGS_BEST = "model_best.pth.tar"
 
-_OWN_NAME = re.compile(r"(step-\d{9}|best-epoch-\d{4,})\.(safetensors|json)")
+_OWN_NAME = re.compile(
+    r"(step-\d{9}|best-epoch-\d{4,})\.((safetensors|json)|(mirroring|postprocessing)\.json)"
+)
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,9 @@ def _prune(folder: Path, checkpoint: Checkpoint) -> None:
     older = next((path.stem for path in earlier if _is_intact(path.with_suffix(SUFFIX))), None)
     best = None if checkpoint.best is None else Path(checkpoint.best.file).stem
     own = [path for path in folder.iterdir() if _OWN_NAME.fullmatch(path.name)]
-    superfluous = [path for path in own if path.stem not in {current, older, best}]
+    superfluous = [
+        path for path in own if path.name.partition(".")[0] not in {current, older, best}
+    ]
     for path in [*superfluous, *folder.glob(TEMPORARY)]:
         remove(path)
 

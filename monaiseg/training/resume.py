@@ -221,7 +221,11 @@ def _budget(recipe: Recipe, steps: int, started: float | None) -> Budget | None:
     windows = sum(count_windows(shape, patch, overlap) for shape in grids)
     return Budget(
         settings.tsk_set.budget_minutes,
-        Rhythm(steps, settings.tsk_set.val_period),
+        Rhythm(
+            steps,
+            settings.tsk_set.val_period,
+            at_the_end=2 ** len(flips) if (flips := settings.window_flips) else 0,
+        ),
         windows=windows / settings.batch_size,
         started=started,
     )

@@ -46,6 +46,7 @@ from monaiseg.training.loaders import (
     build_training_loader,
     worker_fault,
 )
+from monaiseg.training.mirroring import Mirroring, write_mirroring
 from monaiseg.training.needs import check_needs
 from monaiseg.training.recipe import Recipe
 from monaiseg.training.resume import first_state
@@ -247,9 +248,20 @@ def fit(
     finally:
         if isinstance(loader, CaseLoader):
             loader.close()
+    if not is_interrupted(trainer):
+        _note_mirroring(state, folder, say)
     epochs = max(trainer.state.epoch, state.epoch)
     seconds = time.monotonic() - begun
     return TrainingResult(folder.path, state.best, epochs, is_interrupted(trainer), seconds)
+
+
+def _note_mirroring(state: RunState, folder: RunFolder, say: Callable[[str], None]) -> None:
+    """Write beside the best checkpoint whether mirrored windows help, if the run looked at that."""
+    found = Mirroring.of(state.history)
+    if found is None or state.best is None or not distributed.is_first():
+        return
+    write_mirroring(folder.checkpoints / state.best.file, found)
+    say(found.in_words())
 
 
 @contextlib.contextmanager

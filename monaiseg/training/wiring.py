@@ -9,8 +9,10 @@ from ignite.engine import Engine
 from monai.engines.evaluator import SupervisedEvaluator
 
 from monaiseg.data import shape_in_words
+from monaiseg.networks import SlidingWindow
 from monaiseg.settings import Settings, dump_settings
 from monaiseg.training import distributed
+from monaiseg.training.engines import build_evaluator
 from monaiseg.training.handlers.exact_resume import ExactResume
 from monaiseg.training.handlers.gradient_clipping import GradientClipping
 from monaiseg.training.handlers.history import History
@@ -23,6 +25,7 @@ from monaiseg.training.handlers.stop_on_signal import StopOnSignal
 from monaiseg.training.handlers.tensorboard import CasePicture, TensorBoardLog
 from monaiseg.training.handlers.time_budget import TimeBudget
 from monaiseg.training.handlers.validation import Validation
+from monaiseg.training.mirroring import MIRRORED
 from monaiseg.training.recipe import Recipe
 from monaiseg.training.run_folder import RunFolder
 from monaiseg.training.state import RunState
@@ -62,6 +65,7 @@ def train_handlers(
         every_steps=tsk.checkpoint_steps,
         keep_every=tsk.keep_period,
     )
+    mirrored = _mirrored(recipe, evaluators)
     validation = Validation(
         evaluators,
         every=tsk.val_period,
@@ -70,6 +74,7 @@ def train_handlers(
         save_best=checkpoints.save_best,
         best=state.best,
         stop=lambda: stop.requested,
+        at_the_end=mirrored,
     )
     if tsk.save_running_resolution_3d_img:
         for split, evaluator in evaluators.items():
@@ -85,7 +90,7 @@ def train_handlers(
         *([] if state.rate is None else [state.rate]),
         History(folder.history, state.history, state.losses),
         *(
-            _shown(recipe, state, folder, evaluators, show_progress)
+            _shown(recipe, state, folder, {**evaluators, **mirrored}, show_progress)
             if distributed.is_first()
             else []
         ),
@@ -97,6 +102,24 @@ def train_handlers(
             else [TimeBudget(state.budget, state.rate, checkpoints.commit)]
         ),
     ]
+
+
+def _mirrored(
+    recipe: Recipe, evaluators: Mapping[str, SupervisedEvaluator]
+) -> dict[str, SupervisedEvaluator]:
+    """An evaluator that looks at the validation cases with mirrored windows, if the settings ask for these."""
+    plain = evaluators.get("val")
+    if plain is None or not recipe.settings.window_flips:
+        return {}
+    evaluator = build_evaluator(
+        plain.network,
+        plain.data_loader,  # type: ignore[arg-type]  # MONAI: any iterable
+        recipe.settings,
+        recipe.table,
+        recipe.device,
+        inferer=SlidingWindow(recipe.settings, recipe.table, recipe.device),
+    )
+    return {MIRRORED: evaluator}
 
 
 def _shown(

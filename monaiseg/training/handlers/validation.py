@@ -43,6 +43,7 @@ class Validation:
         save_best: called with the score if it is the best so far; returns a pointer to the saved checkpoint.
         best: the best checkpoint before this run.
         stop: returns whether a signal has asked to stop; called after each case.
+        at_the_end: further evaluators by name, which run after the last step only.
     """
 
     def __init__(
@@ -55,11 +56,13 @@ class Validation:
         save_best: Callable[[float], Best] | None = None,
         best: Best | None = None,
         stop: Callable[[], bool] = lambda: False,
+        at_the_end: Mapping[str, SupervisedEvaluator] | None = None,
     ) -> None:
         self.evaluators, self.every, self.labels = dict(evaluators), every, tuple(labels)
+        self.at_the_end = dict(at_the_end or {})
         self.average, self.save_best, self.stop = average, save_best, stop
         self._scores: list[str] = []
-        for evaluator in self.evaluators.values():
+        for evaluator in (*self.evaluators.values(), *self.at_the_end.values()):
             # MONAI starts at -1, where it takes any first score as the best, even NaN, without asking metric_cmp_fn.
             evaluator.state.best_metric_epoch = 0
             evaluator.state.best_metric = math.nan if best is None else best.value
@@ -77,21 +80,25 @@ class Validation:
 
     def _validate(self, engine: Any) -> None:
         state = engine.state
-        if state.epoch % self.every and state.iteration < last_step_of(engine):
+        is_last = state.iteration >= last_step_of(engine)
+        if state.epoch % self.every and not is_last:
             return
+        evaluators = self.evaluators | (self.at_the_end if is_last else {})
         network = distributed.plain(engine.network)
         # Each process has its own batch normalisation statistics; all validate the network that the first one saves.
         averages = [] if self.average is None else self.average.buffers
         distributed.take_from_first([*network.buffers(), *averages])
         state.broken_off = False
         with self._averaged(network):
-            for name, evaluator in self.evaluators.items():
+            for name, evaluator in evaluators.items():
                 if not is_broken_off(engine):
                     self._look_at_cases(engine, name, evaluator)
         if is_broken_off(engine):
             engine.terminate()
             return
-        scores = {k: v for name in self.evaluators for k, v in self._scores_of(name).items()}
+        scores = {
+            k: v for name, it in evaluators.items() for k, v in self._scores_of(name, it).items()
+        }
         self._scores = list(scores)
         state.metrics.update(scores)
         self._keep_best(state.epoch)
@@ -124,9 +131,9 @@ class Validation:
         if evaluator.state.broken_off:
             evaluator.terminate()
 
-    def _scores_of(self, name: str) -> dict[str, float]:
+    def _scores_of(self, name: str, evaluator: SupervisedEvaluator) -> dict[str, float]:
         """The mean score and, if the metric has them, the scores of the labels."""
-        state = cast(Any, self.evaluators[name].state)
+        state = cast(Any, evaluator.state)
         metric = state.key_metric_name
         title = metric if name == "val" else f"{metric}_{name}"
         details = state.metric_details.get(metric, [])
