@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -113,14 +114,15 @@ def main() -> None:
         begun = time.perf_counter()
         memory = undisturbed(started(model, scans, folder / "once", options.threads))
         seconds = time.perf_counter() - begun
-        early, late = memory[options.scans // 10 - 1], memory[-1]
+        tenth = options.scans // 10
+        early, late = (statistics.median(part) for part in (memory[:tenth], memory[-tenth:]))
         hits = killed(model, scans, folder / "killed", options, seconds / options.kills * 2)
         same = contents(folder / "once") == contents(folder / "killed")
         files = len(contents(folder / "once"))
     rows = [
         ["scans, seconds", f"{options.scans}, {seconds:.0f}"],
-        [f"resident MiB after {options.scans // 10}", f"{early:.1f}"],
-        [f"resident MiB after {options.scans}", f"{late:.1f} ({late / early - 1:+.1%})"],
+        [f"resident MiB, median of the first {tenth}", f"{early:.1f}"],
+        [f"resident MiB, median of the last {tenth}", f"{late:.1f} ({late / early - 1:+.1%})"],
         ["kills while it worked", f"{hits} of {options.kills}"],
         [f"{files} files equal, hidden ones included", "yes" if same else "NO"],
     ]

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[list[str], dict[str, str]]] = {
     "completion in bash": (["-c", PROGRAM], BASH),
     "completion in zsh": (["-c", PROGRAM], ZSH),
     "import monaiseg": (["-c", "import monaiseg"], {}),
+    "import torch, monai": (["-c", "import torch, monai"], {}),
     "python alone": (["-c", ""], {}),
 }
 TO_FIRST_WINDOW = """

@@ -23,7 +23,7 @@ from monaiseg.report import REPORT_FILE, read_score_folder, write_page
 from monaiseg.settings import Settings, settings_from_dict
 from monaiseg.training import train
 
-NUM_BRAINS = 12
+NUM_BRAINS = 30
 SHAPE = (64, 72, 64)
 
 
@@ -61,7 +61,7 @@ def demo_settings(epochs: int, seed: int) -> Settings:
 def run_demo(
     output: str | Path,
     *,
-    epochs: int = 24,
+    epochs: int = 36,
     seed: int = 0,
     say: Callable[[str], None],
     show_progress: bool = True,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import math
 import platform
 import shutil
@@ -85,7 +86,11 @@ def peak_process_memory() -> int:
 
 
 def return_free_memory() -> None:
-    """Give memory that was freed back to the system, where the C library keeps it: glibc does, in pieces too small to reuse."""
+    """Give memory that was freed back to the system, where the C library keeps it: glibc does, in pieces too small to reuse.
+
+    What is only referred to by itself, and was made recently, is freed first: after 30 scans that was 50 MiB.
+    """
+    gc.collect(1)  # a tenth of a millisecond; all generations would take a quarter of a second
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library, or Windows
         ctypes.CDLL(None).malloc_trim(0)
 

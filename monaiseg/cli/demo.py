@@ -15,7 +15,7 @@ def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="New folder for all output.")
     ] = Path("demo"),
-    epochs: Annotated[int, typer.Option(min=1, help="Number of training epochs.")] = 24,
+    epochs: Annotated[int, typer.Option(min=1, help="Number of training epochs.")] = 36,
     seed: Annotated[
         int,
         typer.Option(min=0, help="Seed of the synthetic brains, the split and the training run."),
