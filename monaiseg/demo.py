@@ -49,7 +49,6 @@ def demo_settings(epochs: int, seed: int) -> Settings:
                 "network": {
                     "variant": "folded",
                     "channels": 24,
-                    "norm": "group",
                     "deep_supervision_heads": 0,
                 },
             },

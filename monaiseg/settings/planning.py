@@ -27,9 +27,7 @@ from monaiseg.settings.section import Count, NonNegative, Positive, Probability,
 class PlanningSettings(Section):
     """The assumptions and preferences of a plan."""
 
-    cpu_network: NetworkSettings = NetworkSettings(
-        variant="folded", norm="group", deep_supervision_heads=0
-    )
+    cpu_network: NetworkSettings = NetworkSettings(variant="folded", deep_supervision_heads=0)
     """Network for a CPU; the plan chooses the number of channels."""
     gpu_network: NetworkSettings = NetworkSettings()
     """Network for a GPU; the plan chooses the number of channels."""

@@ -77,6 +77,7 @@ def test_a_run_scores_its_validation_cases_both_ways_at_its_end_and_says_so(
     with (result.run_folder / "history.csv").open() as file:
         first, last = csv.DictReader(file)
     assert first["dice_mirrored/mean"] == ""
+    assert [name for name in last if "mirrored" in name] == ["dice_mirrored/mean"]
     path = load_checkpoint(result.run_folder).path
     found = read_mirroring(path)
     assert found == Mirroring(float(last["dice/mean"]), float(last["dice_mirrored/mean"]))

@@ -43,7 +43,7 @@ class Validation:
         save_best: called with the score if it is the best so far; returns a pointer to the saved checkpoint.
         best: the best checkpoint before this run.
         stop: returns whether a signal has asked to stop; called after each case.
-        at_the_end: further evaluators by name, which run after the last step only.
+        at_the_end: further evaluators by name, which run after the last step only; of these the mean alone is kept.
     """
 
     def __init__(
@@ -136,7 +136,8 @@ class Validation:
         state = cast(Any, evaluator.state)
         metric = state.key_metric_name
         title = metric if name == "val" else f"{metric}_{name}"
-        details = state.metric_details.get(metric, [])
+        of_each = name not in self.at_the_end  # one value for each label is no curve
+        details = state.metric_details.get(metric, []) if of_each else []
         labels = {
             f"{title}/{label}": value for label, value in zip(self.labels, details, strict=False)
         }
