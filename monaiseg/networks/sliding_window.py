@@ -455,8 +455,10 @@ class SlidingWindow(Inferer):
         mirrored: bool = True,
     ) -> None:
         super().__init__()
-        flips = settings.window_flips if mirrored else ()
-        self.options = window_options(settings, table, flips) | {"device": device}
+        self.options = window_options(settings, table, settings.window_flips) | {"device": device}
+        # A label without a partner has been refused by now, and not only at the end of a training.
+        if not mirrored:
+            self.options["flips"] = ()
         self.settings = settings
 
     def __call__(
