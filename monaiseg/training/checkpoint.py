@@ -47,8 +47,9 @@ MAX_BYTES = 8 << 30
 MAX_RECORD_BYTES = 1 << 20
 EASYREGS_BEST = "model_best.pth.tar"
 
+_STEP_RECORD = re.compile(r"step-\d{9}\.json")
 _OWN_NAME = re.compile(
-    r"(step-\d{9}|best-epoch-\d{4,})\.((safetensors|json)|(mirroring|postprocessing)\.json)"
+    r"(step-\d{9}|best-epoch-\d{4,})(\.safetensors|(\.mirroring|\.postprocessing)?\.json)"
 )
 
 
@@ -378,7 +379,7 @@ def _record_path(path: Path) -> Path:
 
 def _step_records(folder: Path) -> list[Path]:
     """Records of committed steps, newest first."""
-    names = [path for path in folder.glob("step-*.json") if _OWN_NAME.fullmatch(path.name)]
+    names = [path for path in folder.glob("step-*.json") if _STEP_RECORD.fullmatch(path.name)]
     return sorted(names, reverse=True)
 
 

@@ -293,6 +293,20 @@ def test_where_nothing_can_be_used_nothing_is_started_over(tmp_path):
         newest(tmp_path)
 
 
+@pytest.mark.filterwarnings("error::monaiseg.errors.MonaisegWarning")
+@pytest.mark.parametrize("suffix", [".postprocessing.json", ".mirroring.json"])
+def test_a_file_about_a_commit_is_no_commit_and_goes_with_it(suffix, tmp_path):
+    beside = commit(tmp_path, made(10)).with_suffix(suffix)
+    beside.write_text("{}")
+
+    assert newest(tmp_path).step == 10
+    commit(tmp_path, made(20))
+    assert beside.exists()
+    commit(tmp_path, made(30))
+    assert not beside.exists()
+    assert newest(tmp_path).step == 30
+
+
 @pytest.mark.parametrize("load", [newest, load_checkpoint])
 def test_a_folder_without_commits_is_refused(tmp_path, load):
     with pytest.raises(CheckpointError, match="has no checkpoint"):
