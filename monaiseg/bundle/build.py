@@ -26,7 +26,14 @@ from monaiseg.errors import SettingsError
 from monaiseg.files import write_atomic
 from monaiseg.networks import plan_topology
 from monaiseg.settings import Settings, changed, dump_settings, parse_settings
-from monaiseg.training import Best, Checkpoint, load_checkpoint, newest, read_mirroring
+from monaiseg.training import (
+    Best,
+    Checkpoint,
+    load_checkpoint,
+    newest,
+    prediction_flips,
+    read_mirroring,
+)
 
 ABOUT_FILE = "configs/about.json"
 DOCUMENTS = (ABOUT_FILE, "LICENSE", "docs/README.md", "docs/data_license.txt")
@@ -143,7 +150,7 @@ def _fill(checkpoint: Checkpoint, best: Best | None, folder: Path) -> Path:
     """Write the bundle of a checkpoint into a folder."""
     settings = parse_settings(checkpoint.settings, source=str(checkpoint.path))
     mirroring = None if checkpoint.path is None else read_mirroring(checkpoint.path)
-    if mirroring is not None and not mirroring.helps:
+    if not prediction_flips(settings, mirroring):
         settings = changed(settings, {"dataset.seg.partition.flips": ()})
     table = LabelTable.from_records(checkpoint.labels)
     build_bundle(

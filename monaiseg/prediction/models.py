@@ -26,6 +26,7 @@ from monaiseg.training import (
     check_weights,
     choose_device,
     load_checkpoint,
+    prediction_flips,
     read_mirroring,
 )
 
@@ -51,8 +52,7 @@ class OpenedModel:
     @property
     def flips(self) -> tuple[int, ...]:
         """Axes that windows are mirrored along: those in the settings, unless validation showed that it does not help."""
-        wanted = self.settings.window_flips
-        return wanted if self.mirroring is None or self.mirroring.helps else ()
+        return prediction_flips(self.settings, self.mirroring)
 
     def on(
         self, device: str | torch.device | None

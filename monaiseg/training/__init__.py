@@ -31,7 +31,12 @@ from monaiseg.training.engines import (
 )
 from monaiseg.training.handlers.batches import case_ids
 from monaiseg.training.loaders import build_training_loader, case_loader, training_loader
-from monaiseg.training.mirroring import Mirroring, read_mirroring, write_mirroring
+from monaiseg.training.mirroring import (
+    Mirroring,
+    prediction_flips,
+    read_mirroring,
+    write_mirroring,
+)
 from monaiseg.training.placement import POSITION_BYTES, labelled_scan, learned_atlas, placed
 from monaiseg.training.recipe import Recipe
 from monaiseg.training.resume import first_state
@@ -83,6 +88,7 @@ __all__ = [
     "newest",
     "opened",
     "placed",
+    "prediction_flips",
     "prepare_items",
     "read_mirroring",
     "restored",

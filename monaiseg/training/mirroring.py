@@ -14,6 +14,7 @@ from typing import Any
 
 from monaiseg.errors import DataError
 from monaiseg.files import read_beside, write_beside
+from monaiseg.settings import Settings
 
 SUFFIX = ".mirroring.json"
 MIRRORED = "mirrored"
@@ -58,6 +59,11 @@ class Mirroring:
         last = history[-1] if history else {}
         scores = last.get("dice/mean"), last.get(f"dice_{MIRRORED}/mean")
         return None if None in scores else cls(*map(float, scores))  # type: ignore[arg-type]  # no None
+
+
+def prediction_flips(settings: Settings, found: Mirroring | None) -> tuple[int, ...]:
+    """Axes that predictions mirror windows along: those in the settings, unless that is known not to help."""
+    return settings.window_flips if found is None or found.helps else ()
 
 
 def write_mirroring(checkpoint: Path, found: Mirroring) -> Path:
